@@ -1,0 +1,1 @@
+"""Pretraining continuous latent diffusion language models in JAX."""

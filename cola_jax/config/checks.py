@@ -1,0 +1,142 @@
+"""Which values of the config's fields fit each other."""
+
+from __future__ import annotations
+
+from cola_jax.config.fields import RunConfig
+
+
+def inconsistencies(c: RunConfig) -> list[str]:
+    """Returns one sentence for every pair of fields that cannot both hold."""
+    checks = _size_checks(c) + _range_checks(c)
+    return [message for broken, message in checks if broken]
+
+
+def _size_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    vae, dit, train = c.vae, c.dit, c.train
+    align = vae.patch_size * dit.block_size if c.family == "cola" else vae.patch_size * vae.block_size
+    heads = max(vae.num_heads, 1)
+    positive = {
+        "vae.dim": vae.dim, "vae.ffn_dim": vae.ffn_dim, "vae.num_heads": vae.num_heads, "vae.vocab_size": vae.vocab_size,
+        "vae.encoder_blocks": vae.encoder_blocks, "vae.decoder_blocks": vae.decoder_blocks,
+        "vae.latent_dim": vae.latent_dim, "vae.patch_size": vae.patch_size, "vae.block_size": vae.block_size,
+        "vae.block.shared_heads_kv": vae.block.shared_heads_kv,
+        "dit.dim": dit.dim, "dit.num_layers": dit.num_layers, "dit.num_heads": dit.num_heads,
+        "dit.head_dim": dit.head_dim, "dit.block_size": dit.block_size, "dit.expand_ratio": dit.expand_ratio,
+        "dit.time_frequencies": dit.time_frequencies,
+        "train.steps": train.steps, "train.batch_size": train.batch_size, "train.accumulate": train.accumulate,
+        "train.sequence_length": train.sequence_length, "train.log_every": train.log_every,
+        "compute.attention_chunks": c.compute.attention_chunks,
+        "compute.cross_entropy_chunk": c.compute.cross_entropy_chunk,
+        "checkpoint.every": c.checkpoint.every, "checkpoint.keep_last": c.checkpoint.keep_last,
+        "sampling.steps": c.sampling.steps, "sampling.max_new_tokens": c.sampling.max_new_tokens,
+    }  # fmt: skip
+    checks = [(value < 1, f"{name}={value} must be at least 1") for name, value in positive.items()]
+    if any(broken for broken, _ in checks):
+        return checks
+    return [
+        (vae.dim % heads != 0, f"vae.dim={vae.dim} is not a multiple of vae.num_heads={vae.num_heads}"),
+        ((vae.dim // heads) % 2 != 0, f"vae.dim/vae.num_heads={vae.dim // heads} must be even for RoPE"),
+        (
+            heads % vae.block.shared_heads_kv != 0,
+            f"vae.num_heads={heads} is not a multiple of vae.block.shared_heads_kv={vae.block.shared_heads_kv}",
+        ),
+        (
+            vae.block.activation == "swiglu" and vae.ffn_dim % 2 != 0,
+            f"vae.ffn_dim={vae.ffn_dim} must be even for swiglu",
+        ),
+        (
+            dit.rope_dim % 2 != 0 or not 0 < dit.rope_dim <= dit.head_dim,
+            f"dit.rope_dim={dit.rope_dim} must be even and at most dit.head_dim={dit.head_dim}",
+        ),
+        (
+            train.sequence_length % align != 0,
+            f"train.sequence_length={train.sequence_length} is not a multiple of {align}, the tokens of a block",
+        ),
+        (
+            c.family == "cola" and dit.block_size % vae.block_size != 0 and vae.block_size % dit.block_size != 0,
+            f"vae.block_size={vae.block_size} and dit.block_size={dit.block_size}: one must divide the other",
+        ),
+        (
+            train.batch_size % train.accumulate != 0,
+            f"train.batch_size={train.batch_size} is not a multiple of train.accumulate={train.accumulate}",
+        ),
+        (
+            vae.fixed_logsnr is not None and not vae.encoder_last_ln and train.accumulate > 1,
+            "vae.fixed_logsnr without vae.encoder_last_ln averages over the batch, which train.accumulate>1 splits",
+        ),
+        (
+            vae.fixed_logsnr is not None and not vae.use_variation,
+            "vae.fixed_logsnr needs vae.use_variation=True",
+        ),
+    ]
+
+
+def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    flow, objective, optimizer, data, sampling = c.flow, c.objective, c.optimizer, c.data, c.sampling
+    shares = {
+        "flow.known_prefix_probability": flow.known_prefix_probability, "objective.mask_rate": objective.mask_rate,
+        "data.heldout_fraction": data.heldout_fraction, "sampling.top_p": sampling.top_p,
+        "sampling.repaint_time": sampling.repaint_time,
+    }  # fmt: skip
+    weights = {
+        f"objective.{name}": getattr(objective, name)
+        for name in (
+            "kl_weight",
+            "mask_weight",
+            "vae_weight",
+            "flow_weight",
+            "reference_weight",
+            "vae_lr_ratio",
+        )
+    }
+    checks = [(not 0 <= value <= 1, f"{name}={value} must be between 0 and 1") for name, value in shares.items()]
+    checks += [(value < 0, f"{name}={value} must not be negative") for name, value in weights.items()]
+    axes = (c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    return checks + [
+        (not data.sources, "data.sources is empty: name at least one source"),
+        (any(s.weight <= 0 for s in data.sources), "data.sources.weight must be positive"),
+        (
+            any(s.kind == "prepared" for s in data.sources) and len(data.sources) > 1,
+            "data.sources: a prepared corpus is already packed; it cannot be mixed with others",
+        ),
+        (
+            any(s.kind not in ("tinyworld", "pydocs") and not s.path for s in data.sources),
+            "data.sources.path is empty: name the files",
+        ),
+        (c.tokenizer.kind == "file" and not c.tokenizer.path, "tokenizer.kind='file' needs tokenizer.path"),
+        (flow.timestep_scale <= 0, f"flow.timestep_scale={flow.timestep_scale} must be positive"),
+        (
+            flow.known_prefix_probability > 0 and c.dit.block_size == 1 and c.family == "cola",
+            "flow.known_prefix_probability must be 0 where dit.block_size=1: a block of one has no known part",
+        ),
+        (
+            objective.latent_policy in ("fixed", "interval") and c.family == "cola" and not objective.vae_from,
+            f"objective.latent_policy={objective.latent_policy!r} needs objective.vae_from, a trained VAE",
+        ),
+        (
+            objective.latent_policy == "scratch" and bool(objective.vae_from),
+            "objective.latent_policy='scratch' starts from nothing, but objective.vae_from is set",
+        ),
+        (
+            objective.reference_weight > 0 and c.family == "cola" and not objective.vae_from,
+            "objective.reference_weight>0 needs objective.vae_from, whose encoder is the reference",
+        ),
+        (
+            objective.reference_weight > 0 and not c.vae.use_variation,
+            "objective.reference_weight>0 compares posteriors: it needs vae.use_variation=True",
+        ),
+        (
+            not 0 < objective.interval_joint <= objective.interval_period,
+            "objective.interval_joint must be between 1 and objective.interval_period",
+        ),
+        (
+            optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps,
+            f"optimizer.decay_steps={optimizer.decay_steps} must exceed warmup_steps={optimizer.warmup_steps}",
+        ),
+        (optimizer.learning_rate <= 0, f"optimizer.learning_rate={optimizer.learning_rate} must be positive"),
+        (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
+        (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
+        (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
+        (axes.count(-1) > 1, f"mesh: only one of data, fsdp, tensor may be -1, got {axes}"),
+        (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
+    ]
