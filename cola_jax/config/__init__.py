@@ -18,7 +18,54 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cola_jax.config.checks import inconsistencies
-from cola_jax.config.fields import CHOICES, RunConfig
+from cola_jax.config.fields import (
+    CHOICES as CHOICES,
+)
+from cola_jax.config.fields import (
+    CheckpointConfig as CheckpointConfig,
+)
+from cola_jax.config.fields import (
+    ComputeConfig as ComputeConfig,
+)
+from cola_jax.config.fields import (
+    DataConfig as DataConfig,
+)
+from cola_jax.config.fields import (
+    DiTConfig as DiTConfig,
+)
+from cola_jax.config.fields import (
+    FlowConfig as FlowConfig,
+)
+from cola_jax.config.fields import (
+    MeshConfig as MeshConfig,
+)
+from cola_jax.config.fields import (
+    ObjectiveConfig as ObjectiveConfig,
+)
+from cola_jax.config.fields import (
+    OptimizerConfig as OptimizerConfig,
+)
+from cola_jax.config.fields import (
+    RunConfig as RunConfig,
+)
+from cola_jax.config.fields import (
+    SamplingConfig as SamplingConfig,
+)
+from cola_jax.config.fields import (
+    SourceConfig as SourceConfig,
+)
+from cola_jax.config.fields import (
+    TextVAEConfig as TextVAEConfig,
+)
+from cola_jax.config.fields import (
+    TokenizerConfig as TokenizerConfig,
+)
+from cola_jax.config.fields import (
+    TrainConfig as TrainConfig,
+)
+from cola_jax.config.fields import (
+    VAEBlockConfig as VAEBlockConfig,
+)
 
 
 class ConfigError(ValueError):

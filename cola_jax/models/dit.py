@@ -1,0 +1,310 @@
+"""Block-causal diffusion transformer v_psi(z_t, t; z0^{<b}) (SPEC 1.2 and 1.3).
+
+Axes: B batch, N latents, S latents a block, NB = N / S blocks, C latent channels, D width, H heads, K head channels,
+T distinct times, M cached latents.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cola_jax.config import ComputeConfig, DiTConfig
+from cola_jax.models import attention, layers
+from cola_jax.models.cache import KVCache, append
+
+TIME_FACTOR = 1000.0  # t in [0, 1] is embedded as T t, T = 1000
+
+
+class Modulation(NamedTuple):
+    """AdaLN of one layer, fp32: shift, scale and gate of attention and MLP, each (..., D)."""
+
+    attn_shift: jax.Array
+    attn_scale: jax.Array
+    attn_gate: jax.Array
+    mlp_shift: jax.Array
+    mlp_scale: jax.Array
+    mlp_gate: jax.Array
+
+
+class DiTBlock(nn.Module):
+    """One layer, in the pieces that the training pass, the cache and the sampler put together."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        dit = self.config
+        heads_width = dit.num_heads * dit.head_dim
+        self.qkv = self._dense(3 * heads_width, bias=dit.qk_bias)
+        self.attn_out = self._dense(dit.dim, bias=False)
+        self.q_norm = layers.LayerNorm(dit.norm_eps)
+        self.k_norm = layers.LayerNorm(dit.norm_eps)
+        self.mlp_in = self._dense(dit.expand_ratio * dit.dim)
+        self.mlp_out = self._dense(dit.dim)
+        self.ada_attn_in = self._ada(2 * dit.dim)
+        self.ada_attn_out = self._ada(dit.dim)
+        self.ada_mlp_in = self._ada(2 * dit.dim)
+        self.ada_mlp_out = self._ada(dit.dim)
+
+    def _dense(self, features: int, bias: bool = True) -> nn.Dense:
+        return nn.Dense(features, use_bias=bias, dtype=self.dtype)
+
+    def _ada(self, features: int) -> nn.Dense:
+        return nn.Dense(features, dtype=self.dtype, kernel_init=ada_init(self.config))
+
+    def __call__(self, x_BND: jax.Array, emb_TD: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        mod = self.modulation(emb_TD)
+        _, _, v = self.project(x_BND, mod, angles_BNK)
+        return self.finish(x_BND, v, mod)
+
+    def modulation(self, emb_TD: jax.Array) -> Modulation:
+        """AdaLN parameters of T distinct times, computed once for each."""
+        h = nn.silu(emb_TD)
+        attn_shift, attn_scale = jnp.split(self.ada_attn_in(h).astype(jnp.float32), 2, axis=-1)
+        mlp_shift, mlp_scale = jnp.split(self.ada_mlp_in(h).astype(jnp.float32), 2, axis=-1)
+        attn_gate, mlp_gate = (ada(h).astype(jnp.float32) for ada in (self.ada_attn_out, self.ada_mlp_out))
+        return Modulation(attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate)
+
+    def project(self, x_BND: jax.Array, mod: Modulation, angles_BNK: jax.Array) -> tuple[jax.Array, ...]:
+        """Returns q, k, v (B, N, H, K), q and k normed per head and rotated."""
+        dit = self.config
+        h = layers.modulate(x_BND, mod.attn_shift, mod.attn_scale, dit.norm_eps)
+        q, k, v = (layers.split_heads(part, dit.num_heads) for part in jnp.split(self.qkv(h), 3, axis=-1))
+        q = layers.rope_interleaved(self.q_norm(q), angles_BNK)
+        return q, layers.rope_interleaved(self.k_norm(k), angles_BNK), v
+
+    def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array, mod: Modulation) -> jax.Array:
+        """Adds the gated attention output and the gated MLP."""
+        a = self.attn_out(layers.merge_heads(heads_BNHK))
+        x = x_BND + (mod.attn_gate * a).astype(x_BND.dtype)
+        h = layers.modulate(x, mod.mlp_shift, mod.mlp_scale, self.config.norm_eps)
+        f = self.mlp_out(nn.gelu(self.mlp_in(h), approximate=True))
+        return x + (mod.mlp_gate * f).astype(x.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """sin | cos features of T t, then three dense layers with silu between."""
+
+    config: DiTConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, t_T: jax.Array) -> jax.Array:
+        """Embeds times in [0, 1]: (...,) -> (..., D)."""
+        dim = self.config.dim
+        h = layers.time_features(t_T, self.config.time_frequencies, TIME_FACTOR).astype(self.dtype)
+        h = nn.silu(nn.Dense(dim, dtype=self.dtype, name="in")(h))
+        h = nn.silu(nn.Dense(dim, dtype=self.dtype, name="hidden")(h))
+        return nn.Dense(dim, dtype=self.dtype, name="out")(h)
+
+
+class DiT(nn.Module):
+    """The prior's velocity network, with three ways through it: whole rows, the training pass, and one block on a cache."""
+
+    config: DiTConfig
+    latent_dim: int
+    compute: ComputeConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        dit = self.config
+        self.input = nn.Dense(dit.dim, dtype=self.dtype)
+        self.time = TimeEmbedding(dit, self.dtype)
+        self.block = DiTBlock(dit, self.dtype, parent=None)
+        example = (jnp.zeros((1, 1, dit.dim)), jnp.zeros((1, dit.dim)), jnp.zeros((1, 1, dit.rope_dim // 2)))
+        self.blocks = self.param("blocks", layers.stacked_init(self.block, dit.num_layers, *example))
+        self.output_norm = layers.LayerNorm(dit.norm_eps)
+        self.output_ada = nn.Dense(2 * dit.dim, dtype=self.dtype, kernel_init=ada_init(dit))
+        self.output = nn.Dense(self.latent_dim, dtype=jnp.float32, kernel_init=ada_init(dit))
+
+    def __call__(
+        self, z_BNC: jax.Array, t_BN: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
+    ) -> jax.Array:
+        """One block-causal pass over whole rows with a time for each position. Returns v (B, N, C) fp32."""
+        angles, emb = self._angles(positions_BN), self.time(t_BN)
+
+        def body(x, params):
+            mod = self._apply(params, "modulation", emb)
+            q, k, v = self._apply(params, "project", x, mod, angles)
+            return self._apply(params, "finish", x, self._block_causal(q, k, v, segments_BN), mod), None
+
+        x = self._embed(z_BNC)
+        x, _ = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        return self._read_out(x, *self._output_modulation(emb))
+
+    def denoise_all(
+        self,
+        z_clean_BNC: jax.Array,
+        z_noisy_BNC: jax.Array,
+        t_BT: jax.Array,
+        known_BN: jax.Array | None,
+        positions_BN: jax.Array,
+        segments_BN: jax.Array | None,
+    ) -> jax.Array:
+        """The training pass over [clean | noisy]: the velocity of every block given the clean blocks before it.
+
+        Neither the last clean block nor the clean output of the last layer is computed: nobody reads them.
+
+        Args:
+          z_clean_BNC: z0. z_noisy_BNC: z_t, with z0 where known.
+          t_BT: times in [0, 1], one a row (B, 1) or one a block (B, NB).
+          known_BN: latents of a block that are given, at t = 0; None where there are none.
+          positions_BN: RoPE positions, from 0 in every document. segments_BN: documents, or None.
+
+        Returns:
+          v (B, N, C) fp32.
+        """
+        batch, length = z_noisy_BNC.shape[:2]
+        past = length - self.config.block_size
+        angles = self._angles(positions_BN)
+        emb = self.time(jnp.concatenate([jnp.zeros(1), t_BT.reshape(-1)]))
+        place = _Placement(batch, length, t_BT.shape[1], known_BN)
+        x = (self._embed(z_clean_BNC[:, :past]), self._embed(z_noisy_BNC))
+
+        def layer(x, params, last):
+            clean, noisy = x
+            mods = self._apply(params, "modulation", emb)
+            mod_0, mod_t = jax.tree.map(lambda m: m[0], mods), jax.tree.map(place, mods)
+            kv_only = self._apply(params, "project", clean, mod_0, angles[:, :past])
+            heads = attention.clean_noisy_attention(
+                (None if last else kv_only[0], *kv_only[1:]),
+                self._apply(params, "project", noisy, mod_t, angles),
+                block_size=self.config.block_size,
+                segments_BN=segments_BN,
+                chunks=self.compute.attention_chunks,
+            )
+            clean = clean if last else self._apply(params, "finish", clean, heads[0], mod_0)
+            return (clean, self._apply(params, "finish", noisy, heads[1], mod_t)), None
+
+        body, compute = (lambda x, params: layer(x, params, last=False)), self.compute
+        earlier = layers.layer_of(self.blocks, slice(0, -1))
+        if self.config.num_layers > 1:
+            x, _ = layers.over_layers(body, x, earlier, scan=compute.scan_layers, remat=compute.remat)
+        final = layers.rematerialized(lambda x, params: layer(x, params, last=True)[0], compute.remat)
+        _, noisy = final(x, layers.layer_of(self.blocks, -1))
+        return self._read_out(noisy, *(place(m) for m in self._output_modulation(emb)))
+
+    def modulations(self, t_T: jax.Array) -> tuple[Modulation, tuple[jax.Array, jax.Array]]:
+        """Returns every layer's AdaLN, leaves (layers, T, D), and the output's, for T times that a sampler will visit."""
+        emb = self.time(t_T)
+        per_layer = jax.lax.map(lambda params: self._apply(params, "modulation", emb), self.blocks)
+        return per_layer, self._output_modulation(emb)
+
+    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> KVCache:
+        """Keys and values (layers, B, N, H, K) of clean latents at t = 0."""
+        angles, emb = self._angles(positions_BN), self.time(jnp.zeros(1))
+
+        def body(x, params):
+            mod = self._apply(params, "modulation", emb)
+            q, k, v = self._apply(params, "project", x, mod, angles)
+            return self._apply(params, "finish", x, self._block_causal(q, k, v, None), mod), KVCache(k, v)
+
+        return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=True, remat="none")[1]
+
+    def denoise_block(
+        self,
+        z_BSC: jax.Array,
+        modulation: tuple[Modulation, tuple[jax.Array, jax.Array]],
+        cache: KVCache,
+        length_B: jax.Array,
+        guided: bool,
+    ) -> tuple[jax.Array, jax.Array | None, KVCache]:
+        """The velocity of one block on a cache of earlier ones and, if guided, on its own as well.
+
+        Args:
+          z_BSC: the block. modulation: leaves (layers, B or 1, S or 1, D) and (B or 1, S or 1, D).
+          cache: of M slots, the first `length_B` of each row filled.
+          guided: also run the block alone, at positions 0 to S - 1 (SPEC 3.2).
+
+        Returns:
+          v_c (B, S, C) fp32, v_u (B, S, C) or None, and the block's own keys and values in its context.
+        """
+        batch, size = z_BSC.shape[:2]
+        copies = 2 if guided else 1
+        new = jnp.arange(size)
+        positions = jnp.concatenate([length_B[:, None] + new, jnp.broadcast_to(new, (batch, size))])[: copies * batch]
+        angles = self._angles(positions)
+        mask = attention.cached_mask(length_B, cache.k.shape[2], jnp.ones((size, size), bool))
+        per_layer, output = jax.tree.map(lambda m: _twice(m, copies), modulation)
+
+        def body(x, layer):
+            params, mod, k_old, v_old = layer
+            q, k, v = self._apply(params, "project", x, mod, angles)
+            own = slice(0, batch)
+            keys, values = jnp.concatenate([k_old, k[own]], 1), jnp.concatenate([v_old, v[own]], 1)
+            heads = attention.attend(q[own], keys, values, mask)
+            if guided:
+                alone = slice(batch, 2 * batch)
+                heads = jnp.concatenate([heads, attention.attend(q[alone], k[alone], v[alone], None)])
+            return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
+
+        x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
+        x, fresh = jax.lax.scan(body, x, (self.blocks, per_layer, cache.k, cache.v))
+        v = self._read_out(x, *output)
+        return v[:batch], (v[batch:] if guided else None), fresh
+
+    def commit(
+        self,
+        z_BSC: jax.Array,
+        modulation: tuple[Modulation, tuple[jax.Array, jax.Array]],
+        cache: KVCache,
+        length_B: jax.Array,
+    ) -> KVCache:
+        """Appends a finished block's keys and values; `modulation` is that of t = 0."""
+        _, _, fresh = self.denoise_block(z_BSC, modulation, cache, length_B, guided=False)
+        return append(cache, fresh, length_B)
+
+    def _apply(self, params, method, *args):
+        return self.block.apply({"params": params}, *args, method=method)
+
+    def _block_causal(self, q, k, v, segments_BN):
+        return attention.block_causal_attention(
+            q, k, v, block_size=self.config.block_size, segments_BN=segments_BN, chunks=self.compute.attention_chunks
+        )
+
+    def _angles(self, positions_BN):
+        return layers.rope_angles(positions_BN, self.config.rope_dim, self.config.rope_theta)
+
+    def _embed(self, z_BNC):
+        return self.input(z_BNC.astype(self.dtype))
+
+    def _output_modulation(self, emb):
+        return tuple(jnp.split(self.output_ada(nn.silu(emb)).astype(jnp.float32), 2, axis=-1))
+
+    def _read_out(self, x_BND, shift, scale):
+        x = self.output_norm(x_BND).astype(jnp.float32)
+        return self.output(x * (1.0 + scale) + shift)
+
+
+class _Placement(NamedTuple):
+    """Spreads what was computed for the distinct times [0, t_1, ..., t_T] over the positions of the noisy copy."""
+
+    batch: int
+    length: int
+    times: int  # distinct times a row: 1 or NB
+    known_BN: jax.Array | None
+
+    def __call__(self, m_TD: jax.Array) -> jax.Array:
+        dim = m_TD.shape[-1]
+        m = m_TD[1:].reshape(self.batch, self.times, 1, dim)
+        if self.times > 1:
+            m = jnp.broadcast_to(m, (self.batch, self.times, self.length // self.times, dim))
+        m = m.reshape(self.batch, -1, dim)
+        return m if self.known_BN is None else jnp.where(self.known_BN[..., None], m_TD[0], m)
+
+
+def _twice(m: jax.Array, copies: int) -> jax.Array:
+    """Repeats the batch axis (third from the end) of a modulation for the unguided copy, where it is not one."""
+    repeats = [1] * m.ndim
+    repeats[-3] = copies if m.shape[-3] > 1 else 1
+    return jnp.tile(m, repeats)
+
+
+def ada_init(config: DiTConfig) -> nn.initializers.Initializer:
+    """Zero, so that a new model's layers start as the identity and its velocity at 0; else as every dense layer."""
+    return nn.initializers.zeros if config.zero_init else nn.initializers.lecun_normal()

@@ -1,0 +1,114 @@
+"""Primitives that the models share: norms, rotary positions, modulation, stacked blocks.
+
+Axes: B batch, N positions, H heads, K head channels, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis in fp32, returned in the dtype of the input."""
+
+    eps: float
+    affine: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = normalize(x, self.eps)
+        if self.affine:
+            width = (x.shape[-1],)
+            y = y * self.param("scale", nn.initializers.ones, width) + self.param("bias", nn.initializers.zeros, width)
+        return y.astype(x.dtype)
+
+
+def normalize(x: jax.Array, eps: float) -> jax.Array:
+    """Returns x with zero mean and unit variance over its last axis, in fp32."""
+    x = x.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, eps: float) -> jax.Array:
+    """AdaLN: LN(x) (1 + scale) + shift, the norm without gain and bias and in fp32 (SPEC 1.2)."""
+    return (normalize(x, eps) * (1.0 + scale) + shift).astype(x.dtype)
+
+
+def rope_angles(positions: jax.Array, channels: int, theta: float) -> jax.Array:
+    """Returns fp32 rotation angles (..., channels / 2) of integer positions (...)."""
+    frequencies = theta ** (-jnp.arange(0, channels, 2, dtype=jnp.float32) / channels)
+    return positions.astype(jnp.float32)[..., None] * frequencies
+
+
+def rope_half(x_BNHK: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+    """Rotates channel i with channel i + K/2 ("rotate_half"), in fp32. angles: (B, N, K/2)."""
+    cos, sin = jnp.cos(angles_BNK)[..., None, :], jnp.sin(angles_BNK)[..., None, :]
+    first, second = jnp.split(x_BNHK.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BNHK.dtype)
+
+
+def rope_interleaved(x_BNHK: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+    """Rotates channels 2i and 2i + 1 among the first 2 * angles.shape[-1] channels, in fp32; the others pass."""
+    rope_dim = 2 * angles_BNK.shape[-1]
+    cos, sin = jnp.cos(angles_BNK)[..., None, :], jnp.sin(angles_BNK)[..., None, :]
+    turned, rest = x_BNHK[..., :rope_dim].astype(jnp.float32), x_BNHK[..., rope_dim:]
+    even, odd = turned[..., 0::2], turned[..., 1::2]
+    pairs = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
+    return jnp.concatenate([pairs.reshape(turned.shape).astype(x_BNHK.dtype), rest], axis=-1)
+
+
+def time_features(t: jax.Array, frequencies: int, factor: float) -> jax.Array:
+    """sin | cos of factor * t over exp(-ln(10000) i / frequencies) (SPEC 1.2). t: (...), in [0, 1] -> (..., 2 frequencies)."""
+    rates = jnp.exp(-jnp.log(10_000.0) * jnp.arange(frequencies, dtype=jnp.float32) / frequencies)
+    angles = factor * t.astype(jnp.float32)[..., None] * rates
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def split_heads(x_BND: jax.Array, heads: int) -> jax.Array:
+    """(B, N, heads * K) -> (B, N, heads, K)."""
+    return x_BND.reshape(*x_BND.shape[:-1], heads, x_BND.shape[-1] // heads)
+
+
+def merge_heads(x_BNHK: jax.Array) -> jax.Array:
+    """(B, N, H, K) -> (B, N, H * K); N may be 0."""
+    return x_BNHK.reshape(*x_BNHK.shape[:2], x_BNHK.shape[2] * x_BNHK.shape[3])
+
+
+def stacked_init(block: nn.Module, layers: int, *example: Any) -> Callable[[jax.Array], Any]:
+    """Returns an initialiser of the parameters of `layers` copies of a block, stacked on a leading axis."""
+
+    def init(rng: jax.Array) -> Any:
+        return jax.vmap(lambda key: block.init(key, *example)["params"])(jax.random.split(rng, layers))
+
+    return init
+
+
+def layer_of(stacked: Any, index: int | slice) -> Any:
+    """Returns layer `index` (or a slice of layers) of stacked parameters."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def over_layers(
+    body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, scan: bool, remat: str
+) -> tuple[Any, Any]:
+    """Runs `carry, y = body(carry, layer)` over stacked layers; ys come stacked. See ComputeConfig for scan and remat."""
+    body = rematerialized(body, remat)
+    return jax.lax.scan(body, carry, stacked, unroll=1 if scan else True)
+
+
+def rematerialized(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """Returns `body` with the named rematerialisation policy: none, minimal (matmul outputs stay) or full."""
+    if remat == "none":
+        return body
+    policies = {
+        "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        "full": jax.checkpoint_policies.nothing_saveable,
+    }
+    return jax.checkpoint(body, policy=policies[remat], prevent_cse=False)

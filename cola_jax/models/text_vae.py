@@ -1,0 +1,227 @@
+"""Text VAE: encoder q_phi(z0 | x) and decoder p_theta(x | z0) (SPEC 1.1).
+
+Axes: B batch, L tokens, N = L / P latents, C latent channels, D width, H heads, K head channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cola_jax.config import ComputeConfig, TextVAEConfig
+from cola_jax.models import attention, layers, visibility
+from cola_jax.models.cache import KVCache, append
+
+LOGVAR_RANGE = (-30.0, 20.0)
+MEAN_EPS = 1e-5  # of the norm of the posterior mean
+
+
+class Posterior(NamedTuple):
+    """Diagonal Gaussian q_phi(z0 | x): mean and logvar (B, N, C) fp32; logvar is None for a plain autoencoder."""
+
+    mean: jax.Array
+    logvar: jax.Array | None
+
+
+class VAEBlock(nn.Module):
+    """One transformer block: attention, then feed-forward, norms as SPEC 1.1 has them."""
+
+    config: TextVAEConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        vae, block = self.config, self.config.block
+        kv_width = vae.dim // block.shared_heads_kv
+        self.kv_heads = vae.num_heads // block.shared_heads_kv
+        self.qkv = self._dense(vae.dim + 2 * kv_width, block.qk_bias)
+        self.attn_out = self._dense(vae.dim, block.bias)
+        self.ffn_in = self._dense(vae.ffn_dim, block.bias)
+        self.ffn_out = self._dense(vae.dim, block.bias)
+        self.norm_attn = layers.LayerNorm(block.norm_eps, block.norm_affine)
+        self.norm_ffn = layers.LayerNorm(block.norm_eps, block.norm_affine)
+        if block.qk_norm:
+            self.q_norm = layers.LayerNorm(block.norm_eps, block.qk_norm_affine)
+            self.k_norm = layers.LayerNorm(block.norm_eps, block.qk_norm_affine)
+
+    def _dense(self, features: int, bias: bool) -> nn.Dense:
+        return nn.Dense(features, use_bias=bias, dtype=self.dtype, kernel_init=dense_init(self.config))
+
+    def __call__(self, x_BND: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        _, _, v_BNHK = self.project(x_BND, angles_BNK)
+        return self.finish(x_BND, jnp.repeat(v_BNHK, self.config.block.shared_heads_kv, axis=2))
+
+    def project(self, x_BND: jax.Array, angles_BNK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns q (B, N, H, K) and k, v (B, N, H / shared_heads_kv, K), normed and rotated."""
+        vae, block = self.config, self.config.block
+        qkv = self.qkv(x_BND if block.post_norm else self.norm_attn(x_BND))
+        if block.clip_qkv > 0:
+            qkv = jnp.clip(qkv, -block.clip_qkv, block.clip_qkv)
+        kv_width = vae.dim // block.shared_heads_kv
+        q, k, v = jnp.split(qkv, [vae.dim, vae.dim + kv_width], axis=-1)
+        if block.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = layers.split_heads(q, vae.num_heads), layers.split_heads(k, self.kv_heads)
+        v = layers.split_heads(v, self.kv_heads)
+        return layers.rope_half(q, angles_BNK), layers.rope_half(k, angles_BNK), v
+
+    def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array) -> jax.Array:
+        """Adds the attention output and the feed-forward."""
+        a = self.attn_out(layers.merge_heads(heads_BNHK))
+        if self.config.block.post_norm:
+            x = self.norm_attn(x_BND) + a
+            return x + self.norm_ffn(self.feed_forward(x))
+        x = x_BND + a
+        return x + self.feed_forward(self.norm_ffn(x))
+
+    def feed_forward(self, x_BND: jax.Array) -> jax.Array:
+        h = self.ffn_in(x_BND)
+        match self.config.block.activation:
+            case "swiglu":
+                value, gate = jnp.split(h, 2, axis=-1)
+                h = nn.silu(gate) * value
+            case "silu":
+                h = nn.silu(h)
+            case "gelu":
+                h = nn.gelu(h, approximate=False)
+        return self.ffn_out(h)
+
+
+class BlockStack(nn.Module):
+    """`layers` VAE blocks with stacked parameters, with or without a cache of earlier positions."""
+
+    config: TextVAEConfig
+    compute: ComputeConfig
+    layers: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        head_dim = self.config.dim // self.config.num_heads
+        self.block = VAEBlock(self.config, self.dtype, parent=None)
+        example = (jnp.zeros((1, 1, self.config.dim)), jnp.zeros((1, 1, head_dim // 2)))
+        self.blocks = self.param("blocks", layers.stacked_init(self.block, self.layers, *example))
+
+    def angles(self, positions_BN: jax.Array) -> jax.Array:
+        head_dim = self.config.dim // self.config.num_heads
+        return layers.rope_angles(positions_BN, head_dim, self.config.block.rope_theta)
+
+    def __call__(
+        self, x_BND: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
+    ) -> tuple[jax.Array, KVCache]:
+        """Block-causal pass over whole rows. Returns the output and the keys and values of every layer."""
+        angles = self.angles(positions_BN)
+
+        def body(x, params):
+            q, k, v = self.block.apply({"params": params}, x, angles, method="project")
+            heads = attention.block_causal_attention(
+                q,
+                k,
+                v,
+                block_size=self.config.block_size,
+                segments_BN=segments_BN,
+                chunks=self.compute.attention_chunks,
+            )
+            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+
+        return layers.over_layers(body, x_BND, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+
+    def extend(self, x_BSD: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and the cache with them written."""
+        new = jnp.arange(x_BSD.shape[1])
+        angles = self.angles(length_B[:, None] + new)
+        block = new // self.config.block_size
+        own = visibility.block_causal(block[:, None], block[None, :])
+        mask = attention.cached_mask(length_B, cache.k.shape[2], own)
+
+        def body(x, layer):
+            params, k_old, v_old = layer
+            q, k, v = self.block.apply({"params": params}, x, angles, method="project")
+            heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
+            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+
+        x_BSD, fresh = jax.lax.scan(body, x_BSD, (self.blocks, cache.k, cache.v))
+        return x_BSD, append(cache, fresh, length_B)
+
+
+class Encoder(nn.Module):
+    """q_phi: tokens to the posterior of their latents."""
+
+    config: TextVAEConfig
+    compute: ComputeConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        vae = self.config
+        self.embedding = self.param(
+            "embedding", dense_init(vae), (vae.vocab_size + 1, vae.dim)
+        )  # row V: the mask token
+        self.patch = nn.Dense(vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.stack = BlockStack(vae, self.compute, vae.encoder_blocks, self.dtype)
+        nn.share_scope(self, self.stack)
+        self.head = nn.Dense(
+            vae.latent_dim * (2 if vae.use_variation else 1), dtype=jnp.float32, kernel_init=dense_init(vae)
+        )
+
+    def __call__(self, tokens_BL: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> Posterior:
+        """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
+        vae = self.config
+        batch, length = tokens_BL.shape
+        x = jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0)
+        x = self.patch(x.reshape(batch, length // vae.patch_size, vae.patch_size * vae.dim))
+        x, _ = self.stack(x, positions_BN, segments_BN)
+        h = self.head(x.astype(jnp.float32))
+        mean, logvar = h[..., : vae.latent_dim], None
+        if vae.encoder_last_ln:
+            mean = layers.normalize(mean, MEAN_EPS)
+        if vae.use_variation:
+            logvar = jnp.clip(h[..., vae.latent_dim :], *LOGVAR_RANGE)
+        return Posterior(mean, logvar)
+
+
+class Decoder(nn.Module):
+    """p_theta: latents to token logits."""
+
+    config: TextVAEConfig
+    compute: ComputeConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        vae = self.config
+        self.input = nn.Dense(vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.stack = BlockStack(vae, self.compute, vae.decoder_blocks, self.dtype)
+        nn.share_scope(self, self.stack)
+        self.unpatch = nn.Dense(vae.patch_size * vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.final_norm = layers.LayerNorm(vae.block.norm_eps, vae.block.norm_affine)
+        self.logits = nn.Dense(vae.vocab_size, dtype=self.dtype, kernel_init=dense_init(vae))
+
+    def __call__(self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> jax.Array:
+        """Decodes latents to fp32 logits (B, L, V)."""
+        return self.to_logits(self.hidden(z_BNC, positions_BN, segments_BN)[0])
+
+    def hidden(
+        self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
+    ) -> tuple[jax.Array, KVCache]:
+        """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
+        x, cache = self.stack(self.input(z_BNC.astype(self.dtype)), positions_BN, segments_BN)
+        return self._unpatch(x), cache
+
+    def extend(self, z_BSC: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
+        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and the cache."""
+        x, cache = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B)
+        return self.to_logits(self._unpatch(x)), cache
+
+    def to_logits(self, h_BLD: jax.Array) -> jax.Array:
+        return self.logits(h_BLD).astype(jnp.float32)
+
+    def _unpatch(self, x_BND: jax.Array) -> jax.Array:
+        batch, length, dim = x_BND.shape
+        x = self.unpatch(x_BND).reshape(batch, length, dim, self.config.patch_size)
+        return self.final_norm(jnp.einsum("bndp->bnpd", x).reshape(batch, -1, dim))
+
+
+def dense_init(config: TextVAEConfig) -> nn.initializers.Initializer:
+    """Normal with the config's standard deviation, truncated at three of them."""
+    return nn.initializers.truncated_normal(config.block.init_std, lower=-3.0, upper=3.0)
