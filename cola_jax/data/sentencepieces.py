@@ -1,0 +1,120 @@
+"""SentencePiece: training on documents, and encoding that gives every text back exactly."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import sentencepiece
+
+from cola_jax.data.errors import DataError
+
+PAD_TOKEN, EOS_TOKEN = "<pad>", "</s>"
+LONGEST_SENTENCE = 4096  # bytes; longer text is cut before training, where SentencePiece would drop it
+SPACE_SIGN = "\u2581"  # how SentencePiece writes a space; in a text it would be read as one
+STAND_INS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters: no text for people has them
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model with pad and end of document among its pieces."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, pad_token: str, eos_token: str, source: str):
+        """Raises DataError where `model` is no SentencePiece model or lacks a special token; `source` names it there."""
+        try:
+            self._inner = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except (RuntimeError, ValueError) as error:
+            raise DataError(f"{source} is not a SentencePiece model") from error
+        self.model = model
+        self.special_names = (pad_token, eos_token)
+        self.vocab_size = self._inner.get_piece_size()
+        self.pad_id = self._named("pad_token", pad_token, self._inner.pad_id(), source)
+        self.eos_id = self._named("eos_token", eos_token, self._inner.eos_id(), source)
+        self._hidden = {self.pad_id, self.eos_id}
+
+    def _named(self, field: str, token: str, own: int, source: str) -> int:
+        found = self._inner.piece_to_id(token)
+        if found != self._inner.unk_id() or token == self._inner.id_to_piece(found):
+            return found
+        instead = f"; its own is {self._inner.id_to_piece(own)!r}" if own >= 0 else ""
+        raise DataError(f"tokenizer.{field}={token!r} is not in {source}: give the name of a piece it has{instead}")
+
+    def encode(self, text: str) -> list[int]:
+        if SPACE_SIGN not in text:
+            return self._inner.encode(text)
+        stand_in = next(sign for sign in STAND_INS if sign not in text)
+        return _replace(
+            self._inner.encode(text.replace(SPACE_SIGN, stand_in)), self._bytes(stand_in), self._bytes(SPACE_SIGN)
+        )
+
+    def _bytes(self, character: str) -> list[int]:
+        return [self._inner.piece_to_id(f"<0x{byte:02X}>") for byte in character.encode()]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        kept = [int(i) for i in ids if int(i) not in self._hidden and 0 <= i < self.vocab_size]
+        return self._inner.decode(kept)
+
+
+def _replace(ids: list[int], old: list[int], new: list[int]) -> list[int]:
+    """Returns `ids` with every run `old` replaced by `new`."""
+    out: list[int] = []
+    for i in ids:
+        out.append(i)
+        if out[-len(old) :] == old:
+            out[-len(old) :] = new
+    return out
+
+
+def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
+    """Trains a unigram model with byte fallback; the same documents give the same model.
+
+    Text is not normalized, so decoding gives back newlines and runs of spaces. A corpus with fewer distinct pieces than
+    `vocab_size` gives a smaller vocabulary.
+
+    Raises:
+      DataError: where there is no text, or `vocab_size` is below the 256 bytes, the special tokens and the characters.
+    """
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(documents),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type="unigram",
+            byte_fallback=True,
+            character_coverage=0.9999,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            hard_vocab_limit=False,
+            max_sentence_length=4 * LONGEST_SENTENCE,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            pad_piece=PAD_TOKEN,
+            eos_piece=EOS_TOKEN,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise DataError(_training_problem(str(error), vocab_size)) from error
+    return SentencePieceTokenizer(model.getvalue(), PAD_TOKEN, EOS_TOKEN, "the trained model")
+
+
+def _sentences(documents: Iterable[str]) -> Iterator[str]:
+    for document in documents:
+        for start in range(0, len(document), LONGEST_SENTENCE):
+            piece = document[start : start + LONGEST_SENTENCE].replace("\x00", " ")
+            if piece.strip():
+                yield piece
+
+
+def _training_problem(message: str, vocab_size: int) -> str:
+    needed = re.search(r"required_chars\. \d+ vs (\d+)", message)
+    if needed:
+        return f"tokenizer.vocab_size={vocab_size} is too small for this corpus: at least {needed[1]} are needed"
+    if "!sentences_.empty()" in message:
+        return "the corpus holds no text to train tokenizer.kind='sentencepiece' on"
+    return f"SentencePiece could not be trained on this corpus: {message}"
