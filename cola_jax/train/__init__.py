@@ -1,0 +1,1 @@
+"""One trainer for every family: state, optimizer, step, loop, checkpoints, metrics."""

@@ -1,0 +1,59 @@
+"""What several processes of one run must settle: the rows each feeds, and when all of them stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cola_jax.parallel.mesh import MeshError, batch_sharding, replicated
+
+Batch = dict[str, Any]
+
+
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Returns the sorted rows of the global batch that this process must supply: those on its own devices."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    rows = np.arange(batch_size)
+    return np.unique(np.concatenate([rows[index] for index in places.values()]))
+
+
+def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
+    """Returns a function from this process's rows (numpy, in the order of `process_rows`) to global arrays on the mesh.
+
+    The function raises MeshError where an entry has another number of rows.
+    """
+    sharding, rows = batch_sharding(mesh), len(process_rows(mesh, batch_size))
+
+    def put(batch: Batch) -> Batch:
+        for name, value in batch.items():
+            if len(value) != rows:
+                raise MeshError(
+                    f"batch entry {name} has {len(value)} rows; this process supplies {rows} of train.batch_size={batch_size}"
+                )
+        place = lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), (batch_size, *x.shape[1:]))
+        return {name: place(np.asarray(value)) for name, value in batch.items()}
+
+    return put
+
+
+def any_process(mesh: Mesh) -> Callable[[bool], Any]:
+    """Returns a function from this process's flag to whether any process raised its own, the same answer everywhere.
+
+    The answer may be an array that is still being computed: fetching it later costs the devices nothing.
+    """
+    if jax.process_count() == 1:
+        return lambda flag: flag
+    sharding = NamedSharding(mesh, P(mesh.axis_names))
+    local, size = len(sharding.addressable_devices), mesh.size
+    highest = jax.jit(jnp.max, out_shardings=replicated(mesh))
+
+    def vote(flag: bool) -> Any:
+        return highest(jax.make_array_from_process_local_data(sharding, np.full(local, flag, np.int32), (size,)))
+
+    return vote

@@ -1,0 +1,179 @@
+"""The checkpoints of a run, in WORKDIR/checkpoints/STEP; what stands in one is told in `stored`.
+
+Orbax writes into a temporary folder, in the background, and renames it when it is whole: what has a plain number for a name is
+complete, whenever the process died.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from cola_jax.config import RunConfig, to_dict
+from cola_jax.config.fields import CheckpointConfig
+from cola_jax.parallel import rules
+from cola_jax.train import stored
+from cola_jax.train.integrity import fingerprints, leaves_by_path, nested
+from cola_jax.train.state import TrainState
+
+TREES = ("params", "opt_state", "frozen")
+Warn = Callable[[str], None]
+
+
+def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> set[int]:
+    """Returns which steps stay: the newest, the multiples of keep_every, and the best by best_metric.
+
+    Args:
+      metrics: {step: held-out metrics, maybe none} of the checkpoints there are.
+    """
+    newest = sorted(metrics)[-cfg.keep_last :]
+    regular = [step for step in metrics if cfg.keep_every > 0 and step % cfg.keep_every == 0]
+    scored = [step for step in metrics if math.isfinite(metrics[step].get(cfg.best_metric, math.nan))]
+    best = sorted(scored, key=lambda step: (metrics[step][cfg.best_metric], -step))[: cfg.keep_best]
+    return set(newest) | set(regular) | set(best)
+
+
+def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, bytes]:
+    """Returns {name: bytes} of the files of a folder, or what was given as such."""
+    if source is None or isinstance(source, dict):
+        return dict(source or {})
+    return {path.name: path.read_bytes() for path in sorted(Path(source).iterdir()) if path.is_file()}
+
+
+class Checkpoints:
+    """The checkpoints of one run, and their only writer. One is written at a time, in the background if asked."""
+
+    def __init__(self, workdir: str | Path, cfg: RunConfig, tokenizer: dict[str, bytes], warn: Warn):
+        """Removes what an interrupted write or removal left behind."""
+        self._directory, self._cfg, self._warn = stored.folder(workdir), cfg, warn
+        self._tokenizer = {name: base64.b64encode(data).decode() for name, data in tokenizer.items()}
+        if jax.process_index() == 0:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in self._directory.iterdir():
+                if ".orbax-checkpoint-tmp" in path.name or path.name.endswith(".removed"):
+                    shutil.rmtree(path, ignore_errors=True)
+        _wait_for_all("checkpoints opened")
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._metrics = {step: self._stored_metrics(step) for step in stored.steps_in(self._directory)}
+
+    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Writes `state`, which may be consumed as soon as this returns; `metrics` are those of the held-out text."""
+        self._orbax.wait_until_finished()
+        self._prune()
+        step = int(state.step)
+        trees = {name: leaves_by_path(getattr(state, name)) for name in TREES}
+        leaves = {f"{name}/{path}": leaf for name, tree in trees.items() for path, leaf in tree.items()}
+        prints = fingerprints(leaves)
+        forms = {p: {"shape": x.shape, "dtype": x.dtype.name, "fingerprint": prints[p]} for p, x in leaves.items()}
+        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        meta = {"format": stored.FORMAT, "step": step, "config": to_dict(self._cfg), "metrics": finite, "leaves": forms}
+        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
+        items |= {"meta": ocp.args.JsonSave(meta), "tokenizer": ocp.args.JsonSave(self._tokenizer)}
+        self._orbax.save(self._directory / str(step), args=ocp.args.Composite(**items))
+        self._metrics[step] = finite
+        if not self._cfg.checkpoint.asynchronous:
+            self._orbax.wait_until_finished()
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """Returns the newest good checkpoint on the shardings of `abstract`, or None where there is none at all.
+
+        Newer ones that are damaged are named in a warning and set aside as STEP.damaged.
+
+        Raises:
+          CheckpointError: where a leaf is missing, extra or misshapen, and where every checkpoint is damaged.
+        """
+        self._orbax.wait_until_finished()
+        steps = stored.steps_in(self._directory)[::-1]
+        if not steps:
+            return None
+        expected = {name: leaves_by_path(getattr(abstract, name)) for name in TREES}
+        read = lambda step: stored.read_trees(self._orbax, self._directory / str(step), expected)
+        step, (_, trees) = stored.first_good(self._directory, steps, read, self._warn)
+        for newer in [s for s in steps if s > step]:
+            self._metrics.pop(newer, None)
+            if jax.process_index() == 0:
+                _set_aside(self._directory / str(newer), "damaged")
+        _wait_for_all("damaged checkpoints set aside")
+        fill = lambda name: jax.tree.unflatten(
+            jax.tree.structure(getattr(abstract, name)), [trees[name][path] for path in expected[name]]
+        )
+        return TrainState(jax.device_put(np.int32(step), abstract.step.sharding), *map(fill, TREES))
+
+    def close(self) -> None:
+        """Waits for the checkpoint being written and removes those that need not stay."""
+        self._orbax.wait_until_finished()
+        self._prune()
+        self._orbax.close()
+
+    def _stored_metrics(self, step: int) -> dict[str, float]:
+        try:
+            return stored.read_meta(self._orbax, self._directory / str(step))["metrics"]
+        except stored.Damaged:
+            return {}
+
+    def _prune(self) -> None:
+        for step in set(self._metrics) - kept_steps(self._metrics, self._cfg.checkpoint):
+            del self._metrics[step]
+            if jax.process_index() == 0:
+                shutil.rmtree(_set_aside(self._directory / str(step), "removed"), ignore_errors=True)
+
+
+def _set_aside(path: Path, why: str) -> Path:
+    """Renames a checkpoint so that it is no longer found; one rename, so that no half of it ever is."""
+    target = path.with_name(f"{path.name}.{why}")
+    shutil.rmtree(target, ignore_errors=True)
+    return path.rename(target)
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def load_params(
+    workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None, warn: Warn = stored.to_stderr
+) -> tuple[dict[str, Any], Any]:
+    """Returns (config as a dict, parameters) of a run, without optimizer state.
+
+    Args:
+      step: None, the newest good one; "best", the lowest of the run's checkpoint.best_metric; or a step.
+      mesh: where the parameters go, by the rules table; None: to the first local device.
+      warn: takes the line that names a damaged checkpoint that was skipped.
+
+    Raises:
+      CheckpointError: where there is no such checkpoint, or it is damaged.
+    """
+    directory = stored.folder(workdir)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+
+        def read(step: int) -> tuple[dict[str, Any], Any]:
+            params = nested(stored.leaf_forms(stored.read_meta(orbax, directory / str(step))))["params"]
+            local = SingleDeviceSharding(jax.local_devices()[0])
+            places = rules.shardings(params, mesh) if mesh else jax.tree.map(lambda _: local, params)
+            placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, places)
+            return stored.read_trees(orbax, directory / str(step), {"params": leaves_by_path(placed)})
+
+        steps = stored.candidates(orbax, directory, step)
+        _, (meta, trees) = stored.first_good(directory, steps, read, warn)
+    return meta["config"], nested(trees["params"])
+
+
+def load_tokenizer(
+    workdir: str | Path, step: int | str | None = None, warn: Warn = stored.to_stderr
+) -> dict[str, bytes]:
+    """Returns {file name: bytes} of the tokenizer kept in a checkpoint; `step` and `warn` as in `load_params`."""
+    directory = stored.folder(workdir)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+        read = lambda chosen: stored.read_json(orbax, directory / str(chosen), "tokenizer")
+        _, files = stored.first_good(directory, stored.candidates(orbax, directory, step), read, warn)
+    return {name: base64.b64decode(data) for name, data in files.items()}

@@ -1,0 +1,81 @@
+"""AdamW with one state a parameter group, one clip over the groups a step trains, and the learning rate's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cola_jax.config import RunConfig
+from cola_jax.config.fields import OptimizerConfig
+from cola_jax.families.family import Family
+
+Tree = Any
+
+
+def schedule(cfg: OptimizerConfig) -> Callable[[Any], jax.Array]:
+    """Returns step (0 is the first) -> learning rate: linear warm-up, then a cosine to the final rate, or constant."""
+    if cfg.schedule == "constant":
+        warmup = optax.linear_schedule(cfg.initial_learning_rate, cfg.learning_rate, cfg.warmup_steps)
+        after = optax.constant_schedule(cfg.learning_rate)
+    else:
+        warmup = optax.linear_schedule(cfg.initial_learning_rate, cfg.learning_rate, cfg.warmup_steps)
+        alpha = cfg.final_learning_rate / cfg.learning_rate
+        after = optax.cosine_decay_schedule(cfg.learning_rate, cfg.decay_steps - cfg.warmup_steps, alpha)
+    return optax.join_schedules([warmup, after], [cfg.warmup_steps])
+
+
+def adam(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """The moments and their bias correction; decay, rate and clip are applied in `update`."""
+    return optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+
+
+def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
+    """Returns the groups that at least one step of the run trains, in the order of `family.groups`."""
+    seen: set[str] = set()
+    for step in range(min(cfg.train.steps, cfg.objective.interval_period)):
+        seen |= set(family.trained(cfg, step))
+        if len(seen) == len(family.groups):
+            break
+    return tuple(group for group in family.groups if group in seen)
+
+
+def init(cfg: RunConfig, family: Family, params: Tree) -> Tree:
+    """Returns {group: moments} for the groups that are ever trained."""
+    return {group: adam(cfg.optimizer).init(params[group]) for group in ever_trained(cfg, family)}
+
+
+def update(
+    cfg: RunConfig, family: Family, grads: Tree, opt_state: Tree, params: Tree, step: Any
+) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+    """Applies one AdamW update to the groups of `grads`; other groups keep their parameters and moments.
+
+    Args:
+      grads: {group: gradients} of the groups this step trains.
+      opt_state: {group: moments} of all groups that are ever trained.
+      params: {group: parameters}, all groups.
+      step: int32 scalar, the updates done before this one.
+
+    Returns:
+      params and opt_state after the update, and the scalars learning_rate, grad_norm (before the clip) and grad_norm/GROUP.
+    """
+    opt = cfg.optimizer
+    rate = schedule(opt)(step)
+    ratios = family.learning_rate_ratio(cfg)
+    norms = {group: optax.tree.norm(grads[group]) for group in grads}
+    norm = jnp.sqrt(sum(n**2 for n in norms.values()))
+    clip = jnp.where(norm > opt.clip_norm, opt.clip_norm / norm, 1.0) if opt.clip_norm > 0 else 1.0
+    params, opt_state = dict(params), dict(opt_state)
+    for group in grads:
+        clipped = jax.tree.map(lambda g: g * clip, grads[group])
+        direction, opt_state[group] = adam(opt).update(clipped, opt_state[group])
+        step_size = rate * ratios[group]
+        # p <- p - rate (m / (sqrt(v) + eps) + decay p)
+        params[group] = jax.tree.map(
+            lambda p, d, size=step_size: p - size * (d + opt.weight_decay * p), params[group], direction
+        )
+    stats = {"learning_rate": rate, "grad_norm": norm, **{f"grad_norm/{group}": n for group, n in norms.items()}}
+    return params, opt_state, stats

@@ -1,0 +1,40 @@
+"""Pictures of a run's metrics, one PNG a metric, training and held-out in one frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cola_jax.train.metrics import read_metrics
+
+HELDOUT = "heldout/"
+
+
+def plot_metrics(workdir: str | Path) -> list[Path]:
+    """Draws every metric of metrics.jsonl into WORKDIR/plots; returns the files."""
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line in read_metrics(workdir):
+        for name, value in line.items():
+            if name != "step" and value is not None:
+                curves.setdefault(name, []).append((line["step"], value))
+    target = Path(workdir) / "plots"
+    target.mkdir(parents=True, exist_ok=True)
+    names = sorted({name.removeprefix(HELDOUT) for name in curves})
+    return [_plot(name, curves, target / f"{name.replace('/', '_')}.png") for name in names]
+
+
+def _plot(name: str, curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
+    figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for key, label, style in ((name, "training", "-"), (HELDOUT + name, "held-out", "o-")):
+        if key in curves:
+            steps, values = zip(*curves[key])
+            axes.plot(steps, values, style, label=label, linewidth=1, markersize=3)
+    axes.set(xlabel="step", ylabel=name)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path)
+    return path

@@ -1,0 +1,73 @@
+"""What a run says while it runs: a bar on a terminal, plain lines elsewhere; and how fast it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from tqdm import tqdm
+
+
+def clock(seconds: float) -> str:
+    """Returns "m:ss" or "h:mm:ss"."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Progress:
+    """Progress over steps `start`..`total`. The time of the first step, which compiles, and of pauses does not count."""
+
+    def __init__(self, stream: TextIO | None, start: int, total: int, tokens_per_step: int):
+        """`stream` None says nothing, as all processes but the first do."""
+        self._stream, self._total, self._tokens = stream, total, tokens_per_step
+        self._mark: tuple[int, float] | None = None  # a step and the moment it was done
+        self._paused = 0.0
+        on_terminal = stream is not None and stream.isatty()
+        self._bar = tqdm(initial=start, total=total, file=stream, unit="step") if on_terminal else None
+        self._rate: float | None = None
+
+    def say(self, text: str) -> None:
+        """Writes a line, above the bar if there is one."""
+        if self._bar is not None:
+            tqdm.write(text, file=self._stream)
+        elif self._stream is not None:
+            print(text, file=self._stream, flush=True)
+
+    def advance(self, step: int, loss: float) -> None:
+        """Notes that `step` is done."""
+        if self._mark is None:
+            self._mark = (step, time.monotonic())
+        if self._bar is not None:
+            speed = "" if self._rate is None else f", {self._rate:,.0f} tokens/s"
+            self._bar.set_postfix_str(f"loss {loss:.4f}{speed}", refresh=False)
+            self._bar.update(step - self._bar.n)
+
+    def report(self, step: int, loss: float) -> float | None:
+        """Returns tokens a second since the last report, None if unknown yet; off a terminal writes a line too."""
+        now = time.monotonic()
+        since, moment = self._mark or (step, now)
+        seconds = now - moment - self._paused
+        left = ""
+        if step > since and seconds > 0:
+            self._rate = (step - since) * self._tokens / seconds
+            left = f"  {self._rate:,.0f} tokens/s  {clock((self._total - step) * self._tokens / self._rate)} left"
+            self._mark, self._paused = (step, now), 0.0
+        if self._bar is None:
+            self.say(f"step {step}/{self._total}  loss {loss:.4f}{left}")
+        return self._rate
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside is not training time."""
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - before
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,135 @@
+"""One training step and one evaluation, compiled for a mesh.
+
+Axes: B rows of the global batch, A microbatches of B/A rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from cola_jax.config import RunConfig
+from cola_jax.families.family import Batch, Family, Tree
+from cola_jax.parallel.mesh import batch_sharding, check_batch, microbatch_sharding, replicated
+from cola_jax.train import optimizer
+from cola_jax.train.state import TrainState, key_for, shardings_of
+
+Metrics = dict[str, Any]
+
+
+def train_step(
+    cfg: RunConfig, family: Family, trained: tuple[str, ...], mesh: Mesh, abstract: TrainState
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Returns the compiled update of the groups `trained`: (state, batch) -> (state, metrics); the old state is consumed.
+
+    Where the loss or the gradient norm is not finite the state, its step included, comes back as it was and
+    metrics["nonfinite"] is 1.
+
+    Args:
+      trained: groups that are differentiated and updated; the others are constants.
+      abstract: shapes and shardings of the state, from `abstract_state`.
+
+    Raises:
+      MeshError: where the rows of a microbatch do not divide over the devices.
+      ValueError: where `trained` is empty or names a group the optimizer has no state for.
+    """
+    check_batch(cfg.train, mesh)
+    unknown = sorted(set(trained) - set(abstract.opt_state))
+    if unknown or not trained:
+        raise ValueError(
+            f"family {family.name} trains {trained} in a step; the optimizer has {list(abstract.opt_state)}"
+        )
+    shardings = shardings_of(abstract)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = key_for(cfg.seed, "train", state.step)
+        fixed = {group: p for group, p in state.params.items() if group not in trained}
+
+        def loss(params: Tree, *piece: Tree) -> tuple[jax.Array, Tree]:
+            return family.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
+
+        grad = jax.value_and_grad(loss, has_aux=True)
+        free = {group: state.params[group] for group in trained}
+        noise, counts = family.draw(cfg, batch, key, state.step)
+        pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
+        (value, sums), grads = _total(lambda piece: grad(free, *piece, counts), pieces)
+        grads = jax.lax.with_sharding_constraint(grads, {group: shardings.params[group] for group in trained})
+        params, opt_state, stats = optimizer.update(cfg, family, grads, state.opt_state, state.params, state.step)
+        finite = jnp.isfinite(value) & jnp.isfinite(stats["grad_norm"])
+        new = TrainState(state.step + 1, params, opt_state, state.frozen)
+        kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        flags = {"loss": value, "nonfinite": jnp.int32(~finite)}
+        return kept, {**family.summarize(cfg, sums), **stats, **flags}
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings, batch_sharding(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def eval_step(
+    cfg: RunConfig, family: Family, mesh: Mesh, abstract: TrainState
+) -> Callable[[TrainState, Batch, Any], tuple[jax.Array, Tree]]:
+    """Returns the compiled (state, batch, index) -> (loss, sums). The noise depends on the batch's index alone."""
+    check_batch(cfg.train, mesh)
+
+    def step(state: TrainState, batch: Batch, index: jax.Array) -> tuple[jax.Array, Tree]:
+        noise, counts = family.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)
+        pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
+        return _total(lambda piece: family.loss(cfg, state.params, state.frozen, *piece, counts, state.step), pieces)
+
+    return jax.jit(
+        step,
+        in_shardings=(shardings_of(abstract), batch_sharding(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def evaluate(
+    cfg: RunConfig, family: Family, step: Callable, state: TrainState, batches: Iterable[Batch]
+) -> dict[str, float]:
+    """Returns the metrics of `batches` (global arrays): sums added up, then summarized; "loss" is the mean over batches.
+
+    Args:
+      step: what `eval_step` returned.
+
+    Raises:
+      ValueError: where there is no batch.
+    """
+    results = [step(state, batch, jnp.int32(index)) for index, batch in enumerate(batches)]
+    if not results:
+        raise ValueError("held-out evaluation needs at least one batch, got none: train.eval_every=0 turns it off")
+    total_loss, sums = jax.tree.map(lambda *values: sum(values), *jax.device_get(results))
+    metrics = {**family.summarize(cfg, sums), "loss": total_loss / len(results)}
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _microbatches(tree: Tree, count: int, mesh: Mesh) -> Tree:
+    """Cuts (B, ...) into (A, B/A, ...): row i goes to microbatch i mod A.
+
+    Neighbouring rows lie on one device, so every device keeps the rows it has, B/A/devices of each microbatch.
+    """
+    sharding = microbatch_sharding(mesh)
+
+    def cut(x: jax.Array) -> jax.Array:
+        strided = jnp.moveaxis(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 1, 0)
+        return jax.lax.with_sharding_constraint(strided, sharding)
+
+    return jax.tree.map(cut, tree)
+
+
+def _total(function: Callable[[Tree], Tree], pieces: Tree) -> Tree:
+    """Returns the sum of `function` over the leading axis of `pieces`, one microbatch in memory at a time."""
+    count = jax.tree.leaves(pieces)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], pieces)
+    if count == 1:
+        return function(first)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, first))
+    add = lambda total, piece: (jax.tree.map(jnp.add, total, function(piece)), None)
+    return jax.lax.scan(add, zeros, pieces)[0]

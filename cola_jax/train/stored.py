@@ -1,0 +1,157 @@
+"""Reading checkpoints back: which ones there are, and whether each is what was written.
+
+A checkpoint is a folder CHECKPOINTS/STEP of Orbax items:
+  meta       format version, step, config, held-out metrics, and every leaf's shape, dtype and fingerprint
+  tokenizer  {file name: base64}
+  params, opt_state, frozen  {path: array}; an empty one is left out
+A restored leaf is compared with its fingerprint, because a damaged file can still decode.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from cola_jax.train.integrity import fingerprints, tree_problems
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """No checkpoint that can be used; the message says what was found and what was expected."""
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read back as it was written."""
+
+
+def to_stderr(line: str) -> None:
+    """Writes a warning."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def folder(workdir: str | Path) -> Path:
+    """Returns the folder of a run's checkpoints."""
+    return Path(workdir).absolute() / "checkpoints"
+
+
+def steps_in(directory: Path) -> list[int]:
+    """Returns the steps of the whole checkpoints, ascending: a plain number is a name that only a whole one gets."""
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
+
+
+def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:
+    """Returns one item; raises Damaged where it cannot be read."""
+    try:
+        item = orbax.restore(path, args=ocp.args.Composite(**{name: args}))[name]
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    except Exception as error:  # Orbax and TensorStore raise bare Exception for some kinds of damage
+        raise Damaged(f"{name}: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+    if item is None:
+        raise Damaged(f"{name} is missing")
+    return item
+
+
+def read_json(orbax: ocp.Checkpointer, path: Path, name: str) -> dict[str, Any]:
+    """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged where it cannot be read."""
+    return _item(orbax, path, name, ocp.args.JsonRestore())
+
+
+def read_meta(orbax: ocp.Checkpointer, path: Path) -> dict[str, Any]:
+    """Returns the item meta.
+
+    Raises:
+      CheckpointError: where another version of the format wrote it.
+      Damaged: where it cannot be read.
+    """
+    meta = read_json(orbax, path, "meta")
+    if meta.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has checkpoint format {meta.get('format')!r}; this version reads {FORMAT}")
+    return meta
+
+
+def leaf_forms(meta: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns {item/path: shape and dtype} of every array of a checkpoint."""
+    return {p: jax.ShapeDtypeStruct(tuple(x["shape"]), jnp.dtype(x["dtype"])) for p, x in meta["leaves"].items()}
+
+
+def read_trees(
+    orbax: ocp.Checkpointer, path: Path, expected: dict[str, dict[str, jax.ShapeDtypeStruct]]
+) -> tuple[dict[str, Any], dict[str, dict[str, jax.Array]]]:
+    """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding it has there.
+
+    Raises:
+      CheckpointError: naming every leaf that is missing, extra or misshapen in the checkpoint.
+      Damaged: where a file is missing or unreadable, or a leaf has other bits than those that were written.
+    """
+    meta = read_meta(orbax, path)
+    wanted = {f"{name}/{leaf}": form for name, tree in expected.items() for leaf, form in tree.items()}
+    stored = {leaf: form for leaf, form in leaf_forms(meta).items() if leaf.split("/")[0] in expected}
+    problems = tree_problems(stored, wanted)
+    if problems:
+        raise CheckpointError(f"checkpoint {path} does not fit the config: " + "; ".join(problems))
+    trees = {
+        name: _item(orbax, path, name, ocp.args.StandardRestore(tree)) if tree else {}
+        for name, tree in expected.items()
+    }
+    found = fingerprints({f"{name}/{leaf}": x for name, tree in trees.items() for leaf, x in tree.items()})
+    changed = sorted(leaf for leaf in wanted if found[leaf] != meta["leaves"][leaf]["fingerprint"])
+    if changed:
+        raise Damaged(f"other values than were written: {', '.join(changed)}")
+    return meta, trees
+
+
+def first_good(
+    directory: Path, steps: list[int], read: Callable[[int], Any], warn: Callable[[str], None]
+) -> tuple[int, Any]:
+    """Returns (step, read(step)) for the first of `steps` that is not damaged; each one skipped is named to `warn`.
+
+    Raises:
+      CheckpointError: where all are damaged, each with its reason, and whatever else `read` raises.
+    """
+    reasons = []
+    for step in steps:
+        try:
+            return step, read(step)
+        except Damaged as damage:
+            reasons.append(f"{directory / str(step)} ({damage})")
+            if step != steps[-1]:
+                warn(f"warning: checkpoint {reasons[-1]} is damaged and skipped; trying step {steps[len(reasons)]}")
+    raise CheckpointError("no checkpoint is good: " + "; ".join(reasons))
+
+
+def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None) -> list[int]:
+    """Returns the steps to try in turn: all, newest first (None); those with a best_metric, lowest first ("best"); or one.
+
+    Raises:
+      CheckpointError: where there is none.
+    """
+    steps = steps_in(directory)
+    if step == "best":
+        scores = {s: score for s in steps if (score := best_score(orbax, directory / str(s))) is not None}
+        if not scores:
+            raise CheckpointError(
+                f"{directory}: of its checkpoints {steps} none carries the metric checkpoint.best_metric"
+            )
+        return sorted(scores, key=lambda s: (scores[s], -s))
+    if not steps or (step is not None and step not in steps):
+        wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
+        raise CheckpointError(f"{directory} has no {wanted}; it has {steps or 'none'}")
+    return steps[::-1] if step is None else [step]
+
+
+def best_score(orbax: ocp.Checkpointer, path: Path) -> float | None:
+    """Returns the value of the run's checkpoint.best_metric in one checkpoint, None where it has none or is damaged."""
+    try:
+        meta = read_meta(orbax, path)
+    except Damaged:
+        return None
+    return meta["metrics"].get(meta["config"]["checkpoint"]["best_metric"])

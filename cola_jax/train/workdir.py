@@ -1,0 +1,52 @@
+"""Which config a workdir belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from cola_jax.config import RunConfig, differences, to_dict
+
+# What may change when a run is resumed: how often things are shown and kept, and what runs where. Nothing here changes a loss
+# beyond the order in which floats are added.
+HARMLESS = (
+    "train.log_every", "train.eval_every", "train.plot_every",
+    "data.threads", "data.prefetch",
+    "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.keep_best",
+    "mesh.data", "mesh.fsdp", "mesh.tensor",
+)  # fmt: skip
+
+
+class WorkdirError(ValueError):
+    """A workdir that belongs to another run; the message lists the differences."""
+
+
+def claim(workdir: Path, cfg: RunConfig, write: bool) -> None:
+    """Checks that `workdir` is new or of the same config, and has config.json say so.
+
+    Args:
+      write: whether this process writes (the first one of a run).
+
+    Raises:
+      WorkdirError: where config.json differs in a field that is not HARMLESS, or cannot be read.
+    """
+    path, new = workdir / "config.json", to_dict(cfg)
+    if path.exists():
+        try:
+            old = json.loads(path.read_text())
+        except ValueError as error:
+            raise WorkdirError(
+                f"{path} is not JSON ({error}); expected the config of the run in this workdir"
+            ) from error
+        changed = [line for line in differences(old, new) if line.split(":")[0] not in HARMLESS]
+        if changed:
+            raise WorkdirError(
+                f"{workdir} belongs to a run with another config; differences (old -> new): {'; '.join(changed)}. "
+                "Give the old values or another workdir"
+            )
+    if write:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".json.partial")
+        partial.write_text(json.dumps(new, indent=2) + "\n")
+        os.replace(partial, path)
