@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
@@ -104,11 +105,21 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
 
 
 def _sentences(documents: Iterable[str]) -> Iterator[str]:
+    """Yields pieces of documents, then every word that came twice, with and without a full stop.
+
+    SentencePiece proposes only what occurs in two different strings between spaces: a word that is always followed by a
+    space, as in a small corpus, would otherwise never become a piece.
+    """
+    words: Counter[str] = Counter()
     for document in documents:
         for start in range(0, len(document), LONGEST_SENTENCE):
             piece = document[start : start + LONGEST_SENTENCE].replace("\x00", " ")
             if piece.strip():
+                words.update(re.findall(r"\w+", piece))
                 yield piece
+    for word, count in sorted(words.items()):
+        if count > 1:
+            yield f"{word} {word}."
 
 
 def _training_problem(message: str, vocab_size: int) -> str:

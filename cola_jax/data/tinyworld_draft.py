@@ -1,0 +1,221 @@
+"""Draws one story of the small world from a random generator: events that can happen, told in varied forms."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from cola_jax.data import tinyworld_words as words
+from cola_jax.data.tinyworld_grammar import ANSWERS, PHRASES, QUESTIONS, SENTENCES, SLOTS, STATES
+from cola_jax.data.tinyworld_state import (
+    ANSWER_CLASS,
+    Event,
+    Question,
+    World,
+    answer,
+    apply,
+    candidates,
+    possible,
+    subjects,
+)
+
+LONGEST_END = 19  # words of a usual sentence, the question and its answer
+MOST_WORDS = 55  # words and marks of a story: at about a piece a word, it fits in 64 tokens
+DEED_WEIGHTS = (
+    ("go", 4.0), ("take", 8.0), ("drop", 3.0), ("put", 14.0), ("remove", 6.0), ("give", 10.0), ("paint", 2.5), ("act", 2.0)
+)  # fmt: skip
+QUESTION_WEIGHTS = {"inside": 6.0, "who_owns": 2.0, "where_person": 0.7}  # 1 where not named; rarer ones weigh more
+T = TypeVar("T")
+
+
+def draft(rng: random.Random) -> str:
+    """Returns one story, or "" where what was drawn has nothing to ask about or is too long."""
+    world = World()
+    cast = tuple(_sample(rng, words.PEOPLE, 2 if rng.random() < 0.8 else 3))
+    places = _sample(rng, words.PLACES, 3)
+    sentences, last = [], ""
+    for events in _opening(rng, cast, places):
+        sentences.append(_sentence(events[0].people, [_phrase(rng, world, event) for event in events], "", ""))
+        last = _subject_after(events, last)
+    for turn in range(3 if rng.random() < 0.6 else 4):
+        if turn > 1 and _length(sentences) > MOST_WORDS - LONGEST_END:
+            break
+        events, phrases = _turn(rng, world, cast, places)
+        when = _pick(rng, words.FIRSTLY) if events[0].people and rng.random() < 0.35 else ""
+        sentences.append(_sentence(events[0].people, phrases, when, last if rng.random() < 0.7 else ""))
+        last = _subject_after(events, last)
+    question = _question(rng, world)
+    if question is None:
+        return ""
+    asked = re.sub(r"\{\w+\}", question.subject, QUESTIONS[question.kind])
+    reply = ANSWERS[ANSWER_CLASS[question.kind]].format(answer(world, question))
+    text = " ".join(f"{sentence}." for sentence in sentences) + f" {asked}? Answer: {reply}."
+    return text if _length(sentences) + len(asked.split()) + len(reply.split()) + 4 <= MOST_WORDS else ""
+
+
+def _length(sentences: Sequence[str]) -> int:
+    """Returns the words and full stops of sentences."""
+    return sum(sentence.count(" ") + 2 for sentence in sentences)
+
+
+def _pick(rng: random.Random, choices: Sequence[T]) -> T:
+    return choices[int(rng.random() * len(choices))]
+
+
+def _weighted(rng: random.Random, weights: Sequence[float]) -> int:
+    """Returns an index, drawn in proportion to its weight."""
+    left = rng.random() * sum(weights)
+    for index, weight in enumerate(weights):
+        left -= weight
+        if left < 0:
+            return index
+    return len(weights) - 1
+
+
+def _sample(rng: random.Random, choices: Sequence[T], count: int) -> list[T]:
+    rest = list(choices)
+    return [rest.pop(int(rng.random() * len(rest))) for _ in range(count)]
+
+
+def _opening(rng: random.Random, cast: tuple[str, ...], places: Sequence[str]) -> list[list[Event]]:
+    """Returns the events of two to four sentences that say who and what there is."""
+    first, second = _sample(rng, words.OBJECTS, 2)
+    colour, other_colour = _sample(rng, words.COLOURS, 2)
+    container = _pick(rng, words.CONTAINERS)
+    here = places[0]
+    near = here if rng.random() < 0.4 else places[1]
+    being = [Event("be", cast[:2] if rng.random() < 0.35 else cast[:1], place=here)]
+    lying = [Event("thing_at", thing=first, colour=colour, place=near)]
+    having = [Event("have", cast[:1], thing=first, colour=colour)]
+    standing = [Event("container_at", container=container, place=near)]
+    inside = [Event("thing_inside", thing=second, colour=other_colour, container=container)]
+    beside = [Event("thing_at", thing=second, colour=other_colour, place=near)]
+    draw = rng.random()
+    if draw < 0.3:
+        told = [being, lying, beside] if draw < 0.15 else [being, lying]
+    elif draw < 0.5:
+        told = [*_joined(being, having), beside]
+    elif draw < 0.8:
+        told = [*_joined(being, having), standing, inside] if draw < 0.6 else [*_joined(being, having), standing]
+    else:
+        told = [standing, inside, being] if draw < 0.9 else [being, lying, standing]
+    if len(told) < 3 and rng.random() < 0.4:
+        told.append([Event("own", thing=first, other=_pick(rng, cast))])
+    return told
+
+
+def _joined(being: list[Event], having: list[Event]) -> list[list[Event]]:
+    """Returns where people are and what the first of them has: one sentence of one person, two of two."""
+    return [being + having] if len(being[0].people) == 1 else [being, having]
+
+
+def _turn(
+    rng: random.Random, world: World, cast: Sequence[str], places: Sequence[str]
+) -> tuple[list[Event], list[str]]:
+    """Makes one or two things happen (two by the same person). Returns the events and their wording."""
+    if rng.random() < 0.07:
+        event = Event("scenery")
+        return [event], [_phrase(rng, world, event)]
+    pair = tuple(_sample(rng, cast, 2)) if rng.random() < 0.1 else ()
+    actors = (
+        pair
+        if pair and world.place.get(pair[0]) == world.place.get(pair[1])
+        else (cast[0] if rng.random() < 0.3 else _pick(rng, cast),)
+    )
+    events = [_deed(rng, world, actors, cast, places)]
+    phrases = [_phrase(rng, world, events[0])]
+    if len(actors) == 1 and rng.random() < 0.3:
+        events.append(_deed(rng, world, actors, cast, places))
+        phrases.append(_phrase(rng, world, events[1]))
+    return events, phrases
+
+
+def _deed(
+    rng: random.Random, world: World, actors: tuple[str, ...], cast: Sequence[str], places: Sequence[str]
+) -> Event:
+    """Returns something that `actors` can do now; there is always an act."""
+    left = [(kind, weight) for kind, weight in DEED_WEIGHTS if len(actors) == 1 or kind in ("go", "act")]
+    while True:
+        chosen = _weighted(rng, [weight for _, weight in left])
+        kind, _ = left.pop(chosen)
+        options = [e for e in _options(rng, world, kind, actors, cast, places) if possible(world, e)]
+        if options:
+            return _pick(rng, options)
+
+
+def _options(
+    rng: random.Random, world: World, kind: str, actors: tuple[str, ...], cast: Sequence[str], places: Sequence[str]
+) -> list[Event]:
+    things, containers = world.seen.get("thing", ()), world.seen.get("container", ())
+    if kind == "go":
+        useful = _useful_places(world, actors, cast) if rng.random() < 0.8 else ()
+        return [Event(kind, actors, place=place) for place in useful or places]
+    if kind == "act":
+        return [Event(kind, actors)]
+    if kind == "give":
+        return [Event(kind, actors, thing=thing, other=other) for thing in things for other in cast]
+    if kind in ("put", "remove"):
+        return [Event(kind, actors, thing=thing, container=c) for thing in things for c in containers]
+    if kind == "paint":
+        return [Event(kind, actors, thing=thing, colour=_pick(rng, words.COLOURS)) for thing in things]
+    return [Event(kind, actors, thing=thing) for thing in things]
+
+
+def _useful_places(world: World, actors: tuple[str, ...], cast: Sequence[str]) -> list[str]:
+    """Returns where the first of `actors` is not and could take, put or give something."""
+    here, me = world.place.get(actors[0]), actors[0]
+    laden = any(world.holds(me, thing) for thing in world.spot)
+    around = [*world.seen.get("container", ()), *(person for person in cast if person != me)]
+    wanted = [world.place.get(one) for one in around] if laden else []
+    wanted += [world.place_of_thing(thing) for thing, (kind, _) in world.spot.items() if kind != "person"]
+    return [place for place in wanted if place and place != here]
+
+
+def _phrase(rng: random.Random, world: World, event: Event) -> str:
+    """Chooses a wording, makes the event happen with it, and returns it: a verb phrase or a whole sentence."""
+    known = world.colour.get(event.thing, "")
+    form = _pick(rng, (PHRASES if event.people else SENTENCES)[event.kind])
+    the_thing = f"the {known} {event.thing}" if known and rng.random() < 0.2 else f"the {event.thing}"
+    filled = {name: getattr(event, name) for name in ("thing", "container", "place", "other", "colour")}
+    drawn = {name: _pick(rng, choices) for name, choices in SLOTS.items() if "{" + name + "}" in form}
+    text = form.format(the_thing=the_thing, **filled, **drawn)
+    said = "" if event.kind in STATES or not event.people else drawn.get("act", text)
+    apply(world, replace(event, said=said) if said else event)
+    return text
+
+
+def _sentence(people: tuple[str, ...], phrases: list[str], when: str, last: str) -> str:
+    """Joins a subject (a pronoun where it is `last`) and what it did."""
+    if not people:
+        return phrases[0]
+    subject = " and ".join(people)
+    if people == (last,):
+        subject = "she" if last in words.WOMEN else "he"
+        subject = subject if when else subject.capitalize()
+    verb = re.sub(r"^was\b", "were", phrases[0]) if len(people) == 2 else phrases[0]
+    return " ".join(part for part in (when, subject, " and ".join([verb, *phrases[1:]])) if part)
+
+
+def _subject_after(events: list[Event], last: str) -> str:
+    """Returns whom a pronoun would mean next; "" where a reader could be in doubt."""
+    people = events[0].people
+    if not people:
+        return last
+    return people[0] if len(people) == 1 and all(e.kind != "give" for e in events) else ""
+
+
+def _question(rng: random.Random, world: World) -> Question | None:
+    """Returns a question with one answer among at least two things it could be; None where there is none."""
+    kinds = list(QUESTIONS)
+    while kinds:
+        kind = kinds.pop(_weighted(rng, [QUESTION_WEIGHTS.get(kind, 1.0) for kind in kinds]))
+        found = [Question(kind, subject) for subject in subjects(world, kind)]
+        found = [q for q in found if answer(world, q) and len(candidates(world, q)) > 1]
+        if ANSWER_CLASS[kind] == "deed":
+            found = [q for q in found if answer(world, q) in words.ACTS]
+        if found:
+            return _pick(rng, found)
+    return None
