@@ -29,11 +29,11 @@ RULES: Rules = (
     (r"encoder/embedding", P(None, ("fsdp", "tensor"))),
     (r"encoder/patch/kernel", P("fsdp", "tensor")),
     (r"encoder/head/kernel", P("fsdp", None)),
-    # (C, D): the latents are narrow.
-    (r"(decoder|dit)/input/kernel", P(None, ("fsdp", "tensor"))),
+    # (C, D) and (F, D): narrow inputs, not worth gathering over fsdp.
+    (r"(decoder|dit)/input/kernel", P(None, "tensor")),
+    (r"dit/time/in/kernel", P(None, "tensor")),
     (r"decoder/unpatch/kernel", P("fsdp", "tensor")),
     (r"decoder/logits/kernel", P("fsdp", "tensor")),
-    (r"dit/time/in/kernel", P(None, ("fsdp", "tensor"))),
     (r"dit/time/(hidden|out)/kernel", P("fsdp", "tensor")),
     (r"dit/output_ada/kernel", P("fsdp", "tensor")),
     (r"dit/output/kernel", P("fsdp", None)),
