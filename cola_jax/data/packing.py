@@ -6,7 +6,7 @@ Axes: N rows, L tokens of a row.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from cola_jax.config import RunConfig
 from cola_jax.data.errors import DataError
 
 Row = dict[str, np.ndarray]
+CHUNK_TOKENS = 2**24  # packed at a time, and held by one shard of a prepared corpus
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,16 @@ def tokens_of_block(cfg: RunConfig) -> int:
 
 
 def pack(documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id: int, keep_tail: bool) -> Packed:
-    """Packs tokenized documents as `data.packing` says, each followed by `eos_id`.
+    """Returns the rows of `pack_chunks` as one."""
+    length = cfg.train.sequence_length
+    empty = Packed(*(np.zeros((0, length), kind) for kind in (np.int32, np.int32, np.uint8)))
+    return _join([empty, *pack_chunks(documents, cfg, pad_id, eos_id, keep_tail)])
+
+
+def pack_chunks(
+    documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id: int, keep_tail: bool
+) -> Iterator[Packed]:
+    """Packs tokenized documents as `data.packing` says, each followed by `eos_id`, about CHUNK_TOKENS at a time.
 
     Args:
       keep_tail: concat only: whether a last row that the documents do not fill is padded (held-out) or dropped (training).
@@ -77,26 +87,51 @@ def pack(documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id
     if length % align:
         raise DataError(f"train.sequence_length={length} is not a multiple of {align}, the tokens of a block")
     if cfg.data.packing == "concat":
-        return concat(documents, length, pad_id, eos_id, keep_tail)
-    return best_fit(documents, length, align, pad_id, eos_id)
+        yield from concat(documents, length, pad_id, eos_id, keep_tail)
+    else:
+        for group in _groups(documents):
+            yield best_fit(group, length, align, pad_id, eos_id)
 
 
-def concat(documents: Iterable[Sequence[int]], length: int, pad_id: int, eos_id: int, keep_tail: bool) -> Packed:
+def _groups(documents: Iterable[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Yields consecutive documents that hold CHUNK_TOKENS together; the last group may hold fewer."""
+    group: list[Sequence[int]] = []
+    size = 0
+    for document in documents:
+        group.append(document)
+        size += len(document) + 1
+        if size >= CHUNK_TOKENS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _join(parts: Sequence[Packed]) -> Packed:
+    names = ("tokens_NL", "segments_NL", "weights_NL")
+    return Packed(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def concat(
+    documents: Iterable[Sequence[int]], length: int, pad_id: int, eos_id: int, keep_tail: bool
+) -> Iterator[Packed]:
     """Joins documents with `eos_id` and cuts every `length` tokens: one segment, positions 0..L-1.
 
     A corpus shorter than one row is padded to a row; otherwise an unfilled last row is dropped unless `keep_tail`.
     """
-    chunks = [np.asarray([*document, eos_id], np.int32) for document in documents]
-    stream = np.concatenate(chunks) if chunks else np.zeros(0, np.int32)
-    count, rest = divmod(len(stream), length)
-    if rest and (keep_tail or count == 0):
-        count += 1
-        stream = np.pad(stream, (0, length - rest), constant_values=pad_id)
-    tokens_NL = stream[: count * length].reshape(count, length)
-    weights_NL = np.ones_like(tokens_NL, np.uint8)
-    if rest and count * length == len(stream):
-        weights_NL[-1, rest:] = 0
-    return Packed(tokens_NL, np.ones_like(tokens_NL), weights_NL)
+    rest = np.zeros(0, np.int32)
+    some = False
+    for group in _groups(documents):
+        stream = np.concatenate([rest, *(np.asarray([*document, eos_id], np.int32) for document in group)])
+        count = len(stream) // length
+        rest = stream[count * length :]
+        some = some or count > 0
+        tokens_NL = stream[: count * length].reshape(count, length)
+        yield Packed(tokens_NL, np.ones_like(tokens_NL), np.ones_like(tokens_NL, np.uint8))
+    if len(rest) and (keep_tail or not some):
+        tokens_NL = np.pad(rest, (0, length - len(rest)), constant_values=pad_id)[None]
+        weights_NL = (np.arange(length) < len(rest)).astype(np.uint8)[None]
+        yield Packed(tokens_NL, np.ones_like(tokens_NL), weights_NL)
 
 
 def best_fit(documents: Iterable[Sequence[int]], length: int, align: int, pad_id: int, eos_id: int) -> Packed:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from cola_jax.config import RunConfig
 from cola_jax.data.errors import DataError
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
+from cola_jax.data.sources import open_source
 
 META_NAME = "tokenizer.json"
 META_VERSION = 1
@@ -137,9 +141,41 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(names).encode() + tokenizer.model).hexdigest()[:16]
 
 
-def train(documents: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Trains SentencePiece on `documents`; see `train_sentencepiece`."""
-    return train_sentencepiece(documents, vocab_size)
+def build(cfg: RunConfig, workdir: str | Path | None = None) -> Tokenizer:
+    """Returns the tokenizer of a run: the one `workdir` carries, else that of a prepared corpus, else what cfg.tokenizer says.
+
+    SentencePiece is trained on the training documents of the sources alone. A new tokenizer is saved in `workdir`.
+
+    Raises:
+      DataError: where a file or the corpus cannot be used.
+    """
+    if workdir is not None and is_saved(workdir):
+        return load(workdir)
+    tokenizer = _make(cfg)
+    if workdir is not None:
+        save(tokenizer, workdir)
+    return tokenizer
+
+
+def _make(cfg: RunConfig) -> Tokenizer:
+    prepared = [source for source in cfg.data.sources if source.kind == "prepared"]
+    if prepared:
+        return load(prepared[0].path[0])
+    if cfg.tokenizer.kind == "bytes":
+        return BytesTokenizer()
+    if cfg.tokenizer.kind == "file":
+        return from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
+    return train_sentencepiece(_sample(cfg), cfg.tokenizer.vocab_size)
+
+
+def _sample(cfg: RunConfig) -> Iterator[str]:
+    """Yields tokenizer.training_documents training documents, from all sources by weight, spread over each."""
+    total = sum(source.weight for source in cfg.data.sources)
+    for source in cfg.data.sources:
+        documents = open_source(cfg.data, source).train
+        wanted = math.ceil(cfg.tokenizer.training_documents * source.weight / total)
+        count = min(wanted, len(documents))
+        yield from (documents[k * len(documents) // count] for k in range(count))
 
 
 def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
@@ -177,9 +213,11 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    """Writes in one rename, so that hosts that share the folder cannot see each other's half files."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(content)
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
 
 
 def is_saved(folder: str | Path) -> bool:
