@@ -25,7 +25,7 @@ from cola_jax.train.plots import plot_metrics
 from cola_jax.train.progress import Progress
 from cola_jax.train.state import TrainState, abstract_state, init_state, shardings_of
 from cola_jax.train.step import eval_step, evaluate, train_step
-from cola_jax.train.workdir import claim
+from cola_jax.train.workdir import check, claim
 
 
 class TrainingDiverged(RuntimeError):
@@ -119,7 +119,7 @@ def train(
     mesh = make_mesh(cfg.mesh, devices)
     check_batch(cfg.train, mesh)
     abstract = abstract_state(cfg, family, mesh)
-    claim(workdir, cfg, write=first)
+    check(workdir, cfg)
     with ExitStack() as stack:
         stop_asked = stack.enter_context(stop_signals())
         say = lambda line: print(line, file=stream, flush=True) if first else None
@@ -141,6 +141,8 @@ def train(
         put = batch_putter(mesh, cfg.train.batch_size)
         run = _Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, checkpoints, log, progress)
         _check_best_metric(run)
+        if first:
+            claim(workdir, cfg)
         batches = iter(make_batches(start))
         stack.callback(getattr(batches, "close", lambda: None))
         return _loop(run, state, start, batches, stop_asked)

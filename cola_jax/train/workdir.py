@@ -22,31 +22,30 @@ class WorkdirError(ValueError):
     """A workdir that belongs to another run; the message lists the differences."""
 
 
-def claim(workdir: Path, cfg: RunConfig, write: bool) -> None:
-    """Checks that `workdir` is new or of the same config, and has config.json say so.
-
-    Args:
-      write: whether this process writes (the first one of a run).
+def check(workdir: Path, cfg: RunConfig) -> None:
+    """Checks that `workdir` is new or of the same config.
 
     Raises:
       WorkdirError: where config.json differs in a field that is not HARMLESS, or cannot be read.
     """
-    path, new = workdir / "config.json", to_dict(cfg)
-    if path.exists():
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise WorkdirError(
-                f"{path} is not JSON ({error}); expected the config of the run in this workdir"
-            ) from error
-        changed = [line for line in differences(old, new) if line.split(":")[0] not in HARMLESS]
-        if changed:
-            raise WorkdirError(
-                f"{workdir} belongs to a run with another config; differences (old -> new): {'; '.join(changed)}. "
-                "Give the old values or another workdir"
-            )
-    if write:
-        workdir.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".json.partial")
-        partial.write_text(json.dumps(new, indent=2) + "\n")
-        os.replace(partial, path)
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path} is not JSON ({error}); expected the config of the run in this workdir") from error
+    changed = [line for line in differences(old, to_dict(cfg)) if line.split(":")[0] not in HARMLESS]
+    if changed:
+        raise WorkdirError(
+            f"{workdir} belongs to a run with another config; differences (old -> new): {'; '.join(changed)}. "
+            "Give the old values or another workdir"
+        )
+
+
+def claim(workdir: Path, cfg: RunConfig) -> None:
+    """Writes config.json, in one piece."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    partial = workdir / "config.json.partial"
+    partial.write_text(json.dumps(to_dict(cfg), indent=2) + "\n")
+    os.replace(partial, workdir / "config.json")
