@@ -247,10 +247,10 @@ class PreparedTfds:
             under = paths[1] if len(paths) > 1 else "the default data_dir"
             raise DataError(f"data.sources.path: {where} is not prepared under {under}: {problem}") from error
         if field not in builder.info.features:
-            known = ", ".join(builder.info.features)
+            known = ", ".join(sorted(builder.info.features))
             raise DataError(f"{where} has no feature data.sources.field={field!r}; it has: {known}")
         if split not in builder.info.splits:
-            known = ", ".join(builder.info.splits) or "none: it is not prepared there"
+            known = ", ".join(sorted(builder.info.splits)) or "none: it is not prepared there"
             raise DataError(f"{where} has no split data.sources.split={split!r}; it has: {known}")
         try:
             self._source = builder.as_data_source(split=split)

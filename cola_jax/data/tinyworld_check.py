@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cola_jax.data.tinyworld_grammar import parse, parse_answer, parse_question
-from cola_jax.data.tinyworld_state import ANSWER_CLASS, Question, World, answer, apply, candidates, possible
+from cola_jax.data.tinyworld_state import ANSWER_CLASS, Event, Question, World, answer, apply, candidates, possible
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Report:
     @property
     def consistent(self) -> bool:
         """Whether every sentence is well formed and no event is impossible."""
-        return self.well_formed == self.sentences and not self.impossible
+        return 0 < self.sentences == self.well_formed and not self.impossible
 
     @property
     def chance(self) -> float:
@@ -55,7 +55,10 @@ def sentences_of(text: str) -> list[str]:
 
 
 def check(text: str) -> Report:
-    """Reads `text` as a story; see Report. Never raises on any text."""
+    """Reads `text` as a story; see Report. The first question counts, and what is told after it changes nothing.
+
+    Never raises, whatever the text.
+    """
     world, last_subject, impossible, good = World(), "", 0, 0
     question: Question | None = None
     given = ""
@@ -72,10 +75,10 @@ def check(text: str) -> Report:
         elif end == "?":
             found = parse_question(body)
             question, good = question or found, good + bool(found)
-        elif end == "." and question is None and (parsed := parse(body, last_subject)):
+        elif end == "." and (parsed := parse(body, last_subject)):
             events, last_subject = parsed
             good += 1
-            for event in events:
+            for event in events if question is None else ():
                 impossible += "" in event.people or not _agrees(world, event)
                 if "" not in event.people:
                     apply(world, event)
@@ -84,7 +87,7 @@ def check(text: str) -> Report:
     return Report(len(pieces), good, impossible, question.kind if question else "", expected, given, choices)
 
 
-def _agrees(world: World, event) -> bool:
+def _agrees(world: World, event: Event) -> bool:
     known = world.colour.get(event.thing, event.colour)
     return possible(world, event) and (event.kind == "paint" or not event.colour or event.colour == known)
 
