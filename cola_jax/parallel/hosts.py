@@ -23,6 +23,27 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.unique(np.concatenate([rows[index] for index in places.values()]))
 
 
+def host_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
+    """Returns (share, shares): the rows of a batch fall into `shares` equal parts, and this process supplies part `share`.
+
+    Processes whose devices hold the same rows (a tensor axis across hosts) have the same share.
+
+    Raises:
+      MeshError: where the rows of two processes overlap without being the same.
+    """
+    rows = np.arange(batch_size)
+    parts: dict[int, set[int]] = {}
+    for device, index in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+        parts.setdefault(device.process_index, set()).update(rows[index].ravel().tolist())
+    shares = sorted({tuple(sorted(part)) for part in parts.values()})
+    if sum(map(len, shares)) != batch_size or len({len(part) for part in shares}) != 1:
+        raise MeshError(
+            f"mesh {dict(mesh.shape)}: processes share some rows of train.batch_size={batch_size} but not all; expected "
+            "mesh.tensor to fill whole processes, or to be a divisor of the devices of one"
+        )
+    return shares.index(tuple(sorted(parts[jax.process_index()]))), len(shares)
+
+
 def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
     """Returns a function from this process's rows (numpy, in the order of `process_rows`) to global arrays on the mesh.
 

@@ -75,14 +75,19 @@ def train_step(
 
 def eval_step(
     cfg: RunConfig, family: Family, mesh: Mesh, abstract: TrainState
-) -> Callable[[TrainState, Batch, Any], tuple[jax.Array, Tree]]:
-    """Returns the compiled (state, batch, index) -> (loss, sums). The noise depends on the batch's index alone."""
+) -> Callable[[TrainState, Batch, Any], tuple[jax.Array, jax.Array, Tree]]:
+    """Returns the compiled (state, batch, index) -> (loss, weight, sums). The noise depends on the batch's index alone.
+
+    weight is the sum of the batch's token weights.
+    """
     check_batch(cfg.train, mesh)
 
-    def step(state: TrainState, batch: Batch, index: jax.Array) -> tuple[jax.Array, Tree]:
+    def step(state: TrainState, batch: Batch, index: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
         noise, counts = family.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)
         pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
-        return _total(lambda piece: family.loss(cfg, state.params, state.frozen, *piece, counts, state.step), pieces)
+        loss = lambda piece: family.loss(cfg, state.params, state.frozen, *piece, counts, state.step)
+        value, sums = _total(loss, pieces)
+        return value, jnp.sum(batch["weights"]), sums
 
     return jax.jit(
         step,
@@ -94,7 +99,7 @@ def eval_step(
 def evaluate(
     cfg: RunConfig, family: Family, step: Callable, state: TrainState, batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """Returns the metrics of `batches` (global arrays): sums added up, then summarized; "loss" is the mean over batches.
+    """Returns the metrics of `batches` (global arrays): sums added up, then summarized; "loss" is their mean by weight.
 
     Args:
       step: what `eval_step` returned.
@@ -105,8 +110,9 @@ def evaluate(
     results = [step(state, batch, jnp.int32(index)) for index, batch in enumerate(batches)]
     if not results:
         raise ValueError("held-out evaluation needs at least one batch, got none: train.eval_every=0 turns it off")
-    total_loss, sums = jax.tree.map(lambda *values: sum(values), *jax.device_get(results))
-    metrics = {**family.summarize(cfg, sums), "loss": total_loss / len(results)}
+    weighted = [(loss * weight, weight, sums) for loss, weight, sums in jax.device_get(results)]
+    loss, weight, sums = jax.tree.map(lambda *values: sum(values), *weighted)
+    metrics = {**family.summarize(cfg, sums), "loss": loss / max(weight, 1e-9)}
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -4,7 +4,7 @@ import pytest
 from jax.sharding import AxisType
 
 from cola_jax.config.fields import MeshConfig, TrainConfig
-from cola_jax.parallel.hosts import any_process, batch_putter, process_rows
+from cola_jax.parallel.hosts import any_process, batch_putter, host_share, process_rows
 from cola_jax.parallel.mesh import AXES, MeshError, axis_sizes, check_batch, make_mesh
 
 
@@ -45,6 +45,7 @@ def test_a_microbatch_that_does_not_divide_is_refused_with_the_multiple_it_needs
 def test_one_process_supplies_every_row_and_gets_them_back():
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     assert process_rows(mesh, 6).tolist() == list(range(6))
+    assert host_share(mesh, 6) == (0, 1)
     batch = {"tokens": np.arange(12).reshape(6, 2)}
     np.testing.assert_array_equal(batch_putter(mesh, 6)(batch)["tokens"], batch["tokens"])
     with pytest.raises(MeshError, match="tokens has 6 rows"):

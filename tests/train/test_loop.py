@@ -14,8 +14,9 @@ import toy_family
 from toy_family import FAMILY, HELDOUT, batch_of, batches, config
 
 from cola_jax.train.checkpoint import load_params, load_tokenizer
-from cola_jax.train.loop import TrainingDiverged, train
+from cola_jax.train.loop import train
 from cola_jax.train.metrics import read_metrics
+from cola_jax.train.run import TrainingDiverged
 from cola_jax.train.stored import steps_in
 from cola_jax.train.workdir import WorkdirError
 

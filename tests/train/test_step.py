@@ -56,6 +56,19 @@ def test_accumulation_weighs_every_token_alike_whatever_its_microbatch():
     np.testing.assert_allclose(results[0]["grad_norm"], results[1]["grad_norm"], rtol=1e-5)
 
 
+def test_every_step_draws_its_own_noise_and_a_repeated_step_the_same():
+    cfg = config(optimizer={"learning_rate": 1e-30, "initial_learning_rate": 0.0, "weight_decay": 0.0})
+    mesh, abstract, state, put = setup(cfg)
+    update = train_step(cfg, FAMILY, ("encoder", "dit"), mesh, abstract)
+    seen = []
+    for _ in range(2):
+        state, metrics = update(state, put(batch_of(0)))
+        seen.append(float(metrics["loss"]))
+    again = setup(cfg)[2]
+    assert seen[0] != seen[1]
+    assert seen[0] == float(update(again, put(batch_of(0)))[1]["loss"])
+
+
 def test_groups_that_a_step_does_not_train_keep_parameters_and_moments():
     cfg = config(policy="interval")
     mesh, abstract, state, put = setup(cfg)
@@ -159,7 +172,7 @@ def test_evaluation_weighs_batches_by_their_tokens():
     step = eval_step(cfg, FAMILY, mesh, abstract)
     light = {**HELDOUT[1], "weights": HELDOUT[1]["weights"] * 0.0}
     light["weights"][0] = 1.0
-    alone = [float(step(state, put(batch), jnp.int32(i))[1]["square"]) for i, batch in enumerate((HELDOUT[0], light))]
+    alone = [float(step(state, put(batch), jnp.int32(i))[2]["square"]) for i, batch in enumerate((HELDOUT[0], light))]
     both = evaluate(cfg, FAMILY, step, state, map(put, (HELDOUT[0], light)))
     np.testing.assert_allclose(both["square"], sum(alone) / (16 * 8 + 8), rtol=1e-6)
 
