@@ -20,11 +20,30 @@ class ReleasedFormatError(ValueError):
 
 
 # Config fields whose other values change nothing here (initialisation and inference wrappers) or are implied by the weights.
-IGNORED_VAE_FIELDS = (
-    "architectures dtype model_type transformers_version attn_dropout dropout init_cutoff_factor init_fn "
-    "rope_full_precision layer_norm_type use_emb block_causal causal"
-).split()
-IGNORED_DIT_FIELDS = "architectures dtype model_type transformers_version patch_size txt_dim txt_out_channels".split()
+IGNORED_VAE_FIELDS = [
+    "architectures",
+    "dtype",
+    "model_type",
+    "transformers_version",
+    "attn_dropout",
+    "dropout",
+    "init_cutoff_factor",
+    "init_fn",
+    "rope_full_precision",
+    "layer_norm_type",
+    "use_emb",
+    "block_causal",
+    "causal",
+]
+IGNORED_DIT_FIELDS = [
+    "architectures",
+    "dtype",
+    "model_type",
+    "transformers_version",
+    "patch_size",
+    "txt_dim",
+    "txt_out_channels",
+]
 
 REQUIRED_VAE_VALUES = {
     "attn_dropout": 0.0, "dropout": 0.0, "layer_norm_type": "layer_norm", "use_emb": True, "block_causal": True,
@@ -206,7 +225,9 @@ class _Tensors:
 
     def finish(self) -> None:
         if self.tensors:
-            raise ReleasedFormatError(f"{self.folder}/model.safetensors: unknown tensors {', '.join(sorted(self.tensors))}")
+            raise ReleasedFormatError(
+                f"{self.folder}/model.safetensors: unknown tensors {', '.join(sorted(self.tensors))}"
+            )
 
 
 def _read_json(path: Path) -> dict[str, Any]:

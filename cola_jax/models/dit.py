@@ -14,7 +14,8 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
-from cola_jax.models.cache import KVCache, append
+from cola_jax.models.cache import KVCache
+from cola_jax.models.layers import rope_interleaved as rotate
 
 TIME_FACTOR = 1000.0  # t in [0, 1] is embedded as T t, T = 1000
 
@@ -28,6 +29,27 @@ class Modulation(NamedTuple):
     mlp_shift: jax.Array
     mlp_scale: jax.Array
     mlp_gate: jax.Array
+
+
+class TimeModulation(NamedTuple):
+    """AdaLN at one time, of every layer (leaves (layers, D)) and of the output (shift, scale)."""
+
+    layers: Modulation
+    output: tuple[jax.Array, jax.Array]
+
+
+class Context(NamedTuple):
+    """What one block sees of earlier ones.
+
+    Attributes:
+      cache: keys, rotated, and values (layers, B, M, H, K), of which the first `length` (B,) of each row count.
+      q_positions, k_positions: RoPE positions (B, S) of the block's own queries and keys.
+    """
+
+    cache: KVCache
+    length: jax.Array
+    q_positions: jax.Array
+    k_positions: jax.Array
 
 
 class DiTBlock(nn.Module):
@@ -56,10 +78,10 @@ class DiTBlock(nn.Module):
     def _ada(self, features: int) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, kernel_init=ada_init(self.config))
 
-    def __call__(self, x_BND: jax.Array, emb_TD: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+    def __call__(self, x_BND: jax.Array, emb_TD: jax.Array) -> jax.Array:
         """Attention of every position with itself alone: touches each parameter, for initialisation."""
         mod = self.modulation(emb_TD)
-        _, _, v = self.project(x_BND, mod, angles_BNK)
+        _, _, v = self.project(x_BND, mod)
         return self.finish(x_BND, v, mod)
 
     def modulation(self, emb_TD: jax.Array) -> Modulation:
@@ -70,13 +92,12 @@ class DiTBlock(nn.Module):
         attn_gate, mlp_gate = (ada(h).astype(jnp.float32) for ada in (self.ada_attn_out, self.ada_mlp_out))
         return Modulation(attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate)
 
-    def project(self, x_BND: jax.Array, mod: Modulation, angles_BNK: jax.Array) -> tuple[jax.Array, ...]:
-        """Returns q, k, v (B, N, H, K), q and k normed per head and rotated."""
+    def project(self, x_BND: jax.Array, mod: Modulation) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns q, k, v (B, N, H, K), q and k normed per head and not yet rotated."""
         dit = self.config
         h = layers.modulate(x_BND, mod.attn_shift, mod.attn_scale, dit.norm_eps)
         q, k, v = (layers.split_heads(part, dit.num_heads) for part in jnp.split(self.qkv(h), 3, axis=-1))
-        q = layers.rope_interleaved(self.q_norm(q), angles_BNK)
-        return q, layers.rope_interleaved(self.k_norm(k), angles_BNK), v
+        return self.q_norm(q), self.k_norm(k), v
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array, mod: Modulation) -> jax.Array:
         """Adds the gated attention output and the gated MLP."""
@@ -116,7 +137,7 @@ class DiT(nn.Module):
         self.input = nn.Dense(dit.dim, dtype=self.dtype)
         self.time = TimeEmbedding(dit, self.dtype)
         self.block = DiTBlock(dit, self.dtype, parent=None)
-        example = (jnp.zeros((1, 1, dit.dim)), jnp.zeros((1, dit.dim)), jnp.zeros((1, 1, dit.rope_dim // 2)))
+        example = (jnp.zeros((1, 1, dit.dim)), jnp.zeros((1, dit.dim)))
         self.blocks = self.param("blocks", layers.stacked_init(self.block, dit.num_layers, *example))
         self.output_norm = layers.LayerNorm(dit.norm_eps)
         self.output_ada = nn.Dense(2 * dit.dim, dtype=self.dtype, kernel_init=ada_init(dit))
@@ -130,8 +151,9 @@ class DiT(nn.Module):
 
         def body(x, params):
             mod = self._apply(params, "modulation", emb)
-            q, k, v = self._apply(params, "project", x, mod, angles)
-            return self._apply(params, "finish", x, self._block_causal(q, k, v, segments_BN), mod), None
+            q, k, v = self._apply(params, "project", x, mod)
+            heads = self._block_causal(rotate(q, angles), rotate(k, angles), v, segments_BN)
+            return self._apply(params, "finish", x, heads, mod), None
 
         x = self._embed(z_BNC)
         x, _ = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
@@ -170,10 +192,11 @@ class DiT(nn.Module):
             clean, noisy = x
             mods = self._apply(params, "modulation", emb)
             mod_0, mod_t = jax.tree.map(lambda m: m[0], mods), jax.tree.map(place, mods)
-            kv_only = self._apply(params, "project", clean, mod_0, angles[:, :past])
+            q, k, v = self._apply(params, "project", clean, mod_0)
+            q_noisy, k_noisy, v_noisy = self._apply(params, "project", noisy, mod_t)
             heads = attention.clean_noisy_attention(
-                (None if last else kv_only[0], *kv_only[1:]),
-                self._apply(params, "project", noisy, mod_t, angles),
+                (None if last else rotate(q, angles[:, :past]), rotate(k, angles[:, :past]), v),
+                (rotate(q_noisy, angles), rotate(k_noisy, angles), v_noisy),
                 block_size=self.config.block_size,
                 segments_BN=segments_BN,
                 chunks=self.compute.attention_chunks,
@@ -189,75 +212,74 @@ class DiT(nn.Module):
         _, noisy = final(x, layers.layer_of(self.blocks, -1))
         return self._read_out(noisy, *(place(m) for m in self._output_modulation(emb)))
 
-    def modulations(self, t_T: jax.Array) -> tuple[Modulation, tuple[jax.Array, jax.Array]]:
-        """Returns every layer's AdaLN, leaves (layers, T, D), and the output's, for T times that a sampler will visit."""
+    def modulations(self, t_T: jax.Array) -> TimeModulation:
+        """AdaLN of every layer and of the output at T times that a sampler will visit; leaves lead with T."""
         emb = self.time(t_T)
         per_layer = jax.lax.map(lambda params: self._apply(params, "modulation", emb), self.blocks)
-        return per_layer, self._output_modulation(emb)
+        return TimeModulation(
+            jax.tree.map(lambda m_LTD: jnp.swapaxes(m_LTD, 0, 1), per_layer), self._output_modulation(emb)
+        )
 
     def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> KVCache:
-        """Keys and values (layers, B, N, H, K) of clean latents at t = 0."""
+        """Keys, not yet rotated, and values (layers, B, N, H, K) of clean latents at t = 0."""
         angles, emb = self._angles(positions_BN), self.time(jnp.zeros(1))
 
         def body(x, params):
             mod = self._apply(params, "modulation", emb)
-            q, k, v = self._apply(params, "project", x, mod, angles)
-            return self._apply(params, "finish", x, self._block_causal(q, k, v, None), mod), KVCache(k, v)
+            q, k, v = self._apply(params, "project", x, mod)
+            heads = self._block_causal(rotate(q, angles), rotate(k, angles), v, None)
+            return self._apply(params, "finish", x, heads, mod), KVCache(k, v)
 
         return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=True, remat="none")[1]
+
+    def rotated(self, cache: KVCache, positions_BM: jax.Array) -> KVCache:
+        """The cache as attention reads it: keys rotated to their positions."""
+        angles = self._angles(positions_BM)
+        return KVCache(jax.vmap(rotate, in_axes=(0, None))(cache.k, angles), cache.v)
 
     def denoise_block(
         self,
         z_BSC: jax.Array,
-        modulation: tuple[Modulation, tuple[jax.Array, jax.Array]],
-        cache: KVCache,
-        length_B: jax.Array,
+        at_t: TimeModulation,
+        at_0: TimeModulation,
+        known_BS: jax.Array | None,
+        context: Context,
         guided: bool,
     ) -> tuple[jax.Array, jax.Array | None, KVCache]:
-        """The velocity of one block on a cache of earlier ones and, if guided, on its own as well.
+        """The velocity of one block in its context and, if guided, on its own as well.
 
         Args:
-          z_BSC: the block. modulation: leaves (layers, B or 1, S or 1, D) and (B or 1, S or 1, D).
-          cache: of M slots, the first `length_B` of each row filled.
+          z_BSC: the block. known_BS: latents of it that are given and take `at_0`; None where there are none.
           guided: also run the block alone, at positions 0 to S - 1 (SPEC 3.2).
 
         Returns:
-          v_c (B, S, C) fp32, v_u (B, S, C) or None, and the block's own keys and values in its context.
+          v_c (B, S, C) fp32, v_u (B, S, C) or None, and the block's own keys (not rotated) and values in its context.
         """
         batch, size = z_BSC.shape[:2]
         copies = 2 if guided else 1
-        new = jnp.arange(size)
-        positions = jnp.concatenate([length_B[:, None] + new, jnp.broadcast_to(new, (batch, size))])[: copies * batch]
-        angles = self._angles(positions)
-        mask = attention.cached_mask(length_B, cache.k.shape[2], jnp.ones((size, size), bool))
-        per_layer, output = jax.tree.map(lambda m: _twice(m, copies), modulation)
+        q_angles, k_angles = self._angles(context.q_positions), self._angles(context.k_positions)
+        own_angles = self._angles(jnp.arange(size)[None])
+        mask = attention.cached_mask(context.length, context.cache.k.shape[2], jnp.ones((size, size), bool))
+        known = None if known_BS is None else jnp.tile(known_BS, (copies, 1))[..., None]
+        place = lambda m_t, m_0: m_t if known is None else jnp.where(known, m_0, m_t)
 
         def body(x, layer):
-            params, mod, k_old, v_old = layer
-            q, k, v = self._apply(params, "project", x, mod, angles)
+            params, mod_t, mod_0, k_old, v_old = layer
+            mod = jax.tree.map(place, mod_t, mod_0)
+            q, k, v = self._apply(params, "project", x, mod)
             own = slice(0, batch)
-            keys, values = jnp.concatenate([k_old, k[own]], 1), jnp.concatenate([v_old, v[own]], 1)
-            heads = attention.attend(q[own], keys, values, mask)
+            keys = jnp.concatenate([k_old, rotate(k[own], k_angles)], 1)
+            heads = attention.attend(rotate(q[own], q_angles), keys, jnp.concatenate([v_old, v[own]], 1), mask)
             if guided:
                 alone = slice(batch, 2 * batch)
-                heads = jnp.concatenate([heads, attention.attend(q[alone], k[alone], v[alone], None)])
+                q_alone, k_alone = rotate(q[alone], own_angles), rotate(k[alone], own_angles)
+                heads = jnp.concatenate([heads, attention.attend(q_alone, k_alone, v[alone], None)])
             return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
 
         x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
-        x, fresh = jax.lax.scan(body, x, (self.blocks, per_layer, cache.k, cache.v))
-        v = self._read_out(x, *output)
+        x, fresh = jax.lax.scan(body, x, (self.blocks, at_t.layers, at_0.layers, *context.cache))
+        v = self._read_out(x, *jax.tree.map(place, at_t.output, at_0.output))
         return v[:batch], (v[batch:] if guided else None), fresh
-
-    def commit(
-        self,
-        z_BSC: jax.Array,
-        modulation: tuple[Modulation, tuple[jax.Array, jax.Array]],
-        cache: KVCache,
-        length_B: jax.Array,
-    ) -> KVCache:
-        """Appends a finished block's keys and values; `modulation` is that of t = 0."""
-        _, _, fresh = self.denoise_block(z_BSC, modulation, cache, length_B, guided=False)
-        return append(cache, fresh, length_B)
 
     def _apply(self, params, method, *args):
         return self.block.apply({"params": params}, *args, method=method)
@@ -296,13 +318,6 @@ class _Placement(NamedTuple):
             m = jnp.broadcast_to(m, (self.batch, self.times, self.length // self.times, dim))
         m = m.reshape(self.batch, -1, dim)
         return m if self.known_BN is None else jnp.where(self.known_BN[..., None], m_TD[0], m)
-
-
-def _twice(m: jax.Array, copies: int) -> jax.Array:
-    """Repeats the batch axis (third from the end) of a modulation for the unguided copy, where it is not one."""
-    repeats = [1] * m.ndim
-    repeats[-3] = copies if m.shape[-3] > 1 else 1
-    return jnp.tile(m, repeats)
 
 
 def ada_init(config: DiTConfig) -> nn.initializers.Initializer:

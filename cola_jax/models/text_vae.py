@@ -225,3 +225,13 @@ class Decoder(nn.Module):
 def dense_init(config: TextVAEConfig) -> nn.initializers.Initializer:
     """Normal with the config's standard deviation, truncated at three of them."""
     return nn.initializers.truncated_normal(config.block.init_std, lower=-3.0, upper=3.0)
+
+
+def to_prior(config: TextVAEConfig, z: jax.Array) -> jax.Array:
+    """Latents as the DiT sees them: (z - shift) scale."""
+    return (z - config.latent_shift) * config.latent_scale
+
+
+def from_prior(config: TextVAEConfig, z: jax.Array) -> jax.Array:
+    """The inverse of `to_prior`."""
+    return z / config.latent_scale + config.latent_shift

@@ -1,0 +1,200 @@
+"""Stage 2: the Text VAE and the block-causal DiT (SPEC 2).
+
+L = lambda_VAE (-E log p(x | z0) + beta E log q(z0 | x) + lambda_mask L_mask) + lambda_fm L_FM + lambda_ref KL(q || q_ref)
+
+Axes: B batch, L tokens, N = L / P latents, S latents a block, NB blocks, C latent channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cola_jax.config import RunConfig
+from cola_jax.diffusion import path, timesteps
+from cola_jax.families import vae_terms
+from cola_jax.families.family import Family
+from cola_jax.generate import blocks as block_loop
+from cola_jax.generate.blocks import Block
+from cola_jax.generate.prompts import pad_prompts
+from cola_jax.models import build
+from cola_jax.models.text_vae import to_prior
+
+
+def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
+    """Returns new parameters {"encoder", "decoder", "dit"}."""
+    latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
+    example = (latent, jnp.zeros((1, 1)), jnp.zeros((1, 1), jnp.int32), None)
+    return vae_terms.init(cfg, rng) | {"dit": build.dit(cfg).init(vae_terms.key_of(rng, "dit"), *example)["params"]}
+
+
+def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
+    """Adds to the VAE's draws z1 (B, N, C), t (B, 1) or (B, NB), and known latents (B, N) of every block."""
+    noise = vae_terms.draw(cfg, batch, rng)
+    rows, size = batch["rows"], cfg.dit.block_size
+    latents = batch["tokens"].shape[1] // cfg.vae.patch_size
+    blocks = latents // size
+    noise["z1"] = vae_terms.normal(vae_terms.row_keys(rng, "z1", rows), (latents, cfg.vae.latent_dim))
+    times = blocks if cfg.flow.time_per == "block" else 1
+    keys = vae_terms.row_keys(rng, "t", rows)
+    noise["t"] = jax.vmap(lambda key: timesteps.sample_times(cfg.flow, key, (times,)))(keys)
+    if cfg.flow.known_prefix_probability > 0:
+        keys = vae_terms.row_keys(rng, "known", rows)
+        known = jax.vmap(lambda key: timesteps.sample_known(cfg.flow, key, blocks, size))(keys)
+        noise["known"] = known.reshape(rows.shape[0], latents)
+    return noise, count(cfg, batch, noise)
+
+
+def count(cfg: RunConfig, batch: Any, noise: Any) -> dict[str, jax.Array]:
+    """Adds to the VAE's counts the latents that the flow matching loss is averaged over."""
+    where = vae_terms.layout(cfg, batch)
+    return vae_terms.count(cfg, batch, noise) | {"flow": jnp.sum(flow_weights(where.weights, noise.get("known")))}
+
+
+def flow_weights(weights_BN: jax.Array, known_BN: jax.Array | None) -> jax.Array:
+    """The loss mask: latents of a document that are not given."""
+    return weights_BN if known_BN is None else weights_BN * (1.0 - known_BN)
+
+
+def flow_matching(
+    cfg: RunConfig,
+    params: Any,
+    z0_BNC: jax.Array,
+    noise: dict[str, jax.Array],
+    where: vae_terms.Layout,
+) -> tuple[jax.Array, jax.Array]:
+    """The velocity of every block given the clean blocks before it, and the sum of L_FM's squared errors.
+
+    Args:
+      z0_BNC: latents as the DiT sees them. The blocks' history never passes gradient to them; flow.encoder_gradient says
+        whether the block's own z_t (input) and its target do.
+      noise: z1 (B, N, C), t (B, 1) or (B, NB) in [0, 1], and known (B, N) booleans or absent.
+
+    Returns:
+      v (B, N, C) fp32, and the sum over loss-masked latents of the mean over channels of |v - (z1 - z0)|^2.
+    """
+    fixed = jax.lax.stop_gradient(z0_BNC)
+    in_input = fixed if cfg.flow.encoder_gradient == "none" else z0_BNC
+    in_target = z0_BNC if cfg.flow.encoder_gradient == "input_and_target" else fixed
+    z1, t, known = noise["z1"], noise["t"], noise.get("known")
+    t_BN = jnp.repeat(t, z0_BNC.shape[1] // t.shape[1], axis=1)
+    z_t = path.interpolate(in_input, z1, t_BN[..., None])
+    if known is not None:
+        z_t = jnp.where(known[..., None], fixed, z_t)
+    variables = {"params": params["dit"]}
+    v = build.dit(cfg).apply(variables, fixed, z_t, t, known, where.positions, where.segments, method="denoise_all")
+    error = jnp.mean(jnp.square(v - path.velocity_target(in_target, z1)), axis=-1)
+    return v, jnp.sum(error * flow_weights(where.weights, known))
+
+
+def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
+    """Returns the microbatch's share of the stage 2 loss and its sums."""
+    where = vae_terms.layout(cfg, batch)
+    encoded = vae_terms.encode(cfg, params, batch, noise, where)
+    sums = vae_terms.decode_sums(cfg, params, batch, noise, encoded, where)
+    sums |= vae_terms.posterior_sums(encoded.posterior, where)
+    objective = cfg.objective
+    if objective.reference_weight > 0:
+        reference = vae_terms.posterior_of(cfg, jax.lax.stop_gradient(frozen), batch["tokens"], where)
+        sums["reference_kl"] = vae_terms.kl_between(encoded.posterior, reference, where)
+    _, sums["flow_matching"] = flow_matching(cfg, params, to_prior(cfg.vae, encoded.z0), noise, where)
+    terms = vae_terms.per_token(cfg, sums, counts)
+    vae = terms["reconstruction"] + objective.mask_weight * terms.get("mask", 0.0)
+    vae = vae + objective.kl_weight * terms.get("log_q", 0.0)
+    total = objective.vae_weight * vae + objective.flow_weight * sums["flow_matching"] / jnp.maximum(
+        counts["flow"], 1.0
+    )
+    total = total + objective.reference_weight * terms.get("reference_kl", 0.0)
+    return total, sums | count(cfg, batch, noise)
+
+
+def generate(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+    noise: jax.Array | None = None,
+    blocks: int | None = None,
+    prompt_blocks: int = 0,
+) -> Iterator[tuple[list[list[int]], Block]]:
+    """Continues prompts block by block, as cfg.sampling says (SPEC 3).
+
+    Args:
+      prompts: token ids of each row; an empty prompt writes from nothing.
+      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Noise and sampling depend
+        on (seed, sample, block) alone, whatever else is in the batch.
+      noise: (blocks, B, S, C), in place of the seed's.
+      blocks: how many blocks to write; by default as many as max_new_tokens need.
+      prompt_blocks: least number of blocks prompts are padded to, so that batches share a compiled program.
+
+    Yields:
+      for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself.
+
+    Raises:
+      PromptError: see `pad_prompts`. ValueError: where blocks of the decoder do not divide those of the DiT.
+    """
+    size, patch = cfg.dit.block_size, cfg.vae.patch_size
+    if size % cfg.vae.block_size:
+        raise ValueError(f"generation needs vae.block_size={cfg.vae.block_size} to divide dit.block_size={size}")
+    batch = pad_prompts(
+        prompts, patch_size=patch, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
+        first_block=cfg.sampling.first_block, blocks=prompt_blocks,
+    )  # fmt: skip
+    if blocks is None:
+        blocks = -(-(cfg.sampling.max_new_tokens + int(batch.trim.max())) // (size * patch))
+    rows = jnp.arange(len(prompts)) if samples is None else jnp.asarray(samples)
+    row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.PRNGKey(seed), rows)
+    times = block_loop.time_table(cfg, params)
+    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
+    mixed = bool((batch.known % size).any())
+    for index in range(blocks):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
+        z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
+        opening = first if mixed and index == 0 else None
+        block, progress = block_loop.write_block(cfg, params, times, progress, opening, z1, keys)
+        skip = batch.trim if index == 0 else batch.trim * 0
+        yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
+
+
+def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
+    metrics = vae_terms.summarize(vae_terms.per_token(cfg, sums, sums))
+    return metrics | {"flow_matching": sums["flow_matching"] / jnp.maximum(sums["flow"], 1.0)}
+
+
+def trained(cfg: RunConfig, step: int) -> tuple[str, ...]:
+    """All groups, or the DiT alone where the latent policy holds the VAE fixed."""
+    objective = cfg.objective
+    if objective.latent_policy == "fixed":
+        return ("dit",)
+    if objective.latent_policy == "interval" and step % objective.interval_period >= objective.interval_joint:
+        return ("dit",)
+    return ("encoder", "decoder", "dit")
+
+
+def learning_rate_ratio(cfg: RunConfig) -> dict[str, float]:
+    ratio = cfg.objective.vae_lr_ratio
+    return {"encoder": ratio, "decoder": ratio, "dit": 1.0}
+
+
+def frozen(cfg: RunConfig, params: Any) -> Any:
+    """The reference encoder q_ref: the one that stage 2 starts from, where its term is on."""
+    return {"encoder": params["encoder"]} if cfg.objective.reference_weight > 0 else {}
+
+
+FAMILY = Family(
+    name="cola",
+    groups=("encoder", "decoder", "dit"),
+    init=init,
+    draw=draw,
+    loss=loss,
+    summarize=summarize,
+    trained=trained,
+    learning_rate_ratio=learning_rate_ratio,
+    frozen=frozen,
+)

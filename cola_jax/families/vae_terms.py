@@ -1,0 +1,182 @@
+"""What both stages do with the Text VAE: encode, sample, decode, and the terms of its objective (SPEC 2).
+
+Axes: B batch, L tokens, N = L / P latents, C latent channels.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cola_jax.config import RunConfig
+from cola_jax.models import build
+from cola_jax.models.cross_entropy import chunked_cross_entropy
+from cola_jax.models.text_vae import Posterior
+
+LOG_2PI_E = 2.8378770664093453
+
+
+class Layout(NamedTuple):
+    """A batch seen from the latents: positions (B, N) int32, segments (B, N) or None, weights (B, N) 1 where in a document."""
+
+    positions: jax.Array
+    segments: jax.Array | None
+    weights: jax.Array
+
+
+def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
+    """Returns new parameters {"encoder", "decoder"}."""
+    patch = cfg.vae.patch_size
+    position = jnp.zeros((1, 1), jnp.int32)
+    encoder_params = build.encoder(cfg).init(key_of(rng, "encoder"), jnp.zeros((1, patch), jnp.int32), position, None)
+    latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
+    decoder_params = build.decoder(cfg).init(key_of(rng, "decoder"), latent, position, None)
+    return {"encoder": encoder_params["params"], "decoder": decoder_params["params"]}
+
+
+def key_of(rng: jax.Array, name: str) -> jax.Array:
+    """Returns the key of a named use of `rng`."""
+    return jax.random.fold_in(rng, zlib.crc32(name.encode()))
+
+
+def row_keys(rng: jax.Array, name: str, rows: jax.Array) -> jax.Array:
+    """Returns one key a row, of its index in the global batch: microbatches and meshes do not change it."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of(rng, name), rows)
+
+
+def layout(cfg: RunConfig, batch: dict[str, jax.Array]) -> Layout:
+    """Reads positions and segments of the latents off those of the tokens."""
+    patch = cfg.vae.patch_size
+    segments = batch["segments"][:, ::patch]
+    positions = batch["positions"][:, ::patch] // patch
+    packed = cfg.data.packing != "concat"
+    return Layout(positions, segments if packed else None, (segments > 0).astype(jnp.float32))
+
+
+def draw(cfg: RunConfig, batch: dict[str, jax.Array], rng: jax.Array) -> dict[str, jax.Array]:
+    """Posterior noise (B, N, C) and masked tokens (B, L) of a global batch."""
+    rows, (_, length) = batch["rows"], batch["tokens"].shape
+    shape = (length // cfg.vae.patch_size, cfg.vae.latent_dim)
+    noise = {"posterior": normal(row_keys(rng, "posterior", rows), shape)}
+    if cfg.objective.mask_weight > 0:
+        choose = jax.vmap(lambda key: jax.random.bernoulli(key, cfg.objective.mask_rate, (length,)))
+        noise["masked"] = choose(row_keys(rng, "masked", rows)) & (batch["weights"] > 0)
+        noise["posterior_masked"] = normal(row_keys(rng, "posterior_masked", rows), shape)
+    return noise
+
+
+def count(cfg: RunConfig, batch: dict[str, jax.Array], noise: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """How many tokens, latents and masked tokens the VAE's terms are averaged over."""
+    counts = {"tokens": jnp.sum(batch["weights"]), "latents": jnp.sum(layout(cfg, batch).weights)}
+    if "masked" in noise:
+        counts["masked"] = jnp.sum(noise["masked"].astype(jnp.float32))
+    return counts
+
+
+def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """N(0, I) of `shape` for each of B keys: (B, *shape) fp32."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+class Encoded(NamedTuple):
+    """The rows as they are and, where the mask loss is on, with masked tokens, one after the other in the batch axis."""
+
+    posterior: Posterior  # of the rows as they are
+    z0: jax.Array  # (B, N, C) samples
+    all_z0: jax.Array  # (B or 2B, N, C): those, then the masked rows' samples
+    copies: int
+
+
+def encode(cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], where: Layout) -> Encoded:
+    """Encodes and samples z0 = mu + sigma eps, clean and masked rows in one pass."""
+    tokens, eps, copies = batch["tokens"], noise["posterior"], 1
+    if "masked" in noise:
+        masked = jnp.where(noise["masked"], cfg.vae.vocab_size, tokens)  # row V of the embedding is the mask token
+        tokens, copies = jnp.concatenate([tokens, masked]), 2
+        eps = jnp.concatenate([eps, noise["posterior_masked"]])
+    both = repeat(where, copies)
+    posterior = posterior_of(cfg, params, tokens, both)
+    z0 = posterior.mean if posterior.logvar is None else posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
+    rows = batch["tokens"].shape[0]
+    return Encoded(jax.tree.map(lambda leaf: leaf[:rows], posterior), z0[:rows], z0, copies)
+
+
+def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layout) -> Posterior:
+    """q_phi of token rows, its variance set by `fixed_logsnr` where the config says so."""
+    posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, where.positions, where.segments)
+    if cfg.vae.fixed_logsnr is None:
+        return posterior
+    weights = where.weights[..., None]
+    power = jnp.sum(jnp.square(posterior.mean) * weights) / (jnp.sum(weights) * cfg.vae.latent_dim)
+    logvar = jax.lax.stop_gradient(jnp.log(power)) - cfg.vae.fixed_logsnr  # sigma^2 = mean(mu^2) e^{-logSNR}, SPEC 2
+    return Posterior(posterior.mean, jnp.broadcast_to(logvar, posterior.mean.shape))
+
+
+def decode_sums(
+    cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], encoded: Encoded, where: Layout
+) -> dict[str, jax.Array]:
+    """Sums over tokens of the reconstruction and mask cross-entropies and of correctly reconstructed tokens."""
+    net, variables = build.decoder(cfg), {"params": params["decoder"]}
+    both = repeat(where, encoded.copies)
+    hidden, _ = net.apply(variables, encoded.all_z0, both.positions, both.segments, method="hidden")
+    targets = jnp.concatenate([batch["tokens"]] * encoded.copies)
+    losses, correct = chunked_cross_entropy(
+        lambda h: net.apply(variables, h, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
+    )
+    rows = batch["tokens"].shape[0]
+    sums = {
+        "reconstruction": jnp.sum(losses[:rows] * batch["weights"]),
+        "correct": jnp.sum(correct[:rows] * batch["weights"]),
+    }
+    if encoded.copies == 2:
+        sums["mask"] = jnp.sum(losses[rows:] * noise["masked"])
+    return sums
+
+
+def posterior_sums(posterior: Posterior, where: Layout) -> dict[str, jax.Array]:
+    """Sums over latents of mean^2, variance, KL to N(0, I) and E log q, channels added up."""
+    weights = where.weights[..., None]
+    sums = {"mean_square": jnp.sum(jnp.square(posterior.mean) * weights)}
+    if posterior.logvar is not None:
+        mean, logvar = posterior
+        variance = jnp.exp(logvar)
+        sums["variance"] = jnp.sum(variance * weights)
+        sums["kl"] = jnp.sum(0.5 * (jnp.square(mean) + variance - 1.0 - logvar) * weights)
+        sums["log_q"] = -0.5 * jnp.sum((LOG_2PI_E + logvar) * weights)  # E log q of a Gaussian, in closed form
+    return sums
+
+
+def kl_between(q: Posterior, reference: Posterior, where: Layout) -> jax.Array:
+    """Sum over latents and channels of KL(q || reference)."""
+    ratio = jnp.exp(q.logvar - reference.logvar)
+    distance = jnp.square(q.mean - reference.mean) * jnp.exp(-reference.logvar)
+    return jnp.sum(0.5 * (ratio + distance - 1.0 + reference.logvar - q.logvar) * where.weights[..., None])
+
+
+def per_token(cfg: RunConfig, sums: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
+    """Divides the VAE's sums by their counts: nats a token, shares, and means over channels."""
+    counts = {name: jnp.maximum(value, 1.0) for name, value in counts.items()}
+    tokens_of_latents = counts["latents"] * cfg.vae.patch_size
+    denominators = {
+        "reconstruction": counts["tokens"], "correct": counts["tokens"], "mask": counts.get("masked"),
+        "kl": tokens_of_latents, "log_q": tokens_of_latents, "reference_kl": tokens_of_latents,
+        "mean_square": counts["latents"] * cfg.vae.latent_dim, "variance": counts["latents"] * cfg.vae.latent_dim,
+    }  # fmt: skip
+    return {name: value / denominators[name] for name, value in sums.items() if name in denominators}
+
+
+def summarize(means: dict[str, Any]) -> dict[str, Any]:
+    """Names the VAE's metrics: accuracy, and logSNR = log(mean mu^2 / mean sigma^2)."""
+    metrics = {name: means[name] for name in ("reconstruction", "mask", "kl", "log_q", "reference_kl") if name in means}
+    metrics["reconstruction_accuracy"] = means["correct"]
+    if "variance" in means:
+        metrics["logsnr"] = jnp.log(means["mean_square"] / means["variance"])
+    return metrics
+
+
+def repeat(where: Layout, copies: int) -> Layout:
+    """The layout of a batch that stands `copies` times in its batch axis."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * copies), where)

@@ -1,0 +1,190 @@
+"""The block loop of Cola DLM (SPEC 3): encode the prompt, denoise a block, decode it, commit it, again.
+
+Each function is one compiled program a shape; inside a block nothing returns to the host.
+Axes: B batch, N latents, S latents a block, C latent channels, P tokens a latent, V vocabulary, T solver steps.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.diffusion import guidance, path, solvers
+from cola_jax.generate import tokens
+from cola_jax.models import build
+from cola_jax.models.cache import KVCache, append, grow
+from cola_jax.models.dit import Context, DiT, TimeModulation
+from cola_jax.models.text_vae import from_prior, to_prior
+
+
+class Times(NamedTuple):
+    """AdaLN at every time the sampler visits: leaves of `steps` lead with (T, evaluations a step)."""
+
+    steps: TimeModulation
+    at_0: TimeModulation
+
+
+class Progress(NamedTuple):
+    """What is carried from block to block."""
+
+    dit_cache: KVCache
+    decoder_cache: KVCache
+    length: jax.Array  # (B,) latents in the caches
+    seen: jax.Array  # (B, V) tokens decoded so far
+
+
+class FirstBlock(NamedTuple):
+    """The block in which a prompt ends: its known latents, z0 (B, S, C) and known (B, S)."""
+
+    z0: jax.Array
+    known: jax.Array
+
+
+class Block(NamedTuple):
+    """One written block: tokens (B, S P) int32, logits (B, S P, V) and latents (B, S, C) fp32."""
+
+    tokens: jax.Array
+    logits: jax.Array
+    latents: jax.Array
+
+
+@partial(jax.jit, static_argnums=0)
+def time_table(cfg: RunConfig, params: Any) -> Times:
+    """Computes AdaLN once for every time that `write_block` will visit."""
+    visited = solvers.evaluation_times(cfg.sampling.solver, cfg.sampling.steps)
+    variables, net = {"params": params["dit"]}, build.dit(cfg)
+    table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
+    steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
+    return Times(steps, jax.tree.map(lambda m: m[-1], table))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def read_prompt(
+    cfg: RunConfig, params: Any, tokens_BL: jax.Array, known_B: jax.Array, new_blocks: int
+) -> tuple[Progress, FirstBlock]:
+    """Encodes prompts to posterior means and fills the caches with their whole blocks, leaving room for new ones."""
+    size = cfg.dit.block_size
+    batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
+    positions = jnp.broadcast_to(jnp.arange(latents), (batch, latents))
+    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
+    z0 = to_prior(cfg.vae, mean)
+    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, positions, method="prefill")
+    decoder = build.decoder(cfg)
+    _, decoder_cache = decoder.apply({"params": params["decoder"]}, mean, positions, None, method="hidden")
+    whole = known_B // size * size
+    room = latents + new_blocks * size
+    seen = jnp.zeros((batch, cfg.vae.vocab_size), bool)
+    ending = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size))
+    z0 = ending(jnp.pad(z0, ((0, 0), (0, size), (0, 0))), whole)
+    first = FirstBlock(z0, jnp.arange(size) < (known_B - whole)[:, None])
+    return Progress(grow(dit_cache, room), grow(decoder_cache, room), whole, seen), first
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=3)
+def write_block(
+    cfg: RunConfig,
+    params: Any,
+    times: Times,
+    progress: Progress,
+    first: FirstBlock | None,
+    noise_BSC: jax.Array,
+    keys_B: jax.Array,
+) -> tuple[Block, Progress]:
+    """Denoises, decodes and commits one block.
+
+    Args:
+      first: the prompt's unfinished block, for the first block of a generation; None for all others.
+      noise_BSC: z_1, N(0, I). keys_B: one key a row, for token sampling and repainting.
+    """
+    sampling = cfg.sampling
+    net, variables = build.dit(cfg), {"params": params["dit"]}
+    context = net.apply(
+        variables, progress.dit_cache, progress.length, method=lambda net, *args: context_of(sampling, net, *args)
+    )
+    velocity = partial(_guided_velocity, cfg, params, times.at_0, context)
+    if first is not None and sampling.first_block == "repaint":
+        z = _repaint(cfg, velocity, times, first, noise_BSC, keys_B)
+    else:
+        z = _denoise(cfg, velocity, times, first, noise_BSC)
+    decoder, size = build.decoder(cfg), cfg.dit.block_size
+    logits, decoder_cache = decoder.apply(
+        {"params": params["decoder"]}, from_prior(cfg.vae, z), progress.decoder_cache, progress.length, method="extend"
+    )
+    chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
+    seen = progress.seen.at[jnp.arange(z.shape[0])[:, None], chosen].set(True)
+    _, _, committed = net.apply(variables, z, times.at_0, times.at_0, None, context, False, method="denoise_block")
+    dit_cache = append(progress.dit_cache, committed, progress.length)  # the finished block, run at t = 0 (SPEC 3.4)
+    return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
+
+
+def context_of(sampling: SamplingConfig, net: DiT, cache: KVCache, length_B: jax.Array) -> Context:
+    """Places the cached latents and the new block on the RoPE axis: see SamplingConfig.cache_positions."""
+    size = net.config.block_size
+    slots, new = jnp.arange(cache.k.shape[2])[None], jnp.arange(size)[None]
+    k_past, k_new = jnp.broadcast_to(slots, (length_B.shape[0], slots.size)), length_B[:, None] + new
+    q_new = k_new
+    if sampling.cache_positions == "released":
+        period = 2 * size
+        even = (length_B[:, None] + size) % period == 0
+        k_past, k_new = jnp.where(even, k_past % period, k_past), jnp.where(even, k_new % period, k_new)
+        q_new = jnp.where(even, size + new, new)
+    return Context(net.rotated(cache, k_past), length_B, q_new, k_new)
+
+
+def _guided_velocity(cfg, params, at_0, context, z_BSC, at_t, known_BS):
+    """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
+    guided = cfg.sampling.guidance != 1.0
+    v_c, v_u, _ = build.dit(cfg).apply(
+        {"params": params["dit"]}, z_BSC, at_t, at_0, known_BS, context, guided, method="denoise_block"
+    )
+    if not guided:
+        return v_c
+    scale = jnp.where(context.length == 0, 1.0, cfg.sampling.guidance)
+    return guidance.guide(v_c, v_u, scale[:, None, None])
+
+
+def _denoise(cfg, velocity, times, first, z_BSC):
+    """All solver steps; known latents are put back before and after every one and carry t = 0 (clean condition)."""
+    known = None if first is None else first.known
+    put_back = lambda z: z if first is None else jnp.where(known[..., None], first.z0, z)
+
+    def body(z, at):
+        moved = solvers.step(
+            cfg.sampling.solver, lambda z, at_t: velocity(put_back(z), at_t, known), z, at, 1.0 / cfg.sampling.steps
+        )
+        return put_back(moved), None
+
+    return jax.lax.scan(body, put_back(z_BSC.astype(jnp.float32)), times.steps)[0]
+
+
+def _repaint(cfg, velocity, times, first, noise_BSC, keys_B):
+    """Partial repaint (Table 5): the known latents are noised to t and put back at every step above repaint_time.
+
+    Each of those steps is taken repaint_rounds times, the block being noised again from t - dt to t between rounds. The
+    whole block carries t. At the end the known latents stand as the prompt has them.
+    """
+    sampling = cfg.sampling
+    dt = 1.0 / sampling.steps
+    starts = 1.0 - jnp.arange(sampling.steps) * dt
+    keep = first.known[..., None]
+
+    def body(z, step):
+        at, t, index = step
+        repainting = t >= sampling.repaint_time
+        rounds = jnp.where(repainting, sampling.repaint_rounds, 1)
+
+        def once(number, z):
+            z = jnp.where(keep & repainting, path.interpolate(first.z0, noise_BSC, t), z)
+            moved = solvers.step(sampling.solver, lambda z, at_t: velocity(z, at_t, None), z, at, dt)
+            fold = lambda key: jax.random.fold_in(jax.random.fold_in(key, 2 + index), number)
+            again = jax.vmap(lambda key: jax.random.normal(fold(key), z.shape[1:]))(keys_B)
+            return jnp.where(number < rounds - 1, path.renoise(moved, t - dt, t, again), moved)
+
+        return jax.lax.fori_loop(0, rounds, once, z), None
+
+    z, _ = jax.lax.scan(body, noise_BSC.astype(jnp.float32), (times.steps, starts, jnp.arange(sampling.steps)))
+    return jnp.where(keep, first.z0, z)
