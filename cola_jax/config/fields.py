@@ -211,9 +211,6 @@ class SamplingConfig:
     first_block: str = "clean"  # a prompt that ends inside a block: clean | repaint | left_pad | right_pad (Table 5)
     repaint_rounds: int = 4  # m, first_block=repaint: how often the known part is noised again
     repaint_time: float = 0.5  # t, first_block=repaint: below this time the known part is no longer put back
-    cache_positions: str = (
-        "training"  # RoPE positions of cached blocks: as in training | as the released code places them
-    )
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # 0: all
     top_p: float = 1.0
@@ -264,6 +261,5 @@ CHOICES = {
     "compute.dtype": ("auto", "float32", "bfloat16"),
     "compute.remat": ("none", "minimal", "full"),
     "sampling.solver": ("euler", "midpoint", "heun"),
-    "sampling.cache_positions": ("training", "released"),
     "sampling.first_block": ("clean", "repaint", "left_pad", "right_pad"),
 }

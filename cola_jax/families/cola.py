@@ -8,10 +8,11 @@ Axes: B batch, L tokens, N = L / P latents, S latents a block, NB blocks, C late
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.diffusion import path, timesteps
@@ -111,6 +112,16 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     return total, sums | count(cfg, batch, noise)
 
 
+class RopeTable(Protocol):
+    """RoPE positions that depend on how much stands before a block."""
+
+    def prefix(self, length_B: np.ndarray, width: int) -> np.ndarray:
+        """Returns positions (B, width) of prefixes of the given lengths."""
+
+    def block(self, length_B: np.ndarray, block_size: int, slots: int) -> block_loop.BlockPositions:
+        """Returns the positions of a block that follows the given lengths, the cache having `slots` slots."""
+
+
 def generate(
     cfg: RunConfig,
     params: Any,
@@ -122,6 +133,7 @@ def generate(
     noise: jax.Array | None = None,
     blocks: int | None = None,
     prompt_blocks: int = 0,
+    rope: RopeTable | None = None,
 ) -> Iterator[tuple[list[list[int]], Block]]:
     """Continues prompts block by block, as cfg.sampling says (SPEC 3).
 
@@ -131,6 +143,7 @@ def generate(
         on (seed, sample, block) alone, whatever else is in the batch.
       noise: (blocks, B, S, C), in place of the seed's.
       blocks: how many blocks to write; by default as many as max_new_tokens need.
+      rope: RoPE positions in place of the natural ones; only to reproduce another program's.
       prompt_blocks: least number of blocks prompts are padded to, so that batches share a compiled program.
 
     Yields:
@@ -151,13 +164,16 @@ def generate(
     rows = jnp.arange(len(prompts)) if samples is None else jnp.asarray(samples)
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.PRNGKey(seed), rows)
     times = block_loop.time_table(cfg, params)
-    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
+    whole = batch.known // size * size
+    prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
+    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks, prefix)
     mixed = bool((batch.known % size).any())
     for index in range(blocks):
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
-        block, progress = block_loop.write_block(cfg, params, times, progress, opening, z1, keys)
+        place = None if rope is None else rope.block(whole + index * size, size, progress.dit_cache.k.shape[2])
+        block, progress = block_loop.write_block(cfg, params, times, progress, opening, z1, keys, place)
         skip = batch.trim if index == 0 else batch.trim * 0
         yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
 

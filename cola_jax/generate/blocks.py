@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.config import RunConfig
 from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
 from cola_jax.models import build
 from cola_jax.models.cache import KVCache, append, grow
-from cola_jax.models.dit import Context, DiT, TimeModulation
+from cola_jax.models.dit import Context, TimeModulation
 from cola_jax.models.text_vae import from_prior, to_prior
 
 
@@ -37,6 +37,14 @@ class Progress(NamedTuple):
     seen: jax.Array  # (B, V) tokens decoded so far
 
 
+class BlockPositions(NamedTuple):
+    """RoPE positions of the cached keys, (B, M), and of the new block's keys and queries, (B, S)."""
+
+    k_past: jax.Array
+    k_new: jax.Array
+    q_new: jax.Array
+
+
 class FirstBlock(NamedTuple):
     """The block in which a prompt ends: its known latents, z0 (B, S, C) and known (B, S)."""
 
@@ -52,6 +60,13 @@ class Block(NamedTuple):
     latents: jax.Array
 
 
+def natural_positions(progress: Progress, block_size: int) -> BlockPositions:
+    """Positions as in training: from 0, one a latent."""
+    slots = jnp.arange(progress.dit_cache.k.shape[2])
+    new = progress.length[:, None] + jnp.arange(block_size)
+    return BlockPositions(jnp.broadcast_to(slots, (new.shape[0], slots.size)), new, new)
+
+
 @partial(jax.jit, static_argnums=0)
 def time_table(cfg: RunConfig, params: Any) -> Times:
     """Computes AdaLN once for every time that `write_block` will visit."""
@@ -64,15 +79,24 @@ def time_table(cfg: RunConfig, params: Any) -> Times:
 
 @partial(jax.jit, static_argnums=(0, 4))
 def read_prompt(
-    cfg: RunConfig, params: Any, tokens_BL: jax.Array, known_B: jax.Array, new_blocks: int
+    cfg: RunConfig,
+    params: Any,
+    tokens_BL: jax.Array,
+    known_B: jax.Array,
+    new_blocks: int,
+    positions_BN: jax.Array | None = None,
 ) -> tuple[Progress, FirstBlock]:
-    """Encodes prompts to posterior means and fills the caches with their whole blocks, leaving room for new ones."""
+    """Encodes prompts to posterior means and fills the caches with their whole blocks, leaving room for new ones.
+
+    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones.
+    """
     size = cfg.dit.block_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
     positions = jnp.broadcast_to(jnp.arange(latents), (batch, latents))
     mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
     z0 = to_prior(cfg.vae, mean)
-    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, positions, method="prefill")
+    prior_positions = positions if positions_BN is None else positions_BN
+    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, method="prefill")
     decoder = build.decoder(cfg)
     _, decoder_cache = decoder.apply({"params": params["decoder"]}, mean, positions, None, method="hidden")
     whole = known_B // size * size
@@ -93,18 +117,20 @@ def write_block(
     first: FirstBlock | None,
     noise_BSC: jax.Array,
     keys_B: jax.Array,
+    positions: BlockPositions | None = None,
 ) -> tuple[Block, Progress]:
     """Denoises, decodes and commits one block.
 
     Args:
       first: the prompt's unfinished block, for the first block of a generation; None for all others.
       noise_BSC: z_1, N(0, I). keys_B: one key a row, for token sampling and repainting.
+      positions: RoPE positions to use in place of the natural ones.
     """
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
-    context = net.apply(
-        variables, progress.dit_cache, progress.length, method=lambda net, *args: context_of(sampling, net, *args)
-    )
+    place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
+    cache = net.apply(variables, progress.dit_cache, place.k_past, method="rotated")
+    context = Context(cache, progress.length, place.q_new, place.k_new)
     velocity = partial(_guided_velocity, cfg, params, times.at_0, context)
     if first is not None and sampling.first_block == "repaint":
         z = _repaint(cfg, velocity, times, first, noise_BSC, keys_B)
@@ -119,20 +145,6 @@ def write_block(
     _, _, committed = net.apply(variables, z, times.at_0, times.at_0, None, context, False, method="denoise_block")
     dit_cache = append(progress.dit_cache, committed, progress.length)  # the finished block, run at t = 0 (SPEC 3.4)
     return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
-
-
-def context_of(sampling: SamplingConfig, net: DiT, cache: KVCache, length_B: jax.Array) -> Context:
-    """Places the cached latents and the new block on the RoPE axis: see SamplingConfig.cache_positions."""
-    size = net.config.block_size
-    slots, new = jnp.arange(cache.k.shape[2])[None], jnp.arange(size)[None]
-    k_past, k_new = jnp.broadcast_to(slots, (length_B.shape[0], slots.size)), length_B[:, None] + new
-    q_new = k_new
-    if sampling.cache_positions == "released":
-        period = 2 * size
-        even = (length_B[:, None] + size) % period == 0
-        k_past, k_new = jnp.where(even, k_past % period, k_past), jnp.where(even, k_new % period, k_new)
-        q_new = jnp.where(even, size + new, new)
-    return Context(net.rotated(cache, k_past), length_B, q_new, k_new)
 
 
 def _guided_velocity(cfg, params, at_0, context, z_BSC, at_t, known_BS):
