@@ -187,6 +187,15 @@ def test_given_groups_replace_drawn_ones_and_others_are_drawn_as_before():
     assert same(started.params["dit"], state.params["dit"])
 
 
+def test_training_from_given_arrays_does_not_consume_them():
+    cfg = config()
+    mesh, abstract, state, put = setup(cfg)
+    before = jax.device_get(state.params)
+    started = init_state(cfg, FAMILY, abstract, state.params)
+    train_step(cfg, FAMILY, ("encoder", "dit"), mesh, abstract)(started, put(batch_of(0)))
+    assert same(state.params, before)
+
+
 def test_given_groups_that_do_not_fit_are_named():
     cfg = config()
     _, abstract, _, _ = setup(cfg)
