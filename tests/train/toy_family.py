@@ -54,7 +54,12 @@ def trained(cfg: RunConfig, step: int) -> tuple[str, ...]:
     return ("dit",) if alone else ("encoder", "dit")
 
 
-FAMILY = Family(
+def family(**used: Any) -> Family:
+    """A family of the fields that training uses; the others are absent."""
+    return Family(**{f.name: None for f in dataclasses.fields(Family)} | used)
+
+
+FAMILY = family(
     name="toy",
     groups=("encoder", "dit"),
     init=init,
