@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from cola_jax.config.checks import inconsistencies
+from cola_jax.config.checks import inconsistencies as inconsistencies
 from cola_jax.config.fields import (
     CHOICES as CHOICES,
 )
@@ -189,7 +189,7 @@ def load(spec: str) -> ConfigDict:
       ConfigError: where there is no such file, or it has no get_config.
     """
     name, _, argument = spec.partition(":")
-    experiments = Path(__file__).resolve().parent.parent / "experiments"
+    experiments = Path(__file__).resolve().parents[2] / "experiments"
     candidates = [Path(name), experiments / name, experiments / f"{name}.py"]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:

@@ -137,7 +137,7 @@ def heldout_batches(
 
 
 def _stand_in(row: Row) -> Row:
-    return row | {"weights": np.zeros_like(row["weights"])}
+    return row | {name: np.zeros_like(row[name]) for name in ("weights", "segments")}
 
 
 def _share(cfg: RunConfig, batch_size: int | None, host_index: int, host_count: int) -> tuple[int, int]:

@@ -213,4 +213,5 @@ FAMILY = Family(
     trained=trained,
     learning_rate_ratio=learning_rate_ratio,
     frozen=frozen,
+    generate=generate,
 )

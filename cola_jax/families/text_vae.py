@@ -44,4 +44,5 @@ FAMILY = Family(
     trained=lambda cfg, step: ("encoder", "decoder"),
     learning_rate_ratio=lambda cfg: {"encoder": 1.0, "decoder": 1.0},
     frozen=lambda cfg, params: {},
+    generate=None,
 )

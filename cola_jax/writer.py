@@ -1,0 +1,125 @@
+"""Writing with a trained model, in three lines.
+
+writer = Writer.load("runs/demo")
+print(writer.write(["Anna was in the kitchen."], max_new_tokens=48)[0])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cola_jax.config import ConfigError as ConfigError
+from cola_jax.config import RunConfig, inconsistencies, resolve
+from cola_jax.data import tokenizers
+from cola_jax.families import FAMILIES
+from cola_jax.generate.prompts import PromptError
+from cola_jax.runs import TOKENIZER
+from cola_jax.train.checkpoint import load_params
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model, its parameters and its tokenizer."""
+
+    cfg: RunConfig
+    params: Any
+    tokenizer: tokenizers.Tokenizer
+
+    @classmethod
+    def load(cls, workdir: str | Path, step: int | str | None = None) -> Writer:
+        """Loads a run's newest checkpoint, or that of `step`, or the "best".
+
+        Raises:
+          CheckpointError: where there is none. ConfigError: where the run's family does not write text.
+        """
+        config, params = load_params(workdir, step)
+        cfg = resolve(config)
+        if FAMILIES[cfg.family].generate is None:
+            raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
+        return cls(cfg, params, tokenizers.load(Path(workdir) / TOKENIZER))
+
+    def with_sampling(self, **changes: Any) -> Writer:
+        """Returns a writer with other SamplingConfig fields.
+
+        Raises:
+          ConfigError: for a field that does not exist or a value that cannot be.
+        """
+        known = [field.name for field in dataclasses.fields(self.cfg.sampling)]
+        wrong = sorted(set(changes) - set(known))
+        if wrong:
+            raise ConfigError(f"no such sampling field: {', '.join(wrong)} (known: {', '.join(known)})")
+        cfg = dataclasses.replace(self.cfg, sampling=dataclasses.replace(self.cfg.sampling, **changes))
+        problems = inconsistencies(cfg)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return dataclasses.replace(self, cfg=cfg)
+
+    def write(
+        self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any
+    ) -> list[str]:
+        """Returns the continuation of each prompt; `sampling` changes SamplingConfig fields, `samples` see `stream_batch`."""
+        texts = [""] * len(prompts)
+        for pieces in self.stream_batch(prompts, seed=seed, samples=samples, **sampling):
+            texts = [text + piece for text, piece in zip(texts, pieces)]
+        return texts
+
+    def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[str]:
+        """Yields the continuation of one prompt as its blocks are written."""
+        for pieces in self.stream_batch([prompt], seed=seed, **sampling):
+            yield pieces[0]
+
+    def stream_batch(
+        self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any
+    ) -> Iterator[list[str]]:
+        """Yields, block by block, the new text of every prompt, cut at max_new_tokens and at the end of the document.
+
+        Args:
+          samples: number of each prompt among all that are written with `seed`: the text depends on (seed, number) and the
+            prompt, not on what else is in the batch. 0, 1, ... by default.
+
+        Raises:
+          PromptError: for an empty prompt list or one that is not text.
+        """
+        writer = self.with_sampling(**sampling) if sampling else self
+        rows = [writer.encode(index, prompt) for index, prompt in enumerate(prompts)]
+        blocks = FAMILIES[writer.cfg.family].generate(
+            writer.cfg, writer.params, rows, seed=seed, pad_id=writer.tokenizer.pad_id, samples=samples
+        )
+        cuts = [Cut(writer.cfg.sampling.max_new_tokens, writer._stop_id()) for _ in rows]
+        decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
+        for tokens, _ in blocks:
+            kept = [cut(row) for cut, row in zip(cuts, tokens)]
+            yield [decoder.push(row) for decoder, row in zip(decoders, kept)]
+            if all(cut.done for cut in cuts):
+                break
+        yield [decoder.finish() for decoder in decoders]
+
+    def encode(self, index: int, prompt: str) -> list[int]:
+        if not isinstance(prompt, str):
+            raise PromptError(f"prompt {index} is {type(prompt).__name__}, expected text")
+        return self.tokenizer.encode(prompt)
+
+    def _stop_id(self) -> int | None:
+        return self.tokenizer.eos_id if self.cfg.sampling.stop_at_eos else None
+
+
+class Cut:
+    """Cuts one row's tokens at a budget and at the end of the document."""
+
+    def __init__(self, budget: int, stop_id: int | None):
+        self.left, self.stop_id, self.done = budget, stop_id, False
+
+    def __call__(self, tokens: list[int]) -> list[int]:
+        """Returns those of the next tokens that belong to the text."""
+        if self.done:
+            return []
+        kept = tokens[: self.left]
+        self.left -= len(kept)
+        if self.stop_id is not None and self.stop_id in kept:
+            kept, self.done = kept[: kept.index(self.stop_id)], True
+        self.done |= self.left <= 0
+        return kept

@@ -1,0 +1,45 @@
+"""The demo: both stages on stories of a small world, minutes on two CPU cores.
+
+cola-jax demo                                            both stages and the report
+cola-jax train --config tinyworld:vae --workdir W        stage 1 alone
+cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 1 workdir W
+"""
+
+from cola_jax import config
+
+
+def get_config(arg: str | None = None):
+    """arg: "vae", or "joint,STAGE_1_WORKDIR"; "joint" alone starts from scratch."""
+    stage, _, vae_from = (arg or "joint").partition(",")
+    if stage not in ("vae", "joint"):
+        raise config.ConfigError(f"tinyworld:{arg}: the argument is vae, joint or joint,STAGE_1_WORKDIR")
+    c = config.base()
+    c.data.update(packing="best_fit", generated_documents=20_000, heldout_documents=500)
+    c.tokenizer.update(vocab_size=640, training_documents=2000)
+    c.vae.update(
+        vocab_size=640,
+        dim=128,
+        ffn_dim=384,
+        num_heads=4,
+        encoder_blocks=2,
+        decoder_blocks=2,
+        latent_dim=16,
+        block_size=1,
+    )
+    c.vae.block.update(init_std=0.05)
+    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=8, rope_dim=32)
+    c.train.update(batch_size=32, sequence_length=64, log_every=50, eval_every=500, eval_batches=4, plot_every=0)
+    c.checkpoint.update(every=500, keep_last=2)
+    c.compute.update(cross_entropy_chunk=64, attention_chunks=2, scan_layers=False)
+    c.optimizer.update(learning_rate=2e-3, initial_learning_rate=1e-5, final_learning_rate=1e-4, warmup_steps=100)
+    c.sampling.update(steps=16, guidance=2.0, repetition_penalty=1.0, max_new_tokens=64)
+    if stage == "vae":
+        c.family = "text_vae"
+        c.train.steps = 400
+        c.optimizer.decay_steps = 500
+    else:
+        c.family = "cola"
+        c.train.steps = 1500
+        c.optimizer.decay_steps = 1500
+        c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+    return c
