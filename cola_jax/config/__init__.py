@@ -160,7 +160,7 @@ def override(tree: ConfigDict, assignments: list[tuple[str, str]]) -> ConfigDict
         _child(node, last, path)
         if not isinstance(node, ConfigDict):
             raise ConfigError(f"--config.{path}: set a whole list, or a field of one of its items")
-        node[last] = _literal(text)
+        node[last] = literal(text)
     return tree
 
 
@@ -173,7 +173,8 @@ def _child(node: Any, name: str, path: str) -> Any:
     raise ConfigError(f"--config.{path}: no such field (known here: {known})")
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
+    """Reads a Python literal, true, false or none; anything else is a string."""
     if text.lower() in ("true", "false", "none"):
         return {"true": True, "false": False, "none": None}[text.lower()]
     try:

@@ -1,0 +1,25 @@
+"""Cola DLM as published: Text VAE 0.5 B, DiT 1.83 B, the recipe of Tables 8 and 9.
+
+cola-jax train --config cola_2b:vae,PREPARED --workdir W1
+cola-jax train --config cola_2b:joint,PREPARED,W1 --workdir W2
+
+PREPARED: a folder written by `cola-jax prepare` with a tokenizer of at most 100,278 tokens. The paper's axis counts
+6 x 1.8e9 FLOPs a token: 7.79 EFLOPs a thousand steps of 720,896 tokens, 2000 EFLOPs at 256.9 thousand steps.
+"""
+
+from cola_jax import config
+
+
+def get_config(arg: str | None = None):
+    """arg: "vae,PREPARED" or "joint,PREPARED,STAGE_1_WORKDIR"."""
+    stage, prepared, vae_from = [*(arg or "").split(","), "", ""][:3]
+    if stage not in ("vae", "joint") or not prepared:
+        raise config.ConfigError(f"cola_2b:{arg}: give cola_2b:vae,PREPARED or cola_2b:joint,PREPARED,STAGE_1_WORKDIR")
+    c = config.base()
+    c.data.sources[0].update(kind="prepared", path=(prepared,))
+    c.compute.update(remat="minimal", cross_entropy_chunk=128)
+    c.mesh.update(data=1, fsdp=-1)
+    c.family = "text_vae" if stage == "vae" else "cola"
+    if stage == "joint":
+        c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+    return c

@@ -1,0 +1,21 @@
+"""English prose of the running Python's own documentation: no download, a small model of it.
+
+cola-jax train --config pydocs:vae --workdir runs/pydocs/vae
+cola-jax train --config pydocs:joint,runs/pydocs/vae --workdir runs/pydocs/joint
+cola-jax generate --workdir runs/pydocs/joint --prompt "The function returns"
+
+Sizes and recipe of own_text.
+"""
+
+from cola_jax import config
+from experiments.own_text import small
+
+
+def get_config(arg: str | None = None):
+    """arg: "vae", or "joint,STAGE_1_WORKDIR"; "joint" alone starts from scratch."""
+    stage, _, vae_from = (arg or "joint").partition(",")
+    if stage not in ("vae", "joint"):
+        raise config.ConfigError(f"pydocs:{arg}: the argument is vae, joint or joint,STAGE_1_WORKDIR")
+    c = config.base()
+    c.data.sources[0].update(kind="pydocs")
+    return small(c, stage, vae_from)
