@@ -1,0 +1,111 @@
+"""Models small enough to compile in a second, with every parameter away from the value it starts at.
+
+Axes: B batch, L tokens, N latents, S latents a block, C latent channels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax import config as settings
+from cola_jax.config import RunConfig
+from cola_jax.families import FAMILIES
+
+SMALL = {
+    "data": {"packing": "concat"},
+    "vae": {
+        "vocab_size": 13, "dim": 16, "ffn_dim": 24, "num_heads": 2, "encoder_blocks": 2, "decoder_blocks": 2,
+        "latent_dim": 4, "block_size": 1, "latent_shift": 0.25, "latent_scale": 1.5,
+    },
+    "vae.block": {"init_std": 0.3},
+    "dit": {
+        "dim": 16, "num_layers": 3, "num_heads": 2, "head_dim": 8, "expand_ratio": 2, "block_size": 4, "rope_dim": 6,
+        "time_frequencies": 8, "zero_init": False,
+    },
+    "train": {"batch_size": 4, "sequence_length": 16},
+    "compute": {"dtype": "float32", "attention_chunks": 2},
+    "sampling": {"steps": 2, "guidance": 2.0, "repetition_penalty": 1.0, "max_new_tokens": 8},
+}  # fmt: skip
+
+
+def config(**changes: Any) -> RunConfig:
+    """A checked tiny config. `changes`: path with two underscores for a dot, e.g. dit__num_layers=1."""
+    tree = settings.base()
+    for group, fields in SMALL.items():
+        node = tree
+        for name in group.split("."):
+            node = node[name]
+        node.update(fields)
+    return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
+
+
+def lively(params: Any, seed: int = 7, size: float = 0.1) -> Any:
+    """Adds noise to every leaf, so that no gain is 1, no bias 0 and no part of the network idle."""
+    leaves, tree = jax.tree.flatten(params)
+    random = np.random.default_rng(seed)
+    moved = [jnp.asarray(np.asarray(x) + size * random.standard_normal(x.shape), jnp.float32) for x in leaves]
+    return jax.tree.unflatten(tree, moved)
+
+
+def parameters(cfg: RunConfig, seed: int = 0) -> Any:
+    """Lively parameters of the family of `cfg`."""
+    init = jax.jit(lambda key: FAMILIES[cfg.family].init(cfg, key))
+    return lively(init(jax.random.PRNGKey(seed)))
+
+
+def replace(cfg: RunConfig, **changes: Any) -> RunConfig:
+    """`cfg` with other fields, unchecked; paths as in `config`."""
+    for path, value in changes.items():
+        group, name = path.split("__")
+        cfg = dataclasses.replace(cfg, **{group: dataclasses.replace(getattr(cfg, group), **{name: value})})
+    return cfg
+
+
+def batch_of(cfg: RunConfig, seed: int = 0, rows: int | None = None) -> dict[str, np.ndarray]:
+    """A batch of one document a row."""
+    rows, length = rows or cfg.train.batch_size, cfg.train.sequence_length
+    tokens = np.random.default_rng(seed).integers(0, cfg.vae.vocab_size, (rows, length))
+    return {
+        "tokens": tokens.astype(np.int32),
+        "segments": np.ones((rows, length), np.int32),
+        "positions": np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
+        "weights": np.ones((rows, length), np.float32),
+        "rows": np.arange(rows, dtype=np.int32),
+    }
+
+
+def packed(cfg: RunConfig, lengths: tuple[int, ...], seed: int = 0) -> dict[str, np.ndarray]:
+    """A batch whose rows hold documents of these lengths in tokens, one after the other, and padding behind them."""
+    batch = batch_of(cfg, seed)
+    length = cfg.train.sequence_length
+    empty = length - sum(lengths)
+    segments = np.repeat([*range(1, len(lengths) + 1), 0], [*lengths, empty])
+    positions = np.concatenate([np.arange(n) for n in (*lengths, empty)])
+    rows = batch["tokens"].shape[0]
+    return batch | {
+        "segments": np.tile(segments.astype(np.int32), (rows, 1)),
+        "positions": np.tile(positions.astype(np.int32), (rows, 1)),
+        "weights": np.tile((segments > 0).astype(np.float32), (rows, 1)),
+    }
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def close(one: Any, other: Any, atol: float = 1e-5, rtol: float = 1e-5) -> None:
+    """Asserts that two trees agree leaf by leaf."""
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(one)]
+    for path, a, b in zip(paths, jax.tree.leaves(one), jax.tree.leaves(other)):
+        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=path)
+
+
+def moved(before: Any, after: Any, axis: int | tuple[int, ...] = -1) -> np.ndarray:
+    """The largest change over `axis`: which entries of the other axes moved, and how far."""
+    return np.max(np.abs(np.asarray(before) - np.asarray(after)), axis=axis)
