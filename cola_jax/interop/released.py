@@ -164,11 +164,15 @@ def read_dit(folder: Path, config: DiTConfig) -> dict[str, Any]:
         expected = config.rope_theta ** (-np.arange(0, config.rope_dim, 2) / config.rope_dim)
         if not np.allclose(source.take(name), expected, rtol=1e-4):
             raise ReleasedFormatError(f"{folder}: {name} is not that of RoPE with theta {config.rope_theta}")
+    order = rope_order(config)
     blocks = {
-        "qkv": source.dense(each("msa.proj_qkv"), config.qk_bias),
+        "qkv": {
+            name: _reorder_qkv(leaf, config)
+            for name, leaf in source.dense(each("msa.proj_qkv"), config.qk_bias).items()
+        },
         "attn_out": source.dense(each("msa.proj_out"), False),
-        "q_norm": source.norm(each("msa.norm_q")),
-        "k_norm": source.norm(each("msa.norm_k")),
+        "q_norm": {name: leaf[:, order] for name, leaf in source.norm(each("msa.norm_q")).items()},
+        "k_norm": {name: leaf[:, order] for name, leaf in source.norm(each("msa.norm_k")).items()},
         "mlp_in": source.dense(each("mlp.proj_in"), True),
         "mlp_out": source.dense(each("mlp.proj_out"), True),
         "ada_attn_in": source.dense(each("ada.msa_in.1"), True),
@@ -187,6 +191,19 @@ def read_dit(folder: Path, config: DiTConfig) -> dict[str, Any]:
     }  # fmt: skip
     source.finish()
     return {"dit": dit}
+
+
+def rope_order(config: DiTConfig) -> np.ndarray:
+    """Channels of a released head in our order: the even ones of the rotated, the odd ones, the rest."""
+    rotated = np.arange(config.rope_dim)
+    return np.concatenate([rotated[0::2], rotated[1::2], np.arange(config.rope_dim, config.head_dim)])
+
+
+def _reorder_qkv(leaf: np.ndarray, config: DiTConfig) -> np.ndarray:
+    """Reorders the channels of every head of q and k in (..., 3 * heads * head_dim)."""
+    heads = leaf.reshape(*leaf.shape[:-1], 3, config.num_heads, config.head_dim)
+    q_and_k = heads[..., :2, :, :][..., rope_order(config)]
+    return np.concatenate([q_and_k, heads[..., 2:, :, :]], axis=-3).reshape(leaf.shape)
 
 
 class _Tensors:

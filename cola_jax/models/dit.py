@@ -1,5 +1,8 @@
 """Block-causal diffusion transformer v_psi(z_t, t; z0^{<b}) (SPEC 1.2 and 1.3).
 
+RoPE turns pairs of channels; here the two of a pair stand half of rope_dim apart, which accelerators and CPUs like better than
+neighbours. The released form has them next to each other: `interop.released` reorders q and k.
+
 Axes: B batch, N latents, S latents a block, NB = N / S blocks, C latent channels, D width, H heads, K head channels,
 T distinct times, M cached latents.
 """
@@ -15,7 +18,7 @@ from flax import linen as nn
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
 from cola_jax.models.cache import KVCache
-from cola_jax.models.layers import rope_interleaved as rotate
+from cola_jax.models.layers import rope_half as rotate
 
 TIME_FACTOR = 1000.0  # t in [0, 1] is embedded as T t, T = 1000
 
@@ -104,7 +107,7 @@ class DiTBlock(nn.Module):
         a = self.attn_out(layers.merge_heads(heads_BNHK))
         x = x_BND + (mod.attn_gate * a).astype(x_BND.dtype)
         h = layers.modulate(x, mod.mlp_shift, mod.mlp_scale, self.config.norm_eps)
-        f = self.mlp_out(nn.gelu(self.mlp_in(h), approximate=True))
+        f = self.mlp_out(layers.gelu_tanh(self.mlp_in(h)))
         return x + (mod.mlp_gate * f).astype(x.dtype)
 
 

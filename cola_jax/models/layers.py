@@ -47,21 +47,21 @@ def rope_angles(positions: jax.Array, channels: int, theta: float) -> jax.Array:
 
 
 def rope_half(x_BNHK: jax.Array, angles_BNK: jax.Array) -> jax.Array:
-    """Rotates channel i with channel i + K/2 ("rotate_half"), in fp32. angles: (B, N, K/2)."""
+    """Rotates channel i with channel i + R/2 ("rotate_half") among the first R = 2 * angles.shape[-1], in fp32.
+
+    The channels behind them pass.
+    """
+    half = angles_BNK.shape[-1]
     cos, sin = jnp.cos(angles_BNK)[..., None, :], jnp.sin(angles_BNK)[..., None, :]
-    first, second = jnp.split(x_BNHK.astype(jnp.float32), 2, axis=-1)
+    first = x_BNHK[..., :half].astype(jnp.float32)
+    second = x_BNHK[..., half : 2 * half].astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return rotated.astype(x_BNHK.dtype)
+    return jnp.concatenate([rotated.astype(x_BNHK.dtype), x_BNHK[..., 2 * half :]], axis=-1)
 
 
-def rope_interleaved(x_BNHK: jax.Array, angles_BNK: jax.Array) -> jax.Array:
-    """Rotates channels 2i and 2i + 1 among the first 2 * angles.shape[-1] channels, in fp32; the others pass."""
-    rope_dim = 2 * angles_BNK.shape[-1]
-    cos, sin = jnp.cos(angles_BNK)[..., None, :], jnp.sin(angles_BNK)[..., None, :]
-    turned, rest = x_BNHK[..., :rope_dim].astype(jnp.float32), x_BNHK[..., rope_dim:]
-    even, odd = turned[..., 0::2], turned[..., 1::2]
-    pairs = jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1)
-    return jnp.concatenate([pairs.reshape(turned.shape).astype(x_BNHK.dtype), rest], axis=-1)
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """GELU in its tanh form, 0.5 x (1 + tanh(c (x + 0.044715 x^3))), as x sigmoid(2 c (...)): a cheaper gradient."""
+    return x * nn.sigmoid(2.0 * (2.0 / jnp.pi) ** 0.5 * (x + 0.044715 * x * x * x))
 
 
 def time_features(t: jax.Array, frequencies: int, factor: float) -> jax.Array:
