@@ -233,7 +233,9 @@ class DiT(nn.Module):
             heads = self._block_causal(rotate(q, angles), rotate(k, angles), v, None)
             return self._apply(params, "finish", x, heads, mod), KVCache(k, v)
 
-        return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=True, remat="none")[1]
+        return layers.over_layers(
+            body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none"
+        )[1]
 
     def rotated(self, cache: KVCache, positions_BM: jax.Array) -> KVCache:
         """The cache as attention reads it: keys rotated to their positions."""
@@ -280,7 +282,8 @@ class DiT(nn.Module):
             return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
 
         x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
-        x, fresh = jax.lax.scan(body, x, (self.blocks, at_t.layers, at_0.layers, *context.cache))
+        per_layer = (self.blocks, at_t.layers, at_0.layers, *context.cache)
+        x, fresh = layers.over_layers(body, x, per_layer, scan=self.compute.scan_layers, remat="none")
         v = self._read_out(x, *jax.tree.map(place, at_t.output, at_0.output))
         return v[:batch], (v[batch:] if guided else None), fresh
 

@@ -142,7 +142,8 @@ class BlockStack(nn.Module):
             heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
             return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
 
-        x_BSD, fresh = jax.lax.scan(body, x_BSD, (self.blocks, cache.k, cache.v))
+        per_layer = (self.blocks, *cache)
+        x_BSD, fresh = layers.over_layers(body, x_BSD, per_layer, scan=self.compute.scan_layers, remat="none")
         return x_BSD, append(cache, fresh, length_B)
 
 

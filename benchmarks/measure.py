@@ -1,0 +1,50 @@
+"""How the benchmarks time and print."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+
+import jax
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Returns the shortest of `repeats` runs, after one that compiles; each run is waited for."""
+    jax.block_until_ready(run())
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(run())
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def compiled(function: Callable, *arguments: object) -> tuple[Callable, float, float]:
+    """Compiles once. Returns the executable, its GFLOPs by the compiler's count and its temporaries in MiB."""
+    executable = jax.jit(function).lower(*arguments).compile()
+    cost, memory = executable.cost_analysis() or {}, executable.memory_analysis()
+    temporary = getattr(memory, "temp_size_in_bytes", 0) / 2**20
+    return executable, cost.get("flops", float("nan")) / 1e9, temporary
+
+
+def machine() -> str:
+    """Returns one line on what this runs on."""
+    device = jax.devices()[0]
+    chip = cpu_name() if device.platform == "cpu" else device.device_kind
+    return f"{chip}, {os.cpu_count()} cores, {jax.device_count()} {device.platform} device(s), jax {jax.__version__}"
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def peak_memory() -> str:
+    """Returns the most memory this process has held."""
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
