@@ -1,0 +1,149 @@
+"""The demo: both stages on the small world, what the result writes, and a report on it. Killed, the same call continues."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from cola_jax import config, runs
+from cola_jax.config import ConfigError, RunConfig
+from cola_jax.data.tinyworld_check import by_question
+from cola_jax.evaluate import stories, world_report
+from cola_jax.evaluate.report import machine, write_report
+from cola_jax.evaluate.world_report import Plan
+from cola_jax.writer import Writer
+
+SET_BY_DEMO = ("family", "objective.vae_from")
+SHOWN = 3  # samples printed
+
+
+@dataclass
+class Clock:
+    """Says what starts, and how long it took."""
+
+    stream: TextIO
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        self.say(f"== {name}")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        self.say(f"   {name} took {self.seconds[name]:.1f} s")
+
+    def say(self, line: str) -> None:
+        print(line, file=self.stream, flush=True)
+
+
+def demo(
+    workdir: str | Path,
+    seed: int | None = None,
+    overrides: Sequence[tuple[str, str]] = (),
+    stream: TextIO = sys.stderr,
+    plan: Plan | None = None,
+) -> dict[str, Any]:
+    """Trains both stages in `workdir`, evaluates the result and writes WORKDIR/report/index.html.
+
+    What is trained already is not trained again; a run that was stopped continues. The evaluation is always done anew.
+
+    Args:
+      seed: of parameters and noise, in place of the config's; the data stays the same.
+      overrides: ("a.b", "VALUE") assignments to the configs of both stages.
+      plan: how much is evaluated; `Plan()` by default.
+
+    Returns:
+      The figures, as in WORKDIR/report/figures.json; see `evaluate`.
+
+    Raises:
+      ConfigError: for an override that does not fit, or sets what the demo sets itself. WorkdirError: where `workdir` holds a
+        demo with another config. KeyboardInterrupt: where a signal stopped a stage, after its checkpoint.
+    """
+    workdir, clock = Path(workdir).resolve(), Clock(stream)
+    configs = stage_configs(workdir, seed, overrides)
+    for number, (stage, cfg) in enumerate(configs.items(), 1):
+        with clock.part(f"stage {number} ({stage})"):
+            interrupted = runs.run(cfg, workdir / stage, stream).interrupted
+        if interrupted:
+            clock.say("stopped; the same command continues")
+            raise KeyboardInterrupt
+    return evaluate(workdir, plan or Plan(), clock)
+
+
+def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str, str]]) -> dict[str, RunConfig]:
+    """Returns the configs of both stages, by the folder of `workdir` that each runs in.
+
+    Raises:
+      ConfigError: see `demo`.
+    """
+    taken = [path for path, _ in overrides if path in SET_BY_DEMO]
+    if taken:
+        raise ConfigError(f"--config.{taken[0]}: the demo sets this field itself")
+    configs = {}
+    for stage, spec in {"vae": "tinyworld:vae", "joint": f"tinyworld:joint,{workdir / 'vae'}"}.items():
+        tree = config.load(spec)
+        if seed is not None:
+            tree.seed = seed
+        configs[stage] = config.resolve(config.override(tree, list(overrides)))
+        stories.check_world(configs[stage])
+    return configs
+
+
+def evaluate(workdir: Path, plan: Plan, clock: Clock) -> dict[str, Any]:
+    """Evaluates the second stage of a demo and writes the report.
+
+    Returns:
+      headline and questions: `story_figures` of held-out stories continued from their opening, and of held-out questions
+      answered; by_question: the latter by kind; sweep: a row a setting; noise: accuracies by t; trace: a block's text by
+      solver step; seconds by part; machine.
+
+    Raises:
+      CheckpointError: where the second stage has no checkpoint. ConfigError: where it is not of the small world.
+    """
+    writer = Writer.load(workdir / "joint")
+    stories.check_world(writer.cfg)
+    folder, seed, batch = workdir / "report", writer.cfg.seed, plan.batch_size
+    with clock.part("held-out stories"):
+        told = continue_aloud(writer, plan, clock)
+        asked = stories.continuations(writer, plan.headline_prompts, seed, "question", batch_size=batch)
+        figures = {
+            "headline": stories.story_figures(told, stories.training_stories(writer.cfg)),
+            "questions": stories.story_figures(asked),
+            "by_question": by_question(prompt + answer for prompt, answer in asked),
+        }
+    with clock.part("guidance and solver steps"):
+        settings = stories.cross(plan.guidances, plan.steps, writer)
+        figures["sweep"] = stories.sweep(writer, settings, plan.sweep_prompts, seed, batch_size=batch)
+    with clock.part("latents and pictures"):
+        drawn = world_report.draw(writer, workdir, folder, figures["sweep"], plan)
+    pictures = drawn.pop("pictures")
+    figures |= drawn | {"seconds": clock.seconds, "machine": machine()}
+    pairs = {"Stories continued from their opening": told, "Questions answered": asked}
+    report = world_report.assemble(writer.cfg, workdir, figures, pairs, pictures, plan.shown)
+    page = write_report(folder, report, figures)
+    for name, value, remark in report.headline:
+        clock.say(f"{name}: {value}" + (f" ({remark})" if remark else ""))
+    clock.say(f"report: {page}")
+    return figures
+
+
+def continue_aloud(writer: Writer, plan: Plan, clock: Clock) -> list[stories.Pair]:
+    """Continues held-out openings; prints the first as it is written and a few more after it."""
+    opening = stories.heldout_prompts(writer.cfg, 1)[0]
+    print(f"   {opening} |", end="", file=clock.stream, flush=True)
+
+    def watch(first: int, pieces: list[str]) -> None:
+        if first == 0:
+            print(pieces[0], end="", file=clock.stream, flush=True)
+
+    count, seed = plan.headline_prompts, writer.cfg.seed
+    told = stories.continuations(writer, count, seed, batch_size=plan.batch_size, watch=watch)
+    clock.say("")
+    for prompt, continuation in told[1:SHOWN]:
+        clock.say(f"   {prompt} |{continuation}")
+    return told

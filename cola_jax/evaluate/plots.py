@@ -1,0 +1,153 @@
+"""Pictures of an evaluation, one PNG each, 900 pixels wide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from cola_jax.evaluate.latents import Latents, pca
+from cola_jax.evaluate.trace import Trace
+
+WIDTH, DPI = 9.0, 100  # inches and pixels an inch
+HELDOUT = "heldout/"
+LOSSES = {
+    "vae": (("reconstruction", "reconstruction\n(nats a token)"), ("mask", "masked tokens\n(nats a token)")),
+    "joint": (
+        ("flow_matching", "flow matching\n(squared error)"),
+        ("reconstruction", "reconstruction\n(nats a token)"),
+    ),
+}
+SHARES = (("well_formed", "well-formed sentences"), ("entailed", "entailed answers"), ("chance", "answers by chance"))
+Lines = Sequence[dict[str, Any]]
+
+
+def plot_losses(stages: dict[str, Lines], path: Path) -> Path:
+    """Draws the losses of both stages, training and held-out, from lines of metrics.jsonl by stage ("vae", "joint")."""
+    figure = _figure(6.0)
+    grid = figure.subplots(2, 2)
+    titles = {"vae": "Stage 1: Text VAE", "joint": "Stage 2: VAE and DiT together"}
+    for column, stage in enumerate(LOSSES):
+        for row, (name, label) in enumerate(LOSSES[stage]):
+            axes = grid[row, column]
+            for key, legend, style in ((name, "training", "-"), (HELDOUT + name, "held-out", "o")):
+                points = [(line["step"], line[key]) for line in stages.get(stage, ()) if line.get(key) is not None]
+                if points:
+                    axes.plot(*zip(*points), style, label=legend, linewidth=1.2, markersize=5)
+            axes.set(ylabel=label, yscale="log")
+            axes.legend(frameon=False)
+            _quiet(axes)
+        grid[0, column].set_title(titles[stage])
+        grid[1, column].set_xlabel("step")
+    return _save(figure, path)
+
+
+def plot_latents(latents: Latents, path: Path) -> Path:
+    """Draws the first two principal components of latents, coloured by their label."""
+    coordinates, shares = pca(latents.means, 2)
+    labels = np.asarray(latents.labels)
+    names = sorted(set(latents.labels), key=lambda name: (-int(np.sum(labels == name)), name))
+    figure = _figure(6.5)
+    axes = figure.subplots()
+    for name in names:
+        axes.scatter(*coordinates[labels == name].T, s=9, alpha=0.6, linewidths=0, label=name)
+    axes.set(
+        xlabel=f"first principal component ({shares[0]:.0%} of the variance)",
+        ylabel=f"second ({shares[1]:.0%})",
+        title=f"{len(labels)} latents of held-out text, by what their token is",
+    )
+    axes.legend(frameon=False, markerscale=3, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _quiet(axes)
+    return _save(figure, path)
+
+
+def plot_noise(times: Sequence[float], accuracies: Sequence[float], path: Path) -> Path:
+    """Draws the share of tokens decoded right from noised latents, against 1000 t."""
+    figure = _figure(4.5)
+    axes = figure.subplots()
+    axes.plot(1000 * np.asarray(times), accuracies, "o-", linewidth=1.5, markersize=5)
+    axes.set(
+        xlabel="noise level 1000 t (0: the latents, 1000: noise alone)",
+        ylabel="tokens decoded right",
+        title="Reconstruction of held-out text from noised latents",
+        ylim=(-0.02, 1.04),
+    )
+    _quiet(axes)
+    return _save(figure, path)
+
+
+def plot_sweep(rows: Lines, own: tuple[float, int], path: Path) -> Path:
+    """Draws the figures of a sweep against guidance and against solver steps; `own`: the writer's guidance and steps."""
+    guidance, steps = own
+    figure = _figure(4.5)
+    left, right = figure.subplots(1, 2, sharey=True)
+    _quality(left, [row for row in rows if row["steps"] == steps], "guidance")
+    left.set(xlabel=f"guidance scale ({steps} steps)", ylabel="share")
+    _quality(right, [row for row in rows if row["guidance"] == guidance], "steps")
+    right.set(xlabel=f"solver steps a block (guidance {guidance:g})", xscale="log")
+    counts = sorted({row["steps"] for row in rows if row["guidance"] == guidance})
+    right.set_xticks(counts, [str(count) for count in counts])
+    right.minorticks_off()
+    right.legend(frameon=False, loc="lower right")
+    return _save(figure, path)
+
+
+def _quality(axes: Axes, rows: Lines, name: str) -> None:
+    for share, label in SHARES:
+        points = sorted((row[name], row[share]) for row in rows)
+        if points:
+            axes.plot(*zip(*points), "o:" if share == "chance" else "o-", label=label, linewidth=1.5, markersize=5)
+    axes.set_ylim(-0.02, 1.04)
+    _quiet(axes)
+
+
+def plot_trace(trace: Trace, texts: Sequence[str], path: Path) -> Path:
+    """Draws the first block's latents at every solver step, a row each, beside the text it decodes to.
+
+    Args:
+      texts: what the block decodes to after each step, one shorter than its states.
+    """
+    states = trace.states[0].reshape(len(trace.states[0]), -1)
+    figure = _figure(0.6 + 0.3 * len(states))
+    axes = figure.subplots()
+    axes.imshow(states, aspect="auto", cmap="RdBu_r", vmin=-2.5, vmax=2.5, interpolation="nearest")
+    axes.set_yticks(range(len(states)), [_time_label(index, len(states) - 1) for index in range(len(states))])
+    latents, channels = trace.states.shape[2:]
+    axes.set_xticks(np.arange(latents) * channels + channels / 2, [str(index + 1) for index in range(latents)])
+    axes.set(xlabel=f"latent of the block, {channels} channels each", ylabel="1000 t")
+    for row, text in enumerate(["(noise)", *texts]):
+        axes.text(states.shape[1] * 1.01, row, _short(text), va="center", fontsize=8, parse_math=False)
+    axes.set_box_aspect(0.9)
+    axes.set_anchor("W")
+    return _save(figure, path)
+
+
+def _time_label(index: int, steps: int) -> str:
+    return f"{1000 * (1 - index / steps):.0f}"
+
+
+def _short(text: str, most: int = 60) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
+
+def _figure(height: float) -> Figure:
+    figure = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _quiet(axes: Axes) -> None:
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path

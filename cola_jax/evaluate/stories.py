@@ -1,0 +1,186 @@
+"""How good a writer of small-world stories is: held-out prompts continued, and read back by the checker.
+
+All prompts are written in batches of one shape, so every setting of the sampler compiles once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cola_jax.config import ConfigError, RunConfig
+from cola_jax.data import tinyworld, tinyworld_check, tokenizers
+from cola_jax.families import FAMILIES
+from cola_jax.writer import Cut, Writer
+
+PROMPTS = {"opening": tinyworld.prompt_of, "question": tinyworld.question_prompt}
+Pair = tuple[str, str]
+Watch = Callable[[int, list[str]], None]
+
+
+def check_world(cfg: RunConfig) -> None:
+    """Raises ConfigError unless the run was trained on stories of the small world and nothing else."""
+    kinds = sorted({source.kind for source in cfg.data.sources})
+    if kinds != ["tinyworld"]:
+        raise ConfigError(
+            f"stories are judged for runs on the small world alone; data.sources.kind is {', '.join(kinds) or 'nothing'},"
+            " expected tinyworld"
+        )
+
+
+def heldout_prompts(cfg: RunConfig, count: int, prompt: str = "opening") -> list[str]:
+    """Returns what held-out stories 0 .. count - 1 begin with.
+
+    Args:
+      prompt: "opening", the first one or two sentences; "question", all but the answer.
+
+    Raises:
+      ConfigError: for a run that is not of the small world, another `prompt` or a count below 1.
+    """
+    check_world(cfg)
+    if prompt not in PROMPTS:
+        raise ConfigError(f"prompt={prompt!r} is not one of {', '.join(PROMPTS)}")
+    if count < 1:
+        raise ConfigError(f"{count} prompts were asked for, expected at least 1")
+    return [PROMPTS[prompt](tinyworld.story(cfg.data.seed, "heldout", index)) for index in range(count)]
+
+
+def continuations(
+    writer: Writer,
+    count: int,
+    seed: int,
+    prompt: str = "opening",
+    *,
+    batch_size: int = 64,
+    watch: Watch | None = None,
+    **sampling: Any,
+) -> list[Pair]:
+    """Continues held-out prompts; what is written depends on the seed and the prompt's number alone.
+
+    Args:
+      prompt: see `heldout_prompts`.
+      batch_size: rows written at once; the last batch is filled up with prompts whose text is dropped.
+      watch: called block by block with the number of a batch's first prompt and the new text of its rows.
+      sampling: SamplingConfig fields to change.
+
+    Returns:
+      (prompt, continuation) in the order of the held-out stories.
+
+    Raises:
+      ConfigError: see `heldout_prompts`; and for a sampling field or value that cannot be.
+    """
+    prompts = heldout_prompts(writer.cfg, count, prompt)
+    writer = writer.with_sampling(**sampling) if sampling else writer
+    written: list[str] = []
+    for start in range(0, count, batch_size):
+        numbers = [min(start + row, count - 1) for row in range(batch_size)]
+        texts = [""] * batch_size
+        for pieces in _blocks(writer, [prompts[number] for number in numbers], seed, numbers):
+            texts = [text + piece for text, piece in zip(texts, pieces)]
+            if watch is not None:
+                watch(start, pieces)
+        written += texts[: count - start]
+    return list(zip(prompts, written))
+
+
+def _blocks(writer: Writer, prompts: Sequence[str], seed: int, numbers: Sequence[int]) -> Iterator[list[str]]:
+    """Yields the new text of every row, block by block, as `Writer.stream_batch`; but all prompts of a training row's
+    length or less share one compiled shape."""
+    cfg = writer.cfg
+    span = cfg.dit.block_size * cfg.vae.patch_size
+    rows = [writer.encode(index, prompt) for index, prompt in enumerate(prompts)]
+    blocks = FAMILIES[cfg.family].generate(
+        cfg,
+        writer.params,
+        rows,
+        seed=seed,
+        pad_id=writer.tokenizer.pad_id,
+        samples=numbers,
+        blocks=-(-(cfg.sampling.max_new_tokens + span - 1) // span),
+        prompt_blocks=cfg.train.sequence_length // span,
+    )
+    stop = writer.tokenizer.eos_id if cfg.sampling.stop_at_eos else None
+    cuts = [Cut(cfg.sampling.max_new_tokens, stop) for _ in rows]
+    decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
+    for decoder, row in zip(decoders, rows):
+        decoder.push(row)  # what follows is decoded as the continuation of its prompt: with the space between them
+    for tokens, _ in blocks:
+        yield [decoder.push(cut(row)) for decoder, cut, row in zip(decoders, cuts, tokens)]
+        if all(cut.done for cut in cuts):
+            break
+    yield [decoder.finish() for decoder in decoders]
+
+
+def story_figures(pairs: Sequence[Pair], training: frozenset[str] | None = None) -> dict[str, float]:
+    """Returns what the checker finds in prompts with their continuations, as shares.
+
+    well_formed: of the sentences that were written, those of the grammar, an unfinished one counting as malformed. entailed,
+    consistent, chance and stories: `tinyworld_check.aggregate` of the whole stories. distinct_2: of the pairs of neighbouring
+    words in the continuations, those that differ. copied: stories that are in `training`, where it is given.
+    """
+    stories = [prompt + continuation for prompt, continuation in pairs]
+    figures = tinyworld_check.aggregate(stories)
+    whole = [tinyworld_check.check(text) for text in stories]
+    given = [tinyworld_check.check(prompt) for prompt, _ in pairs]
+    written = sum(a.sentences - b.sentences for a, b in zip(whole, given))
+    good = sum(a.well_formed - b.well_formed for a, b in zip(whole, given))
+    figures["well_formed"] = good / max(written, 1)
+    figures["distinct_2"] = distinct_pairs([continuation for _, continuation in pairs])
+    if training is not None:
+        figures["copied"] = sum(text in training for text in stories) / max(len(stories), 1)
+    return figures
+
+
+def distinct_pairs(texts: Sequence[str]) -> float:
+    """Returns the share of different ones among the pairs of neighbouring words of all texts; 0 where there are none."""
+    pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:])]
+    return len(set(pairs)) / max(len(pairs), 1)
+
+
+def training_stories(cfg: RunConfig) -> frozenset[str]:
+    """Returns every story that a run was trained on.
+
+    Raises:
+      ConfigError: for a run that is not of the small world.
+    """
+    check_world(cfg)
+    return frozenset(tinyworld.story(cfg.data.seed, "train", i) for i in range(cfg.data.generated_documents))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One point of a sweep: guidance scale and solver steps a block."""
+
+    guidance: float
+    steps: int
+
+
+def cross(guidances: Sequence[float], steps: Sequence[int], writer: Writer) -> list[Setting]:
+    """Returns the guidance scales at the writer's own steps and the steps at its own guidance, each setting once."""
+    own = writer.cfg.sampling
+    settings = [Setting(float(guidance), own.steps) for guidance in guidances]
+    settings += [Setting(own.guidance, count) for count in steps]
+    return sorted(set(settings), key=lambda setting: (setting.guidance, setting.steps))
+
+
+def sweep(
+    writer: Writer,
+    settings: Sequence[Setting],
+    count: int,
+    seed: int,
+    prompt: str = "opening",
+    *,
+    batch_size: int = 64,
+) -> list[dict[str, float]]:
+    """Returns a row for each setting: guidance, steps, and the `story_figures` of the same prompts and noise.
+
+    Raises:
+      ConfigError: see `continuations`.
+    """
+    rows = []
+    for setting in settings:
+        changes = dataclasses.asdict(setting)
+        pairs = continuations(writer, count, seed, prompt, batch_size=batch_size, **changes)
+        rows.append(changes | story_figures(pairs))
+    return rows

@@ -1,0 +1,73 @@
+"""How blocks come out of noise: the solver's states, and what each decodes to.
+
+Axes: NB blocks, T solver steps, S latents a block, C latent channels, P tokens a latent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.config import ConfigError, RunConfig
+from cola_jax.families import vae_terms
+from cola_jax.generate import blocks as block_loop
+from cola_jax.generate.prompts import pad_prompts
+
+
+class Trace(NamedTuple):
+    """States (NB, T + 1, S, C) fp32, the noise first, and the tokens (NB, T, S P) that each later state decodes to."""
+
+    states: np.ndarray
+    tokens: np.ndarray
+
+
+def denoising_trace(
+    cfg: RunConfig, params: Any, prompt: Sequence[int], blocks: int, *, seed: int, pad_id: int
+) -> Trace:
+    """Writes `blocks` blocks as the family cola does for sample 0 of `seed`, one solver step at a time.
+
+    The last states and tokens of each block are those of `generate`. The first block repeats the prompt's unfinished one.
+
+    Raises:
+      ConfigError: where sampling.first_block is repaint, whose steps depend on their number, or the model is not cola.
+      PromptError: see `pad_prompts`.
+    """
+    if cfg.family != "cola":
+        raise ConfigError(f"family={cfg.family!r} does not denoise blocks; a trace needs cola")
+    if cfg.sampling.first_block == "repaint":
+        raise ConfigError("sampling.first_block='repaint' cannot be traced; clean, left_pad and right_pad can")
+    size = cfg.dit.block_size
+    batch = pad_prompts(
+        [prompt], patch_size=cfg.vae.patch_size, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
+        first_block=cfg.sampling.first_block,
+    )  # fmt: skip
+    times = block_loop.time_table(cfg, params)
+    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
+    row_keys = jax.random.fold_in(jax.random.PRNGKey(seed), 0)[None]
+    states, tokens = [], []
+    for index in range(blocks):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
+        opening = first if index == 0 and (batch.known % size).any() else None
+        z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim))
+        visited, progress = _trace_block(cfg, params, times, progress, opening, z1, keys)
+        states.append(np.stack([np.asarray(z1[0])] + [np.asarray(block.latents[0]) for block in visited]))
+        tokens.append(np.stack([np.asarray(block.tokens[0]) for block in visited]))
+    return Trace(np.stack(states), np.stack(tokens))
+
+
+def _trace_block(cfg, params, times, progress, first, z_BSC, keys_B) -> tuple[list[block_loop.Block], Any]:
+    """Returns the block after every solver step, and the progress after the last."""
+    visited = []
+    for index in range(cfg.sampling.steps):
+        this = slice(index, index + 1)
+        step = block_loop.Times(jax.tree.map(itemgetter(this), times.steps), times.at_0)
+        copy = jax.tree.map(jnp.copy, progress)  # write_block takes the progress it is given
+        block, after = block_loop.write_block(cfg, params, step, copy, first, z_BSC, keys_B)
+        visited.append(block)
+        z_BSC = block.latents
+    return visited, after
