@@ -44,18 +44,17 @@ def config(**changes: Any) -> RunConfig:
     return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
 
 
-def lively(params: Any, seed: int = 7, size: float = 0.1) -> Any:
-    """Adds noise to every leaf, so that no gain is 1, no bias 0 and no part of the network idle."""
-    leaves, tree = jax.tree.flatten(params)
-    random = np.random.default_rng(seed)
-    moved = [jnp.asarray(np.asarray(x) + size * random.standard_normal(x.shape), jnp.float32) for x in leaves]
-    return jax.tree.unflatten(tree, moved)
-
-
 def parameters(cfg: RunConfig, seed: int = 0) -> Any:
-    """Lively parameters of the family of `cfg`."""
-    init = jax.jit(lambda key: FAMILIES[cfg.family].init(cfg, key))
-    return lively(init(jax.random.PRNGKey(seed)))
+    """Parameters of the family of `cfg`, drawn here: kernels that keep the size of what they multiply, gains near 1."""
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    random = np.random.default_rng(seed)
+
+    def draw(path: Any, leaf: Any) -> jax.Array:
+        name, noise = path[-1].key, random.standard_normal(leaf.shape)
+        scale = {"kernel": leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0, "embedding": 1.0}.get(name, 0.2)
+        return jnp.asarray(noise * scale + (name == "scale"), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def replace(cfg: RunConfig, **changes: Any) -> RunConfig:
