@@ -114,16 +114,15 @@ def plot_trace(trace: Trace, texts: Sequence[str], path: Path) -> Path:
     """
     states = trace.states[0].reshape(len(trace.states[0]), -1)
     figure = _figure(0.6 + 0.3 * len(states))
-    axes = figure.subplots()
-    axes.imshow(states, aspect="auto", cmap="RdBu_r", vmin=-2.5, vmax=2.5, interpolation="nearest")
-    axes.set_yticks(range(len(states)), [_time_label(index, len(states) - 1) for index in range(len(states))])
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+    left.imshow(states, aspect="auto", cmap="RdBu_r", vmin=-2.5, vmax=2.5, interpolation="nearest")
+    left.set_yticks(range(len(states)), [_time_label(index, len(states) - 1) for index in range(len(states))])
     latents, channels = trace.states.shape[2:]
-    axes.set_xticks(np.arange(latents) * channels + channels / 2, [str(index + 1) for index in range(latents)])
-    axes.set(xlabel=f"latent of the block, {channels} channels each", ylabel="1000 t")
+    left.set_xticks((np.arange(latents) + 0.5) * channels - 0.5, [str(index + 1) for index in range(latents)])
+    left.set(xlabel=f"latent of the block, {channels} channels each", ylabel="1000 t")
+    right.set_axis_off()
     for row, text in enumerate(["(noise)", *texts]):
-        axes.text(states.shape[1] * 1.01, row, _short(text), va="center", fontsize=8, parse_math=False)
-    axes.set_box_aspect(0.9)
-    axes.set_anchor("W")
+        right.text(0.0, row, _short(text), va="center", fontsize=8, parse_math=False)
     return _save(figure, path)
 
 
@@ -131,7 +130,7 @@ def _time_label(index: int, steps: int) -> str:
     return f"{1000 * (1 - index / steps):.0f}"
 
 
-def _short(text: str, most: int = 60) -> str:
+def _short(text: str, most: int = 52) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 

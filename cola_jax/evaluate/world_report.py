@@ -111,7 +111,10 @@ def assemble(
     """Returns the page's content; `pairs` by title, `figures` as `demo` returns them."""
     told, asked = figures["headline"], figures["questions"]
     setting = f"{cfg.sampling.steps} {cfg.sampling.solver} steps, guidance {cfg.sampling.guidance:g}"
-    kinds = [{"question": kind or "none", **values} for kind, values in figures["by_question"].items()]
+    kinds = [
+        {"question": kind or "none"} | {name: values[name] for name in ("stories", "entailed", "chance")}
+        for kind, values in figures["by_question"].items()
+    ]
     tables = [
         table_of(f"Held-out stories ({setting})", [{"prompt": "opening", **told}, {"prompt": "question", **asked}]),
         table_of("Answers by kind of question", kinds),
