@@ -98,21 +98,25 @@ def encode(cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, 
         tokens, copies = jnp.concatenate([tokens, masked]), 2
         eps = jnp.concatenate([eps, noise["posterior_masked"]])
     both = repeat(where, copies)
-    posterior = posterior_of(cfg, params, tokens, both)
+    posterior = posterior_of(cfg, params, tokens, both, copies)
     z0 = posterior.mean if posterior.logvar is None else posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
     rows = batch["tokens"].shape[0]
     return Encoded(jax.tree.map(lambda leaf: leaf[:rows], posterior), z0[:rows], z0, copies)
 
 
-def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layout) -> Posterior:
-    """q_phi of token rows, its variance set by `fixed_logsnr` where the config says so."""
+def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layout, copies: int = 1) -> Posterior:
+    """q_phi of token rows, its variance set by `fixed_logsnr` where the config says so, for each of the batch's copies."""
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, where.positions, where.segments)
     if cfg.vae.fixed_logsnr is None:
         return posterior
-    weights = where.weights[..., None]
-    power = jnp.sum(jnp.square(posterior.mean) * weights) / (jnp.sum(weights) * cfg.vae.latent_dim)
+    apart = lambda x: x.reshape(copies, -1, *x.shape[1:])
+    total = jnp.sum(apart(jnp.square(posterior.mean) * where.weights[..., None]), axis=(1, 2, 3), keepdims=True)
+    latents = jnp.sum(apart(where.weights), axis=(1, 2))[:, None, None, None]
+    power = jnp.where(latents > 0, total / jnp.maximum(latents * cfg.vae.latent_dim, 1.0), 1.0)
     logvar = jax.lax.stop_gradient(jnp.log(power)) - cfg.vae.fixed_logsnr  # sigma^2 = mean(mu^2) e^{-logSNR}, SPEC 2
-    return Posterior(posterior.mean, jnp.broadcast_to(logvar, posterior.mean.shape))
+    return Posterior(
+        posterior.mean, jnp.broadcast_to(logvar, apart(posterior.mean).shape).reshape(posterior.mean.shape)
+    )
 
 
 def decode_sums(
