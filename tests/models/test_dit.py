@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from dense import denoise_all as plain
-from dense import mask_of
+from plain_dit import denoise_all as plain
+from plain_dit import mask_of
 from tiny import close, config, moved, normal, parameters, replace
 
 from cola_jax.families import cola
