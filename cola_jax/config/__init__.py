@@ -174,9 +174,9 @@ def _child(node: Any, name: str, path: str) -> Any:
 
 
 def literal(text: str) -> Any:
-    """Reads a Python literal, true, false or none; anything else is a string."""
-    if text.lower() in ("true", "false", "none"):
-        return {"true": True, "false": False, "none": None}[text.lower()]
+    """Reads a Python literal, true or false; anything else is a string."""
+    if text.lower() in ("true", "false"):  # "none" stays a string: some fields have a choice of that name
+        return text.lower() == "true"
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
