@@ -40,7 +40,8 @@ def plot_losses(stages: dict[str, Lines], path: Path) -> Path:
                 if points:
                     axes.plot(*zip(*points), style, label=legend, linewidth=1.2, markersize=5)
             axes.set(ylabel=label, yscale="log")
-            axes.legend(frameon=False)
+            if axes.lines:
+                axes.legend(frameon=False)
             _quiet(axes)
         grid[0, column].set_title(titles[stage])
         grid[1, column].set_xlabel("step")

@@ -1,15 +1,23 @@
 """The demo from an empty folder to its report, with a model far too small to write."""
 
+import dataclasses
 import io
 import json
 
 import pytest
 
-from cola_jax import demo as demo_room
+from cola_jax import runs
 from cola_jax.config import ConfigError
+from cola_jax.data import tokenizers
 from cola_jax.demo import Clock, demo, evaluate, stage_configs
 from cola_jax.evaluate.world_report import Plan
+from cola_jax.families import FAMILIES
+from cola_jax.parallel.mesh import make_mesh
+from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
+from cola_jax.train.loop import RunSummary
+from cola_jax.train.state import abstract_state, init_state
 from cola_jax.train.stored import CheckpointError
+from cola_jax.train.workdir import claim
 
 SMALL = [
     ("tokenizer.kind", "bytes"),
@@ -28,6 +36,11 @@ SMALL = [
     ("train.steps", "2"),
     ("train.batch_size", "4"),
     ("train.eval_every", "0"),
+    ("train.sequence_length", "256"),
+    ("objective.mask_weight", "0.0"),
+    ("flow.known_prefix_probability", "0.0"),
+    ("compute.cross_entropy_chunk", "256"),
+    ("compute.attention_chunks", "1"),
     ("data.generated_documents", "30"),
     ("data.heldout_documents", "10"),
     ("sampling.steps", "2"),
@@ -38,13 +51,29 @@ PLAN = Plan(
 )
 
 
+def end_at_once(cfg, workdir, stream):
+    """What `runs.run` leaves behind after its last step, with the parameters of the first: no step is compiled."""
+    tokenizer = tokenizers.build(cfg, workdir / runs.TOKENIZER)
+    abstract = abstract_state(cfg, FAMILIES[cfg.family], make_mesh(cfg.mesh))
+    state = init_state(cfg, FAMILIES[cfg.family], abstract)
+    checkpoints = Checkpoints(workdir, cfg, tokenizer_files(workdir / runs.TOKENIZER), print)
+    checkpoints.save(dataclasses.replace(state, step=state.step + cfg.train.steps), {})
+    checkpoints.close()
+    claim(workdir, cfg)
+    (workdir / "metrics.jsonl").write_text('{"step": 2, "reconstruction": 1.0, "flow_matching": 1.0}\n')
+    assert tokenizer.vocab_size == cfg.vae.vocab_size
+    return RunSummary(cfg.train.steps, False, {}, {})
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir, stream = tmp_path_factory.mktemp("demo"), io.StringIO()
-    return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "run", end_at_once)
+        return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
 
 
-def test_one_call_trains_both_stages_and_writes_the_report(finished):
+def test_one_call_runs_both_stages_and_writes_the_report(finished):
     workdir, figures, said = finished
     assert json.loads((workdir / "report" / "figures.json").read_text()) == figures
     page = (workdir / "report" / "index.html").read_text()
@@ -81,9 +110,9 @@ def test_a_stage_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
 
     def stopped(cfg, workdir, stream):
         calls.append(workdir)
-        return type("Summary", (), {"interrupted": True})()
+        return RunSummary(1, True, {}, {})
 
-    monkeypatch.setattr(demo_room.runs, "run", stopped)
+    monkeypatch.setattr(runs, "run", stopped)
     stream = io.StringIO()
     with pytest.raises(KeyboardInterrupt):
         demo(tmp_path, stream=stream)
