@@ -183,6 +183,7 @@ def _repaint(cfg, velocity, times, first, noise_BSC, keys_B):
     dt = 1.0 / sampling.steps
     starts = 1.0 - jnp.arange(sampling.steps) * dt
     keep = first.known[..., None]
+    ends_inside = jnp.any(keep, axis=1, keepdims=True)  # the other rows of the batch take every step once
 
     def body(z, step):
         at, t, index = step
@@ -194,7 +195,8 @@ def _repaint(cfg, velocity, times, first, noise_BSC, keys_B):
             moved = solvers.step(sampling.solver, lambda z, at_t: velocity(z, at_t, None), z, at, dt)
             fold = lambda key: jax.random.fold_in(jax.random.fold_in(key, 2 + index), number)
             again = jax.vmap(lambda key: jax.random.normal(fold(key), z.shape[1:]))(keys_B)
-            return jnp.where(number < rounds - 1, path.renoise(moved, t - dt, t, again), moved)
+            last = number == rounds - 1
+            return jnp.where(last, moved, jnp.where(ends_inside, path.renoise(moved, t - dt, t, again), z))
 
         return jax.lax.fori_loop(0, rounds, once, z), None
 
