@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import RunConfig
+from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import vae_terms
 from cola_jax.families.family import Family
@@ -150,11 +150,11 @@ def generate(
       for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself.
 
     Raises:
-      PromptError: see `pad_prompts`. ValueError: where blocks of the decoder do not divide those of the DiT.
+      PromptError: see `pad_prompts`. ConfigError: where blocks of the decoder do not divide those of the DiT.
     """
     size, patch = cfg.dit.block_size, cfg.vae.patch_size
     if size % cfg.vae.block_size:
-        raise ValueError(f"generation needs vae.block_size={cfg.vae.block_size} to divide dit.block_size={size}")
+        raise ConfigError(f"generation needs vae.block_size={cfg.vae.block_size} to divide dit.block_size={size}")
     batch = pad_prompts(
         prompts, patch_size=patch, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
         first_block=cfg.sampling.first_block, blocks=prompt_blocks,
