@@ -16,17 +16,12 @@ MASKED = -1e30  # finite, so that a query without any key gives a mean instead o
 
 
 def attend(q_BQHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Softmax attention, scaled by 1/sqrt(K). mask: booleans that broadcast to (B, H, Q, M), or None. Returns (B, Q, H, K).
+    """Softmax attention, scaled by 1/sqrt(K). Returns (B, Q, H, K).
 
-    Keys and values may have fewer heads than queries; each serves H / H_kv neighbouring query heads.
+    mask: booleans that broadcast to (B, H, Q, M), or None. Keys and values may have fewer heads than queries; each serves
+    H / H_kv neighbouring query heads.
     """
-    k_BMHK, v_BMHK = _share_heads(q_BQHK, k_BMHK), _share_heads(q_BQHK, v_BMHK)
-    scale = q_BQHK.shape[-1] ** -0.5
-    scores = jnp.einsum("bqhk,bmhk->bhqm", q_BQHK * scale, k_BMHK, preferred_element_type=jnp.float32)
-    if mask is not None:
-        scores = jnp.where(mask, scores, MASKED)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v_BMHK.dtype)
-    return jnp.einsum("bhqm,bmhk->bqhk", weights, v_BMHK)
+    return _swap(_attend(*_heads_first(q_BQHK, k_BMHK, v_BMHK), mask))
 
 
 def block_causal_attention(
@@ -42,11 +37,12 @@ def block_causal_attention(
 
     segments_BN: document of each position, or None where a row is one document.
     """
+    q, k, v = _heads_first(q_BNHK, k_BNHK, v_BNHK)
     outputs = []
-    for start, end in chunk_bounds(q_BNHK.shape[1], block_size, chunks):
+    for start, end in chunk_bounds(q.shape[2], block_size, chunks):
         mask = _block_mask(visibility.block_causal, (start, end), (0, end), block_size, segments_BN)
-        outputs.append(attend(q_BNHK[:, start:end], k_BNHK[:, :end], v_BNHK[:, :end], mask))
-    return jnp.concatenate(outputs, axis=1)
+        outputs.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask))
+    return _swap(jnp.concatenate(outputs, axis=2))
 
 
 def clean_noisy_attention(
@@ -69,23 +65,45 @@ def clean_noisy_attention(
     Returns:
       (clean output or None, noisy output).
     """
-    q_clean, k_clean, v_clean = clean
-    q_noisy, k_noisy, v_noisy = noisy
-    last = k_clean.shape[1]
+    _, k_clean, v_clean = _heads_first(noisy[0], *clean[1:])
+    q_noisy, k_noisy, v_noisy = _heads_first(*noisy)
+    q_clean = None if clean[0] is None else _swap(clean[0])
+    last = k_clean.shape[2]
     clean_out, noisy_out = [], []
-    for start, end in chunk_bounds(q_noisy.shape[1], block_size, chunks):
+    for start, end in chunk_bounds(q_noisy.shape[2], block_size, chunks):
         seen = min(end, last)
         past = _block_mask(visibility.earlier_block, (start, end), (0, seen), block_size, segments_BN)
         own = _block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
-        keys = jnp.concatenate([k_clean[:, :seen], k_noisy[:, start:end]], axis=1)
-        values = jnp.concatenate([v_clean[:, :seen], v_noisy[:, start:end]], axis=1)
-        noisy_out.append(attend(q_noisy[:, start:end], keys, values, jnp.concatenate([past, own], axis=-1)))
+        keys = jnp.concatenate([k_clean[:, :, :seen], k_noisy[:, :, start:end]], axis=2)
+        values = jnp.concatenate([v_clean[:, :, :seen], v_noisy[:, :, start:end]], axis=2)
+        noisy_out.append(_attend(q_noisy[:, :, start:end], keys, values, jnp.concatenate([past, own], axis=-1)))
         if q_clean is not None and start < seen:
             mask = _block_mask(visibility.block_causal, (start, seen), (0, seen), block_size, segments_BN)
-            clean_out.append(attend(q_clean[:, start:seen], k_clean[:, :seen], v_clean[:, :seen], mask))
+            clean_out.append(_attend(q_clean[:, :, start:seen], k_clean[:, :, :seen], v_clean[:, :, :seen], mask))
+    noisy_BNHK = _swap(jnp.concatenate(noisy_out, axis=2))
     if q_clean is None:
-        return None, jnp.concatenate(noisy_out, axis=1)
-    return (jnp.concatenate(clean_out, axis=1) if clean_out else q_clean), jnp.concatenate(noisy_out, axis=1)
+        return None, noisy_BNHK
+    return (_swap(jnp.concatenate(clean_out, axis=2)) if clean_out else clean[0]), noisy_BNHK
+
+
+def _attend(q_BHQK: jax.Array, k_BHMK: jax.Array, v_BHMK: jax.Array, mask: jax.Array | None) -> jax.Array:
+    scale = q_BHQK.shape[-1] ** -0.5
+    scores = jnp.einsum("bhqk,bhmk->bhqm", q_BHQK * scale, k_BHMK, preferred_element_type=jnp.float32)
+    if mask is not None:
+        scores = jnp.where(mask, scores, MASKED)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_BHMK.dtype)
+    return jnp.einsum("bhqm,bhmk->bhqk", weights, v_BHMK)
+
+
+def _heads_first(q_BQHK: jax.Array, *keys_and_values_BMHK: jax.Array) -> tuple[jax.Array, ...]:
+    """(B, N, H, K) -> (B, H, N, K), once for all chunks; shared key and value heads are repeated."""
+    heads = q_BQHK.shape[2]
+    repeat = lambda x: x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
+    return _swap(q_BQHK), *(_swap(repeat(x)) for x in keys_and_values_BMHK)
+
+
+def _swap(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, 1, 2)
 
 
 def cached_mask(length_B: jax.Array, cached: int, own_QQ: jax.Array) -> jax.Array:
@@ -112,8 +130,3 @@ def _block_mask(predicate, queries, keys, block_size, segments_BN):
         q_segment, k_segment = segments_BN[:, slice(*queries)], segments_BN[:, slice(*keys)]
         mask = mask & visibility.same_segment(q_segment[:, None, :, None], k_segment[:, None, None, :])
     return mask
-
-
-def _share_heads(q_BQHK, k_BMHK):
-    share = q_BQHK.shape[2] // k_BMHK.shape[2]
-    return k_BMHK if share == 1 else jnp.repeat(k_BMHK, share, axis=2)
