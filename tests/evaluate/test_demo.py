@@ -47,7 +47,7 @@ SMALL = [
     ("sampling.max_new_tokens", "8"),
 ]
 PLAN = Plan(
-    headline_prompts=3, sweep_prompts=2, batch_size=2, guidances=(2.0,), steps=(1,), noise_levels=3, heldout_batches=1
+    headline_prompts=3, sweep_prompts=2, batch_size=2, guidances=(2.0,), steps=(), noise_levels=3, heldout_batches=1
 )
 
 
@@ -81,7 +81,7 @@ def test_one_call_runs_both_stages_and_writes_the_report(finished):
     assert names == ["latents.png", "losses.png", "noise.png", "sweep.png", "trace.png"] and all(
         n in page for n in names
     )
-    assert [(row["guidance"], row["steps"]) for row in figures["sweep"]] == [(2.0, 1), (2.0, 2)]
+    assert [(row["guidance"], row["steps"]) for row in figures["sweep"]] == [(2.0, 2)]
     assert len(figures["noise"]["accuracy"]) == 3 and len(figures["trace"]) == 2
     assert "well-formed sentences: " in said and "entailed answers: " in said and "(chance " in said
     assert str(workdir / "report" / "index.html") in said

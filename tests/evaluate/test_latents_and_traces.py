@@ -116,7 +116,7 @@ def test_word_classes_read_pieces_and_frequency_bands_rank_tokens():
 
 
 def test_a_trace_ends_where_the_writer_does():
-    cfg = tiny.config(sampling__steps=3)
+    cfg = tiny.config(sampling__steps=3, dit__num_layers=1, vae__encoder_blocks=1, vae__decoder_blocks=1)
     params = tiny.parameters(cfg)
     prompt = np.random.default_rng(0).integers(0, cfg.vae.vocab_size, 11).tolist()
     traced = trace.denoising_trace(cfg, params, prompt, 2, seed=4, pad_id=0)
