@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.config import ConfigError as ConfigError
-from cola_jax.config import RunConfig, inconsistencies, resolve
+from cola_jax.config import RunConfig, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import PromptError
@@ -48,15 +48,12 @@ class Writer:
         Raises:
           ConfigError: for a field that does not exist or a value that cannot be.
         """
-        known = [field.name for field in dataclasses.fields(self.cfg.sampling)]
+        fields = to_dict(self.cfg)
+        known = fields["sampling"]
         wrong = sorted(set(changes) - set(known))
         if wrong:
             raise ConfigError(f"no such sampling field: {', '.join(wrong)} (known: {', '.join(known)})")
-        cfg = dataclasses.replace(self.cfg, sampling=dataclasses.replace(self.cfg.sampling, **changes))
-        problems = inconsistencies(cfg)
-        if problems:
-            raise ConfigError("; ".join(problems))
-        return dataclasses.replace(self, cfg=cfg)
+        return dataclasses.replace(self, cfg=resolve({**fields, "sampling": {**known, **changes}}))
 
     def write(
         self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any
