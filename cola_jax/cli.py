@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TextIO
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -167,6 +169,10 @@ def run_generate(options: argparse.Namespace) -> int:
     from cola_jax.config import literal
     from cola_jax.writer import Writer
 
+    if options.batch_size < 1:
+        raise Misuse(f"--batch-size {options.batch_size} must be at least 1")
+    if not Path(options.workdir).is_dir():
+        raise Misuse(f"--workdir {options.workdir}: no such folder")
     step = int(options.step) if options.step and options.step.isdigit() else options.step
     sampling = {name: literal(value) for name, value in options.assignments}
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)
@@ -177,7 +183,7 @@ def run_generate(options: argparse.Namespace) -> int:
         print()
         return 0
     prompts = read_prompts(Path(options.prompts))
-    with open(options.output, "w") if options.output else sys.stdout as out:
+    with open_output(options.output) as out:
         for start in range(0, len(prompts), options.batch_size):
             batch = prompts[start : start + options.batch_size]
             numbers = range(start, start + len(batch))
@@ -185,6 +191,20 @@ def run_generate(options: argparse.Namespace) -> int:
             for prompt, text in zip(batch, texts):
                 print(json.dumps({"prompt": prompt, "continuation": text}, ensure_ascii=False), file=out, flush=True)
     return 0
+
+
+def open_output(path: str | None) -> AbstractContextManager[TextIO]:
+    """Returns the file to write, or stdout, which stays open.
+
+    Raises:
+      Misuse: where the file cannot be written.
+    """
+    if path is None:
+        return nullcontext(sys.stdout)
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise Misuse(f"--output {path}: {error.strerror}") from error
 
 
 def read_prompts(path: Path) -> list[str]:
