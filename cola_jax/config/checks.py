@@ -7,7 +7,7 @@ from cola_jax.config.fields import RunConfig
 
 def inconsistencies(c: RunConfig) -> list[str]:
     """Returns one sentence for every pair of fields that cannot both hold."""
-    checks = _size_checks(c) + _range_checks(c)
+    checks = _size_checks(c) + _range_checks(c) + _source_checks(c) + _objective_checks(c)
     return [message for broken, message in checks if broken]
 
 
@@ -72,10 +72,10 @@ def _size_checks(c: RunConfig) -> list[tuple[bool, str]]:
 
 
 def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
-    flow, objective, optimizer, data, sampling = c.flow, c.objective, c.optimizer, c.data, c.sampling
+    flow, objective, optimizer, sampling = c.flow, c.objective, c.optimizer, c.sampling
     shares = {
         "flow.known_prefix_probability": flow.known_prefix_probability, "objective.mask_rate": objective.mask_rate,
-        "data.heldout_fraction": data.heldout_fraction, "sampling.top_p": sampling.top_p,
+        "data.heldout_fraction": c.data.heldout_fraction, "sampling.top_p": sampling.top_p,
         "sampling.repaint_time": sampling.repaint_time,
     }  # fmt: skip
     weights = {
@@ -93,6 +93,23 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
     checks += [(value < 0, f"{name}={value} must not be negative") for name, value in weights.items()]
     axes = (c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
     return checks + [
+        (flow.timestep_scale <= 0, f"flow.timestep_scale={flow.timestep_scale} must be positive"),
+        (
+            optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps,
+            f"optimizer.decay_steps={optimizer.decay_steps} must exceed warmup_steps={optimizer.warmup_steps}",
+        ),
+        (optimizer.learning_rate <= 0, f"optimizer.learning_rate={optimizer.learning_rate} must be positive"),
+        (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
+        (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
+        (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
+        (axes.count(-1) > 1, f"mesh: only one of data, fsdp, tensor may be -1, got {axes}"),
+        (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
+    ]
+
+
+def _source_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    data = c.data
+    return [
         (not data.sources, "data.sources is empty: name at least one source"),
         (any(s.weight <= 0 for s in data.sources), "data.sources.weight must be positive"),
         (
@@ -104,7 +121,12 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
             "data.sources.path is empty: name the files",
         ),
         (c.tokenizer.kind == "file" and not c.tokenizer.path, "tokenizer.kind='file' needs tokenizer.path"),
-        (flow.timestep_scale <= 0, f"flow.timestep_scale={flow.timestep_scale} must be positive"),
+    ]
+
+
+def _objective_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    flow, objective = c.flow, c.objective
+    return [
         (
             flow.known_prefix_probability > 0 and c.dit.block_size == 1 and c.family == "cola",
             "flow.known_prefix_probability must be 0 where dit.block_size=1: a block of one has no known part",
@@ -129,14 +151,4 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
             not 0 < objective.interval_joint <= objective.interval_period,
             "objective.interval_joint must be between 1 and objective.interval_period",
         ),
-        (
-            optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps,
-            f"optimizer.decay_steps={optimizer.decay_steps} must exceed warmup_steps={optimizer.warmup_steps}",
-        ),
-        (optimizer.learning_rate <= 0, f"optimizer.learning_rate={optimizer.learning_rate} must be positive"),
-        (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
-        (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
-        (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
-        (axes.count(-1) > 1, f"mesh: only one of data, fsdp, tensor may be -1, got {axes}"),
-        (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
     ]
