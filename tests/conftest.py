@@ -1,9 +1,28 @@
+import json
 from pathlib import Path
 
 import jax
 import pytest
 
+HERE = Path(__file__).parent
 QUICK = {"models", "diffusion", "families", "generate", "interop"}  # many small programs, each run a few times
+
+TINY_TEXT = """
+import json
+from cola_jax import config
+
+FIELDS = json.loads({fields!r})
+
+def get_config(arg=None):
+    stage, _, vae_from = (arg or "vae").partition(",")
+    c = config.base()
+    for path, value in FIELDS.items():
+        config.override(c, [(path, str(value))])
+    c.family = "text_vae" if stage == "vae" else "cola"
+    c.objective.vae_from = vae_from
+    c.train.eval_every = 3 if stage == "vae" else 0
+    return c
+"""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -16,7 +35,45 @@ def exact_and_compiled_once(tmp_path_factory):
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_in_a_hurry(request):
-    """Compiling is what the folders of QUICK spend their time on."""
-    jax.config.update("jax_disable_most_optimizations", Path(request.path).parent.name in QUICK)
+    """Compiling is what these tests spend their time on."""
+    folder = Path(request.path).parent
+    jax.config.update("jax_disable_most_optimizations", folder == HERE or folder.name in QUICK)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def text_config(tmp_path_factory):
+    """A config file of a tiny model of a few text files: FILE:vae or FILE:joint[,STAGE_1_WORKDIR]."""
+    folder = tmp_path_factory.mktemp("text")
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(
+            f"Story {number}. Anna has {number} apples and gives {number // 2} away. " * 3
+        )
+    fields = {
+        "data.packing": "best_fit", "data.sources.0.kind": "text", "data.sources.0.path": repr((str(folder),)),
+        "data.heldout_fraction": 0.2, "data.threads": 1, "data.prefetch": 1, "tokenizer.kind": "bytes",
+        "vae.vocab_size": 258, "vae.dim": 16, "vae.ffn_dim": 24, "vae.num_heads": 2, "vae.encoder_blocks": 1,
+        "vae.decoder_blocks": 1, "vae.latent_dim": 4, "vae.block.init_std": 0.3,
+        "dit.dim": 16, "dit.num_layers": 1, "dit.num_heads": 2, "dit.head_dim": 8, "dit.block_size": 4, "dit.rope_dim": 6,
+        "dit.time_frequencies": 8, "dit.zero_init": False,
+        "train.steps": 3, "train.batch_size": 8, "train.sequence_length": 32, "train.log_every": 1, 
+        "train.eval_batches": 1, "train.plot_every": 0, "checkpoint.every": 100, "checkpoint.asynchronous": False,
+        "optimizer.learning_rate": 1e-2, "optimizer.warmup_steps": 1, "optimizer.decay_steps": 10,
+        "mesh.data": 1, "mesh.fsdp": 1, "compute.dtype": "float32", "compute.attention_chunks": 2,
+        "sampling.steps": 2, "sampling.guidance": 2.0, "sampling.max_new_tokens": 10,
+    }  # fmt: skip
+    file = folder / "tiny_text.py"
+    file.write_text(TINY_TEXT.format(fields=json.dumps(fields)))
+    return file
+
+
+@pytest.fixture(scope="session")
+def trained(text_config, tmp_path_factory):
+    """Workdirs of both stages, trained by the command line: {"vae": ..., "joint": ...}."""
+    from cola_jax import cli
+
+    folder = tmp_path_factory.mktemp("runs")
+    for stage, spec in (("vae", "vae"), ("joint", f"joint,{folder / 'vae'}")):
+        assert cli.main(["train", "--config", f"{text_config}:{spec}", "--workdir", str(folder / stage)]) == 0
+    return {stage: folder / stage for stage in ("vae", "joint")}
