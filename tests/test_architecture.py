@@ -1,0 +1,199 @@
+"""The house rules that a program can check: who imports whom, sizes, and that importing does nothing."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "cola_jax"
+FOLDERS = ("cola_jax", "experiments", "tests", "benchmarks", "launch")
+
+# Who may import whom; everyone may import config, and a room itself. `family` is families.family, what a family is.
+MAY_IMPORT = {
+    "config": set(),
+    "models": set(),
+    "diffusion": set(),
+    "generate": {"models", "diffusion"},
+    "families": {"models", "diffusion", "generate"},
+    "data": set(),
+    "parallel": set(),
+    "train": {"parallel", "family", "table"},
+    "scaling": {"family", "table"},
+    "interop": {"generate"},
+}
+ON_TOP = {"cli", "demo", "runs", "writer"}  # they put rooms together; no room imports them
+BELOW_RUNS = {"evaluate"}  # evaluates what runs and writers leave behind
+
+
+def sources(*folders):
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+def imported(path):
+    """Every module of ours that a file imports, wherever in it: cola_jax.a.b, or cola_jax.a for `from cola_jax import a`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "cola_jax")
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cola_jax":
+            for alias in node.names:
+                inner = PACKAGE.joinpath(*node.module.split(".")[1:], alias.name)
+                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                yield f"{node.module}.{alias.name}" if is_module else node.module
+
+
+def room(module):
+    """The room of a module. Of the families, `family` and the table FAMILIES are told apart from what is in them."""
+    parts = module.split(".")[1:]
+    if parts and parts[0] == "families":
+        return {("families",): "table", ("families", "family"): "family"}.get(tuple(parts), "families")
+    return parts[0] if parts else "cola_jax"
+
+
+def rooms():
+    return [path for path in sources("cola_jax") if path.parent != PACKAGE]
+
+
+@pytest.mark.parametrize("name", sorted(MAY_IMPORT))
+def test_a_room_imports_only_what_it_may(name):
+    for path in rooms():
+        if path.relative_to(PACKAGE).parts[0] != name:
+            continue
+        allowed = MAY_IMPORT[name] | {name, "config"} | ({"family", "table"} if name == "families" else set())
+        wrong = sorted(module for module in imported(path) if room(module) not in allowed)
+        assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
+
+
+def test_every_room_has_a_rule():
+    found = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert found <= set(MAY_IMPORT) | BELOW_RUNS, "a new room needs a line in MAY_IMPORT"
+
+
+def test_evaluation_knows_families_by_their_table_and_the_vae_by_its_terms():
+    for path in rooms():
+        if path.relative_to(PACKAGE).parts[0] in BELOW_RUNS:
+            found = {module for module in imported(path) if room(module) == "families"}
+            wrong = sorted(found - {"cola_jax.families.vae_terms"})
+            assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
+
+
+def test_no_room_imports_what_stands_on_top():
+    for path in rooms():
+        top = ON_TOP if path.relative_to(PACKAGE).parts[0] not in BELOW_RUNS else ON_TOP - {"writer", "runs"}
+        wrong = sorted(module for module in imported(path) if room(module) in top)
+        assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
+
+
+def test_nothing_imports_the_command_line():
+    for path in sources("cola_jax", "experiments"):
+        assert "cli" not in map(room, imported(path)), f"{name_of(path)} imports cola_jax.cli"
+
+
+def test_whole_models_and_families_do_not_import_each_other():
+    models, families = {"dit", "text_vae", "backbone"}, {"text_vae", "cola", "ar", "llada", "plaid"}
+    for folder, whole in (("models", models), ("families", families)):
+        for path in (PACKAGE / folder).glob("*.py"):
+            if path.stem in whole:
+                others = {f"cola_jax.{folder}.{name}" for name in whole - {path.stem}}
+                assert others.isdisjoint(imported(path)), f"{name_of(path)} imports another whole one"
+
+
+def test_experiments_import_config_and_each_other_alone():
+    for path in sources("experiments"):
+        wrong = [module for module in imported(path) if room(module) != "config"]
+        assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
+
+
+def test_files_are_at_most_350_lines():
+    lengths = {name_of(path): len(path.read_text().splitlines()) for path in sources(*FOLDERS)}
+    assert not {name: length for name, length in lengths.items() if length > 350}
+
+
+def lines_of(function):
+    """Lines of a function without its docstring."""
+    length = function.end_lineno - function.lineno + 1
+    first = function.body[0]
+    is_docstring = (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    )
+    return length - (first.end_lineno - first.lineno + 1 if is_docstring else 0)
+
+
+def test_functions_are_at_most_60_lines_without_their_docstrings():
+    found = {
+        f"{name_of(path)}:{node.name}": lines_of(node)
+        for path in sources(*FOLDERS)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    }
+    assert len(found) > 300
+    assert not {name: length for name, length in found.items() if length > 60}
+
+
+def test_there_is_no_drawer_for_everything():
+    assert not [
+        name_of(path) for path in sources(*FOLDERS) if path.stem in {"utils", "util", "helpers", "misc", "common"}
+    ]
+
+
+def test_the_library_reads_no_environment_variable():
+    for path in sources("cola_jax"):
+        read = [
+            node for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+        ]  # fmt: skip
+        assert not read, f"{name_of(path)}, line {read[0].lineno}, reads the environment"
+
+
+def test_modules_have_no_mutable_collections_and_inherit_from_nothing_of_ours():
+    for path in (PACKAGE / "models").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            called = node.func.attr if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) else ""
+            assert called not in {"sow", "variable", "put_variable"}, f"{name_of(path)}, line {node.lineno}: {called}"
+            if isinstance(node, ast.ClassDef):
+                bases = [ast.unparse(base) for base in node.bases]
+                assert set(bases) <= {"nn.Module", "NamedTuple", "Protocol"}, f"{name_of(path)}: {node.name}({bases})"
+
+
+QUIET = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized(), "importing started a backend"
+"""
+
+
+def test_importing_starts_no_backend_and_says_nothing():
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources("cola_jax")]
+    modules = [module.removesuffix(".__init__") for module in modules]
+    done = subprocess.run(
+        [sys.executable, "-c", QUIET, *modules], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+LIGHT = """
+import sys
+import cola_jax.cli
+cola_jax.cli.build_parser()
+assert "jax" not in sys.modules, "help should not wait for jax"
+"""
+
+
+def test_the_command_lines_help_does_not_wait_for_jax():
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_says_what_it_is_for():
+    for path in sources("cola_jax", "experiments"):
+        tree = ast.parse(path.read_text())
+        assert not tree.body or ast.get_docstring(tree), f"{name_of(path)} has no docstring"
