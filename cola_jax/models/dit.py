@@ -150,12 +150,12 @@ class DiT(nn.Module):
         self, z_BNC: jax.Array, t_BN: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
     ) -> jax.Array:
         """One block-causal pass over whole rows with a time for each position. Returns v (B, N, C) fp32."""
-        angles, emb = self._angles(positions_BN), self.time(t_BN)
+        rope, emb = self._rope(positions_BN), self.time(t_BN)
 
         def body(x, params):
             mod = self._apply(params, "modulation", emb)
             q, k, v = self._apply(params, "project", x, mod)
-            heads = self._block_causal(rotate(q, angles), rotate(k, angles), v, segments_BN)
+            heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, segments_BN)
             return self._apply(params, "finish", x, heads, mod), None
 
         x = self._embed(z_BNC)
@@ -186,7 +186,7 @@ class DiT(nn.Module):
         """
         batch, length = z_noisy_BNC.shape[:2]
         past = length - self.config.block_size
-        angles = self._angles(positions_BN)
+        rope = self._rope(positions_BN)
         emb = self.time(jnp.concatenate([jnp.zeros(1), t_BT.reshape(-1)]))
         place = _Placement(batch, length, t_BT.shape[1], known_BN)
         x = (self._embed(z_clean_BNC[:, :past]), self._embed(z_noisy_BNC))
@@ -198,8 +198,8 @@ class DiT(nn.Module):
             q, k, v = self._apply(params, "project", clean, mod_0)
             q_noisy, k_noisy, v_noisy = self._apply(params, "project", noisy, mod_t)
             heads = attention.clean_noisy_attention(
-                (None if last else rotate(q, angles[:, :past]), rotate(k, angles[:, :past]), v),
-                (rotate(q_noisy, angles), rotate(k_noisy, angles), v_noisy),
+                (None if last else rotate(q, rope[:, :past]), rotate(k, rope[:, :past]), v),
+                (rotate(q_noisy, rope), rotate(k_noisy, rope), v_noisy),
                 block_size=self.config.block_size,
                 segments_BN=segments_BN,
                 chunks=self.compute.attention_chunks,
@@ -225,22 +225,20 @@ class DiT(nn.Module):
 
     def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> KVCache:
         """Keys, not yet rotated, and values (layers, B, N, H, K) of clean latents at t = 0."""
-        angles, emb = self._angles(positions_BN), self.time(jnp.zeros(1))
+        rope, emb = self._rope(positions_BN), self.time(jnp.zeros(1))
 
         def body(x, params):
             mod = self._apply(params, "modulation", emb)
             q, k, v = self._apply(params, "project", x, mod)
-            heads = self._block_causal(rotate(q, angles), rotate(k, angles), v, None)
+            heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, None)
             return self._apply(params, "finish", x, heads, mod), KVCache(k, v)
 
-        return layers.over_layers(
-            body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none"
-        )[1]
+        return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none")[1]
 
     def rotated(self, cache: KVCache, positions_BM: jax.Array) -> KVCache:
         """The cache as attention reads it: keys rotated to their positions."""
-        angles = self._angles(positions_BM)
-        return KVCache(jax.vmap(rotate, in_axes=(0, None))(cache.k, angles), cache.v)
+        rope = self._rope(positions_BM)
+        return KVCache(jax.vmap(rotate, in_axes=(0, None))(cache.k, rope), cache.v)
 
     def denoise_block(
         self,
@@ -262,8 +260,8 @@ class DiT(nn.Module):
         """
         batch, size = z_BSC.shape[:2]
         copies = 2 if guided else 1
-        q_angles, k_angles = self._angles(context.q_positions), self._angles(context.k_positions)
-        own_angles = self._angles(jnp.arange(size)[None])
+        q_rope, k_rope = self._rope(context.q_positions), self._rope(context.k_positions)
+        own_rope = self._rope(jnp.arange(size)[None])
         mask = attention.cached_mask(context.length, context.cache.k.shape[2], jnp.ones((size, size), bool))
         known = None if known_BS is None else jnp.tile(known_BS, (copies, 1))[..., None]
         place = lambda m_t, m_0: m_t if known is None else jnp.where(known, m_0, m_t)
@@ -273,11 +271,11 @@ class DiT(nn.Module):
             mod = jax.tree.map(place, mod_t, mod_0)
             q, k, v = self._apply(params, "project", x, mod)
             own = slice(0, batch)
-            keys = jnp.concatenate([k_old, rotate(k[own], k_angles)], 1)
-            heads = attention.attend(rotate(q[own], q_angles), keys, jnp.concatenate([v_old, v[own]], 1), mask)
+            keys = jnp.concatenate([k_old, rotate(k[own], k_rope)], 1)
+            heads = attention.attend(rotate(q[own], q_rope), keys, jnp.concatenate([v_old, v[own]], 1), mask)
             if guided:
                 alone = slice(batch, 2 * batch)
-                q_alone, k_alone = rotate(q[alone], own_angles), rotate(k[alone], own_angles)
+                q_alone, k_alone = rotate(q[alone], own_rope), rotate(k[alone], own_rope)
                 heads = jnp.concatenate([heads, attention.attend(q_alone, k_alone, v[alone], None)])
             return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
 
@@ -295,8 +293,8 @@ class DiT(nn.Module):
             q, k, v, block_size=self.config.block_size, segments_BN=segments_BN, chunks=self.compute.attention_chunks
         )
 
-    def _angles(self, positions_BN):
-        return layers.rope_angles(positions_BN, self.config.rope_dim, self.config.rope_theta)
+    def _rope(self, positions_BN):
+        return layers.rope_table(positions_BN, self.config.rope_dim, self.config.rope_theta)
 
     def _embed(self, z_BNC):
         return self.input(z_BNC.astype(self.dtype))

@@ -40,19 +40,20 @@ def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array, eps: float) -> ja
     return (normalize(x, eps) * (1.0 + scale) + shift).astype(x.dtype)
 
 
-def rope_angles(positions: jax.Array, channels: int, theta: float) -> jax.Array:
-    """Returns fp32 rotation angles (..., channels / 2) of integer positions (...)."""
+def rope_table(positions: jax.Array, channels: int, theta: float) -> jax.Array:
+    """Returns cos and sin, (..., 2, channels / 2) fp32, of the rotations at integer positions (...): once for all layers."""
     frequencies = theta ** (-jnp.arange(0, channels, 2, dtype=jnp.float32) / channels)
-    return positions.astype(jnp.float32)[..., None] * frequencies
+    angles = positions.astype(jnp.float32)[..., None] * frequencies
+    return jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-2)
 
 
-def rope_half(x_BNHK: jax.Array, angles_BNK: jax.Array) -> jax.Array:
-    """Rotates channel i with channel i + R/2 ("rotate_half") among the first R = 2 * angles.shape[-1], in fp32.
+def rope_half(x_BNHK: jax.Array, table_BN2K: jax.Array) -> jax.Array:
+    """Rotates channel i with channel i + R/2 ("rotate_half") among the first R = 2 * table.shape[-1], in fp32.
 
     The channels behind them pass.
     """
-    half = angles_BNK.shape[-1]
-    cos, sin = jnp.cos(angles_BNK)[..., None, :], jnp.sin(angles_BNK)[..., None, :]
+    half = table_BN2K.shape[-1]
+    cos, sin = table_BN2K[:, :, None, 0], table_BN2K[:, :, None, 1]
     first = x_BNHK[..., :half].astype(jnp.float32)
     second = x_BNHK[..., half : 2 * half].astype(jnp.float32)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

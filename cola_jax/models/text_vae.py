@@ -49,12 +49,12 @@ class VAEBlock(nn.Module):
     def _dense(self, features: int, bias: bool) -> nn.Dense:
         return nn.Dense(features, use_bias=bias, dtype=self.dtype, kernel_init=dense_init(self.config))
 
-    def __call__(self, x_BND: jax.Array, angles_BNK: jax.Array) -> jax.Array:
+    def __call__(self, x_BND: jax.Array, rope_BN2K: jax.Array) -> jax.Array:
         """Attention of every position with itself alone: touches each parameter, for initialisation."""
-        _, _, v_BNHK = self.project(x_BND, angles_BNK)
+        _, _, v_BNHK = self.project(x_BND, rope_BN2K)
         return self.finish(x_BND, jnp.repeat(v_BNHK, self.config.block.shared_heads_kv, axis=2))
 
-    def project(self, x_BND: jax.Array, angles_BNK: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def project(self, x_BND: jax.Array, rope_BN2K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns q (B, N, H, K) and k, v (B, N, H / shared_heads_kv, K), normed and rotated."""
         vae, block = self.config, self.config.block
         qkv = self.qkv(x_BND if block.post_norm else self.norm_attn(x_BND))
@@ -66,7 +66,7 @@ class VAEBlock(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = layers.split_heads(q, vae.num_heads), layers.split_heads(k, self.kv_heads)
         v = layers.split_heads(v, self.kv_heads)
-        return layers.rope_half(q, angles_BNK), layers.rope_half(k, angles_BNK), v
+        return layers.rope_half(q, rope_BN2K), layers.rope_half(k, rope_BN2K), v
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
@@ -101,21 +101,21 @@ class BlockStack(nn.Module):
     def setup(self):
         head_dim = self.config.dim // self.config.num_heads
         self.block = VAEBlock(self.config, self.dtype, parent=None)
-        example = (jnp.zeros((1, 1, self.config.dim)), jnp.zeros((1, 1, head_dim // 2)))
+        example = (jnp.zeros((1, 1, self.config.dim)), jnp.zeros((1, 1, 2, head_dim // 2)))
         self.blocks = self.param("blocks", layers.stacked_init(self.block, self.layers, *example))
 
-    def angles(self, positions_BN: jax.Array) -> jax.Array:
+    def rope(self, positions_BN: jax.Array) -> jax.Array:
         head_dim = self.config.dim // self.config.num_heads
-        return layers.rope_angles(positions_BN, head_dim, self.config.block.rope_theta)
+        return layers.rope_table(positions_BN, head_dim, self.config.block.rope_theta)
 
     def __call__(
         self, x_BND: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
     ) -> tuple[jax.Array, KVCache]:
         """Block-causal pass over whole rows. Returns the output and the keys and values of every layer."""
-        angles = self.angles(positions_BN)
+        rope = self.rope(positions_BN)
 
         def body(x, params):
-            q, k, v = self.block.apply({"params": params}, x, angles, method="project")
+            q, k, v = self.block.apply({"params": params}, x, rope, method="project")
             heads = attention.block_causal_attention(
                 q,
                 k,
@@ -131,14 +131,14 @@ class BlockStack(nn.Module):
     def extend(self, x_BSD: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
         """Runs S new positions that follow `length_B` cached ones. Returns the output and the cache with them written."""
         new = jnp.arange(x_BSD.shape[1])
-        angles = self.angles(length_B[:, None] + new)
+        rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
         own = visibility.block_causal(block[:, None], block[None, :])
         mask = attention.cached_mask(length_B, cache.k.shape[2], own)
 
         def body(x, layer):
             params, k_old, v_old = layer
-            q, k, v = self.block.apply({"params": params}, x, angles, method="project")
+            q, k, v = self.block.apply({"params": params}, x, rope, method="project")
             heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
             return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
 

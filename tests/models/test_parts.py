@@ -39,7 +39,7 @@ def test_modulation_scales_by_one_more_than_scale_and_then_shifts():
 @pytest.mark.parametrize("rotated", [6, 8])
 def test_rotation_keeps_lengths_makes_scores_relative_and_passes_the_rest(rotated):
     q, k = normal(0, 1, 1, 1, 8), normal(1, 1, 1, 1, 8)
-    at = lambda x, place: layers.rope_half(x, layers.rope_angles(jnp.array([[place]]), rotated, 100.0))
+    at = lambda x, place: layers.rope_half(x, layers.rope_table(jnp.array([[place]]), rotated, 100.0))
     score = lambda m, n: float(jnp.sum(at(q, m) * at(k, n)))
     np.testing.assert_allclose(score(7, 4), score(13, 10), rtol=1e-4)
     assert abs(score(7, 4) - score(7, 5)) > 1e-3
@@ -50,8 +50,8 @@ def test_rotation_keeps_lengths_makes_scores_relative_and_passes_the_rest(rotate
 
 
 def test_rotation_pairs_channels_half_of_the_rotated_ones_apart():
-    angle = layers.rope_angles(jnp.array([[3]]), 6, 100.0)
-    turned = layers.rope_half(jnp.eye(8)[:, None, None, :], jnp.tile(angle, (8, 1, 1)))[:, 0, 0]
+    angle = layers.rope_table(jnp.array([[3]]), 6, 100.0)
+    turned = layers.rope_half(jnp.eye(8)[:, None, None, :], jnp.tile(angle, (8, 1, 1, 1)))[:, 0, 0]
     for i in range(3):
         theta = 3.0 * 100.0 ** (-i / 3)
         expected = [[np.cos(theta), np.sin(theta)], [-np.sin(theta), np.cos(theta)]]
@@ -98,9 +98,10 @@ def test_a_cache_grows_with_zeros_and_takes_new_entries_behind_each_rows_own():
     assert grown.k.shape[2] == 7 and not np.asarray(grown.k)[:, :, 4:].any()
     filled = append(grown, fresh, jnp.array([0, 3, 5]))
     for row, start in enumerate((0, 3, 5)):
-        close(filled.v[:, row, start : start + 2], fresh.v[:, row])
         untouched = [place for place in range(7) if not start <= place < start + 2]
-        close(filled.v[:, row, untouched], grown.v[:, row, untouched])
+        for new, added, old in zip(filled, fresh, grown):
+            close(new[:, row, start : start + 2], added[:, row])
+            close(new[:, row, untouched], old[:, row, untouched])
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 6, 7, 100])
