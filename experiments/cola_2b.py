@@ -22,4 +22,5 @@ def get_config(arg: str | None = None):
     c.family = "text_vae" if stage == "vae" else "cola"
     if stage == "joint":
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+        c.objective.update(reference_weight=0.1 if vae_from else 0.0)  # ours: see tinyworld.py for what happens without
     return c

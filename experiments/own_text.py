@@ -46,4 +46,5 @@ def small(c, stage: str, vae_from: str):
     c.optimizer.decay_steps = c.train.steps
     if stage == "joint":
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+        c.objective.update(reference_weight=0.1 if vae_from else 0.0)  # ours: see tinyworld.py for what happens without
     return c

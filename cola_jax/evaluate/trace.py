@@ -46,7 +46,7 @@ def denoising_trace(
         [prompt], patch_size=cfg.vae.patch_size, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
         first_block=cfg.sampling.first_block,
     )  # fmt: skip
-    times = block_loop.time_table(cfg, params)
+    times = block_loop.time_table(cfg, params, cfg.sampling.guidance)
     progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
     row_keys = jax.random.fold_in(jax.random.PRNGKey(seed), 0)[None]
     states, tokens = [], []
@@ -65,7 +65,7 @@ def _trace_block(cfg, params, times, progress, first, z_BSC, keys_B) -> tuple[li
     visited = []
     for index in range(cfg.sampling.steps):
         this = slice(index, index + 1)
-        step = block_loop.Times(jax.tree.map(itemgetter(this), times.steps), times.at_0)
+        step = times._replace(steps=jax.tree.map(itemgetter(this), times.steps))
         copy = jax.tree.map(jnp.copy, progress)  # write_block takes the progress it is given
         block, after = block_loop.write_block(cfg, params, step, copy, first, z_BSC, keys_B)
         visited.append(block)

@@ -7,6 +7,7 @@ Axes: B batch, L tokens, N = L / P latents, S latents a block, NB blocks, C late
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -163,17 +164,19 @@ def generate(
         blocks = -(-(cfg.sampling.max_new_tokens + int(batch.trim.max())) // (size * patch))
     rows = jnp.arange(len(prompts)) if samples is None else jnp.asarray(samples)
     row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.PRNGKey(seed), rows)
-    times = block_loop.time_table(cfg, params)
+    compiled = block_loop.compiled_config(cfg)
+    prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
+    times = block_loop.time_table(compiled, params, cfg.sampling.guidance)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
-    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks, prefix)
+    progress, first = block_loop.read_prompt(prompt_config, params, batch.tokens, batch.known, blocks, prefix)
     mixed = bool((batch.known % size).any())
     for index in range(blocks):
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
         place = None if rope is None else rope.block(whole + index * size, size, progress.dit_cache.k.shape[2])
-        block, progress = block_loop.write_block(cfg, params, times, progress, opening, z1, keys, place)
+        block, progress = block_loop.write_block(compiled, params, times, progress, opening, z1, keys, place)
         skip = batch.trim if index == 0 else batch.trim * 0
         yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
 

@@ -6,13 +6,14 @@ Axes: B batch, N latents, S latents a block, C latent channels, P tokens a laten
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
 from cola_jax.models import build
@@ -22,10 +23,14 @@ from cola_jax.models.text_vae import from_prior, to_prior
 
 
 class Times(NamedTuple):
-    """AdaLN at every time the sampler visits: leaves of `steps` lead with (T, evaluations a step)."""
+    """What the sampler follows: AdaLN at every time it visits, and how hard it is guided.
+
+    Leaves of `steps` lead with (T, evaluations a step); `guidance` is s of SPEC 3.2.
+    """
 
     steps: TimeModulation
     at_0: TimeModulation
+    guidance: jax.Array
 
 
 class Progress(NamedTuple):
@@ -67,14 +72,21 @@ def natural_positions(progress: Progress, block_size: int) -> BlockPositions:
     return BlockPositions(jnp.broadcast_to(slots, (new.shape[0], slots.size)), new, new)
 
 
+def compiled_config(cfg: RunConfig) -> RunConfig:
+    """The config as far as `write_block` is compiled for it: settings that it takes as values, or never reads, are at rest."""
+    guidance = 1.0 if cfg.sampling.guidance == 1.0 else SamplingConfig().guidance
+    at_rest = dataclasses.replace(cfg.sampling, guidance=guidance, max_new_tokens=1, stop_at_eos=True)
+    return dataclasses.replace(cfg, sampling=at_rest)
+
+
 @partial(jax.jit, static_argnums=0)
-def time_table(cfg: RunConfig, params: Any) -> Times:
+def time_table(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Times:
     """Computes AdaLN once for every time that `write_block` will visit."""
     visited = solvers.evaluation_times(cfg.sampling.solver, cfg.sampling.steps)
     variables, net = {"params": params["dit"]}, build.dit(cfg)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
-    return Times(steps, jax.tree.map(lambda m: m[-1], table))
+    return Times(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance))
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -131,7 +143,7 @@ def write_block(
     place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
     cache = net.apply(variables, progress.dit_cache, place.k_past, method="rotated")
     context = Context(cache, progress.length, place.q_new, place.k_new)
-    velocity = partial(_guided_velocity, cfg, params, times.at_0, context)
+    velocity = partial(_guided_velocity, cfg, params, times, context)
     if first is not None and sampling.first_block == "repaint":
         z = _repaint(cfg, velocity, times, first, noise_BSC, keys_B)
     else:
@@ -147,15 +159,15 @@ def write_block(
     return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
 
 
-def _guided_velocity(cfg, params, at_0, context, z_BSC, at_t, known_BS):
+def _guided_velocity(cfg, params, times, context, z_BSC, at_t, known_BS):
     """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
     guided = cfg.sampling.guidance != 1.0
     v_c, v_u, _ = build.dit(cfg).apply(
-        {"params": params["dit"]}, z_BSC, at_t, at_0, known_BS, context, guided, method="denoise_block"
+        {"params": params["dit"]}, z_BSC, at_t, times.at_0, known_BS, context, guided, method="denoise_block"
     )
     if not guided:
         return v_c
-    scale = jnp.where(context.length == 0, 1.0, cfg.sampling.guidance)
+    scale = jnp.where(context.length == 0, 1.0, times.guidance)
     return guidance.guide(v_c, v_u, scale[:, None, None])
 
 
