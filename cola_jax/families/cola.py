@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ConfigError, RunConfig
+from cola_jax.config import ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import vae_terms
 from cola_jax.families.family import Family
