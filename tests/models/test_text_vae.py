@@ -50,9 +50,9 @@ def whole(cfg, params):
 
 
 WAYS = [
-    {"attention_chunks": 5, "remat": "full"},
-    {"attention_chunks": N, "remat": "minimal"},
-    {"attention_chunks": 3, "scan_layers": False, "remat": "full"},
+    {"attention_chunks": 4, "remat": "full"},
+    {"attention_chunks": 3, "remat": "minimal"},
+    {"attention_chunks": 2, "scan_layers": False, "remat": "full"},
 ]
 
 
