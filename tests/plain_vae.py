@@ -19,7 +19,7 @@ def encode(vae, p, tokens_BL, positions_BN, mask):
     x = p["embedding"][tokens_BL].reshape(*positions_BN.shape, -1)
     x = stack(vae, p["blocks"], dense(p["patch"], x), positions_BN, mask)
     mean, logvar = jnp.split(dense(p["head"], x), 2, axis=-1)
-    return norm(mean, 1e-5), jnp.clip(logvar, -30.0, 20.0)
+    return norm(mean, vae.block.norm_eps), jnp.clip(logvar, -30.0, 20.0)
 
 
 def decode(vae, p, z_BNC, positions_BN, mask):

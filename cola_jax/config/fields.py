@@ -52,12 +52,12 @@ class VAEBlockConfig:
 
     activation: str = "swiglu"  # swiglu | silu | gelu
     post_norm: bool = True  # the released form x = LN(x) + Attn(x); False: pre-norm
-    norm_affine: bool = True
+    norm_affine: bool = True  # gain and bias of the attention norm; the other norms have theirs always
     norm_eps: float = 1e-6
     qk_norm: bool = True  # layer norm of q and k over the full width, before the split into heads
     qk_norm_affine: bool = True
     qk_bias: bool = False  # bias of the qkv projection
-    bias: bool = True  # bias of every other projection of the block
+    bias: bool = True  # bias of the other dense layers, of all but patching and its inverse
     clip_qkv: float = 0.0  # clip q, k, v to +-this before their norm; 0: no clip
     shared_heads_kv: int = 1  # query heads that share one key/value head
     rope_theta: float = 500_000.0
@@ -78,7 +78,7 @@ class TextVAEConfig:
     patch_size: int = 1  # P, tokens a latent
     block_size: int = 1  # latents a block of the VAE's own block-causal mask; 1 is strictly causal
     use_variation: bool = True  # False: an autoencoder without a posterior
-    encoder_last_ln: bool = True  # layer norm of the posterior mean over C, without gain and bias
+    encoder_last_ln: bool = True  # layer norm of the mean over C, no gain or bias; a plain autoencoder always has it
     fixed_logsnr: float | None = None  # sigma^2 = mean(mu^2) exp(-fixed_logsnr) instead of a learnt variance
     latent_shift: float = 0.0  # latents cross to the DiT as (z - latent_shift) * latent_scale
     latent_scale: float = 1.0
@@ -98,7 +98,7 @@ class DiTConfig:
     rope_dim: int = 96  # channels of a head that are rotated
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
-    qk_bias: bool = False  # bias of the qkv projection
+    qk_bias: bool = False  # bias of the qkv and attention output projections
     time_frequencies: int = 128
     zero_init: bool = True  # AdaLN and the output layer start at zero
 

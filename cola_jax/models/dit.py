@@ -65,7 +65,7 @@ class DiTBlock(nn.Module):
         dit = self.config
         heads_width = dit.num_heads * dit.head_dim
         self.qkv = self._dense(3 * heads_width, bias=dit.qk_bias)
-        self.attn_out = self._dense(dit.dim, bias=False)
+        self.attn_out = self._dense(dit.dim, bias=dit.qk_bias)
         self.q_norm = layers.LayerNorm(dit.norm_eps)
         self.k_norm = layers.LayerNorm(dit.norm_eps)
         self.mlp_in = self._dense(dit.expand_ratio * dit.dim)

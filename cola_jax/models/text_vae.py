@@ -16,7 +16,6 @@ from cola_jax.models import attention, layers, visibility
 from cola_jax.models.cache import KVCache, append
 
 LOGVAR_RANGE = (-30.0, 20.0)
-MEAN_EPS = 1e-5  # of the norm of the posterior mean
 
 
 class Posterior(NamedTuple):
@@ -41,7 +40,7 @@ class VAEBlock(nn.Module):
         self.ffn_in = self._dense(vae.ffn_dim, block.bias)
         self.ffn_out = self._dense(vae.dim, block.bias)
         self.norm_attn = layers.LayerNorm(block.norm_eps, block.norm_affine)
-        self.norm_ffn = layers.LayerNorm(block.norm_eps, block.norm_affine)
+        self.norm_ffn = layers.LayerNorm(block.norm_eps)
         if block.qk_norm:
             self.q_norm = layers.LayerNorm(block.norm_eps, block.qk_norm_affine)
             self.k_norm = layers.LayerNorm(block.norm_eps, block.qk_norm_affine)
@@ -162,9 +161,8 @@ class Encoder(nn.Module):
         self.patch = nn.Dense(vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
         self.stack = BlockStack(vae, self.compute, vae.encoder_blocks, self.dtype)
         nn.share_scope(self, self.stack)
-        self.head = nn.Dense(
-            vae.latent_dim * (2 if vae.use_variation else 1), dtype=jnp.float32, kernel_init=dense_init(vae)
-        )
+        width = vae.latent_dim * (2 if vae.use_variation else 1)
+        self.head = nn.Dense(width, use_bias=vae.block.bias, dtype=jnp.float32, kernel_init=dense_init(vae))
 
     def __call__(self, tokens_BL: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> Posterior:
         """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
@@ -175,8 +173,8 @@ class Encoder(nn.Module):
         x, _ = self.stack(x, positions_BN, segments_BN)
         h = self.head(x.astype(jnp.float32))
         mean, logvar = h[..., : vae.latent_dim], None
-        if vae.encoder_last_ln:
-            mean = layers.normalize(mean, MEAN_EPS)
+        if vae.encoder_last_ln or not vae.use_variation:
+            mean = layers.normalize(mean, vae.block.norm_eps)
         if vae.use_variation:
             logvar = jnp.clip(h[..., vae.latent_dim :], *LOGVAR_RANGE)
         return Posterior(mean, logvar)
@@ -191,12 +189,12 @@ class Decoder(nn.Module):
 
     def setup(self):
         vae = self.config
-        self.input = nn.Dense(vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.input = nn.Dense(vae.dim, use_bias=vae.block.bias, dtype=self.dtype, kernel_init=dense_init(vae))
         self.stack = BlockStack(vae, self.compute, vae.decoder_blocks, self.dtype)
         nn.share_scope(self, self.stack)
         self.unpatch = nn.Dense(vae.patch_size * vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
-        self.final_norm = layers.LayerNorm(vae.block.norm_eps, vae.block.norm_affine)
-        self.logits = nn.Dense(vae.vocab_size, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.final_norm = layers.LayerNorm(vae.block.norm_eps)
+        self.logits = nn.Dense(vae.vocab_size, use_bias=vae.block.bias, dtype=self.dtype, kernel_init=dense_init(vae))
 
     def __call__(self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> jax.Array:
         """Decodes latents to fp32 logits (B, L, V)."""

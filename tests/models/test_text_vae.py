@@ -132,9 +132,12 @@ def test_every_variant_of_the_block_computes_something_else(cfg, whole, variant)
 
 def test_norms_and_projections_have_the_parameters_that_the_config_asks_for():
     plain = parameters(config(vae__block__norm_affine=False, vae__block__qk_norm_affine=False, vae__block__bias=False))
-    assert set(plain["decoder"]["blocks"]) == {"qkv", "attn_out", "ffn_in", "ffn_out"}
-    assert all(set(p) == {"kernel"} for p in plain["decoder"]["blocks"].values())
-    assert "final_norm" not in plain["decoder"]
+    blocks = plain["decoder"]["blocks"]
+    assert set(blocks) == {"qkv", "attn_out", "ffn_in", "ffn_out", "norm_ffn"}
+    assert set(blocks.pop("norm_ffn")) == set(plain["decoder"]["final_norm"]) == {"scale", "bias"}
+    dense = [*blocks.values(), plain["decoder"]["input"], plain["decoder"]["logits"], plain["encoder"]["head"]]
+    assert all(set(p) == {"kernel"} for p in dense)
+    assert all(set(p) == {"kernel", "bias"} for p in (plain["encoder"]["patch"], plain["decoder"]["unpatch"]))
     assert set(parameters(config(vae__block__qk_bias=True))["encoder"]["blocks"]["qkv"]) == {"kernel", "bias"}
 
 
