@@ -37,7 +37,7 @@ def status_of(error: Exception) -> int | None:
     from cola_jax.config import ConfigError
     from cola_jax.data.errors import DataError
     from cola_jax.generate.prompts import PromptError
-    from cola_jax.interop.released import ReleasedFormatError
+    from cola_jax.interop.errors import ReleasedFormatError
     from cola_jax.parallel.mesh import MeshError
     from cola_jax.train.run import TrainingDiverged
     from cola_jax.train.stored import CheckpointError
@@ -61,6 +61,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_generate(commands)
     _add_prepare(commands)
+    _add_convert(commands)
+    _add_check_goldens(commands)
     return parser
 
 
@@ -89,8 +91,10 @@ def _add_demo(commands) -> None:
 def _add_train(commands) -> None:
     example = "cola-jax train --config own_text:vae,notes/*.txt --workdir runs/notes --config.train.steps=2000"
     parser = _command(commands, "train", run_train, "train the model of a config, or continue its workdir", example)
-    _config_arguments(parser)
-    parser.add_argument("--workdir", required=True, help="folder of the run; the same command continues it")
+    _config_arguments(parser, required=False)
+    parser.add_argument(
+        "--workdir", required=True, help="folder of the run; the same command continues it, and --config may be left out"
+    )
 
 
 def _add_generate(commands) -> None:
@@ -122,8 +126,38 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--output", required=True, help="folder to write; it must not hold a corpus yet")
 
 
-def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", required=True, metavar="FILE[:ARG]", help="config file, or a name in experiments/")
+def _add_convert(commands) -> None:
+    example = "cola-jax convert import released/ runs/continued --config own_text:joint,notes/*.txt"
+    parser = _command(
+        commands, "convert", run_convert, "turn a released checkpoint into a workdir, or a workdir into one", example
+    )
+    parser.add_argument("direction", choices=("import", "export"), help="into a workdir, or out of one")
+    parser.add_argument("source", help="released folder (cola_vae/, cola_dit/, tokenizer.json); export: the workdir")
+    parser.add_argument("target", help="folder to make; it must be empty or absent")
+    _config_arguments(parser, required=False)
+    parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default=None,
+        help="export: of all weights; by default as imported, or float32",
+    )  # fmt: skip
+
+
+def _add_check_goldens(commands) -> None:
+    example = "cola-jax check-goldens goldens/base --json"
+    text = "compare with a published implementation's numbers on small models"
+    parser = _command(commands, "check-goldens", run_check_goldens, text, example)
+    parser.add_argument("folder", help="folder with cases.npz and the models they are of, or a folder of such folders")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32",
+        help="of matmuls; the bounds are float32's: bfloat16 reports its drift and judges nothing",
+    )  # fmt: skip
+
+
+def _config_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    parser.add_argument(
+        "--config", required=required, metavar="FILE[:ARG]", help="config file, or a name in experiments/"
+    )
     parser.add_argument(
         "--config.a.b=VALUE", dest="_config", metavar="", default=None, help="override a field of the config"
     )
@@ -158,8 +192,13 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     from cola_jax import config, runs
+    from cola_jax.train.workdir import stored_config
 
-    cfg = config.resolve(config.override(config.load(options.config), options.assignments))
+    if options.config is None:
+        tree = config.to_config_dict(config.resolve(stored_config(Path(options.workdir))))
+    else:
+        tree = config.load(options.config)
+    cfg = config.resolve(config.override(tree, options.assignments))
     summary = runs.run(cfg, options.workdir)
     print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
     return 1 if summary.interrupted else 0
@@ -173,7 +212,7 @@ def run_generate(options: argparse.Namespace) -> int:
         raise Misuse(f"--batch-size {options.batch_size} must be at least 1")
     if not Path(options.workdir).is_dir():
         raise Misuse(f"--workdir {options.workdir}: no such folder")
-    step = int(options.step) if options.step and options.step.isdigit() else options.step
+    step = step_of(options.step)
     sampling = {name: literal(value) for name, value in options.assignments}
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)
     if options.prompt is not None:
@@ -191,6 +230,11 @@ def run_generate(options: argparse.Namespace) -> int:
             for prompt, text in zip(batch, texts):
                 print(json.dumps({"prompt": prompt, "continuation": text}, ensure_ascii=False), file=out, flush=True)
     return 0
+
+
+def step_of(given: str | None) -> int | str | None:
+    """A checkpoint's step as a number, or the name that stands for one."""
+    return int(given) if given and given.isdigit() else given
 
 
 def open_output(path: str | None) -> AbstractContextManager[TextIO]:
@@ -243,6 +287,30 @@ def run_prepare(options: argparse.Namespace) -> int:
     cfg = config.resolve(config.override(config.load(options.config), options.assignments))
     print(json.dumps(prepare(cfg, options.output), indent=2))
     return 0
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    from cola_jax import config
+    from cola_jax.convert import export_released, import_released
+
+    exporting = options.direction == "export"
+    wrong = {"--config": options.config or options.assignments} if exporting else {"--step": options.step, "--dtype": options.dtype}
+    if any(wrong.values()):
+        raise Misuse(f"{' and '.join(name for name, given in wrong.items() if given)} is not for convert {options.direction}")
+    if exporting:
+        export_released(options.source, options.target, step_of(options.step), options.dtype, print)
+        return 0
+    tree = config.override(config.load(options.config) if options.config else config.base(), options.assignments)
+    import_released(options.source, options.target, tree, [path for path, _ in options.assignments], print)
+    return 0
+
+
+def run_check_goldens(options: argparse.Namespace) -> int:
+    from cola_jax.interop import goldens
+
+    report = goldens.check(Path(options.folder), options.dtype)
+    print(json.dumps(goldens.as_json(report), indent=2) if options.json else goldens.as_text(report))
+    return 0 if report.passed else 1
 
 
 if __name__ == "__main__":

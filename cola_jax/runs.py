@@ -14,6 +14,8 @@ from cola_jax.parallel.hosts import host_share
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train import checkpoint
 from cola_jax.train.loop import RunSummary, train
+from cola_jax.train.stored import folder as checkpoints_of
+from cola_jax.train.stored import steps_in
 from cola_jax.train.workdir import check
 
 TOKENIZER = "tokenizer"  # folder of a workdir
@@ -28,7 +30,8 @@ def run(cfg: RunConfig, workdir: str | Path, stream: TextIO = sys.stderr) -> Run
     """
     workdir = Path(workdir)
     check(workdir, cfg)
-    vae_from = Path(cfg.objective.vae_from) if cfg.family == "cola" and cfg.objective.vae_from else None
+    begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun needs no VAE to start from
+    vae_from = Path(cfg.objective.vae_from) if cfg.family == "cola" and cfg.objective.vae_from and not begun else None
     params = None if vae_from is None else starting_vae(cfg, vae_from)
     tokenizer = _tokenizer(cfg, workdir / TOKENIZER, vae_from)
     corpus = pipeline.build_corpus(cfg, tokenizer)

@@ -15,6 +15,7 @@ from typing import Any
 from cola_jax.config import ConfigError as ConfigError
 from cola_jax.config import RunConfig, resolve, to_dict
 from cola_jax.data import tokenizers
+from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import PromptError
 from cola_jax.runs import TOKENIZER
@@ -35,12 +36,15 @@ class Writer:
 
         Raises:
           CheckpointError: where there is none. ConfigError: where the run's family does not write text.
+          DataError: where the tokenizer has more tokens than the model.
         """
         config, params = load_params(workdir, step)
         cfg = resolve(config)
         if FAMILIES[cfg.family].generate is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
-        return cls(cfg, params, tokenizers.load(Path(workdir) / TOKENIZER))
+        tokenizer = tokenizers.load(Path(workdir) / TOKENIZER)
+        check_vocabulary(cfg, tokenizer)
+        return cls(cfg, params, tokenizer)
 
     def with_sampling(self, **changes: Any) -> Writer:
         """Returns a writer with other SamplingConfig fields.
@@ -98,6 +102,9 @@ class Writer:
     def encode(self, index: int, prompt: str) -> list[int]:
         if not isinstance(prompt, str):
             raise PromptError(f"prompt {index} is {type(prompt).__name__}, expected text")
+        lost = self.tokenizer.lost(prompt)
+        if lost:
+            raise PromptError(f"prompt {index} has {lost!r}, which the tokenizer has no token for")
         return self.tokenizer.encode(prompt)
 
     def _stop_id(self) -> int | None:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "scaling": {"family", "table"},
     "interop": {"families", "table", "parallel", "generate", "models", "diffusion"},
 }
-ON_TOP = {"cli", "demo", "runs", "writer"}  # they put rooms together; no room imports them
+ON_TOP = {"cli", "convert", "demo", "runs", "writer"}  # they put rooms together; no room imports them
 BELOW_RUNS = {"evaluate"}  # evaluates what runs and writers leave behind
 
 

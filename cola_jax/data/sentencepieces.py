@@ -57,6 +57,10 @@ class SentencePieceTokenizer:
         kept = [int(i) for i in ids if int(i) not in self._hidden and 0 <= i < self.vocab_size]
         return self._inner.decode(kept)
 
+    def lost(self, text: str) -> str:
+        pieces = self._inner.encode(text.replace(SPACE_SIGN, ""), out_type="immutable_proto").pieces
+        return "".join(piece.surface for piece in pieces if piece.id == self._inner.unk_id())
+
 
 def _replace(ids: list[int], old: list[int], new: list[int]) -> list[int]:
     """Returns `ids` with every run `old` replaced by `new`."""

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from cola_jax.config import RunConfig
 from cola_jax.data.errors import DataError
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
@@ -49,6 +51,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of `ids`; special tokens and ids outside the vocabulary are left out."""
 
+    def lost(self, text: str) -> str:
+        """Returns the characters of `text` that no token stands for; empty where `encode` keeps them all."""
+
 
 class BytesTokenizer:
     """The 256 byte values, then pad and end of document."""
@@ -65,6 +70,9 @@ class BytesTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(int(i) for i in ids if 0 <= i < 256).decode(errors="replace")
+
+    def lost(self, text: str) -> str:
+        return ""
 
 
 class HuggingFaceTokenizer:
@@ -85,14 +93,17 @@ class HuggingFaceTokenizer:
             raise DataError(f"{source} is not a Hugging Face tokenizer.json ({error})") from error
         self.model = model
         self.special_names = (pad_token, eos_token)
-        self.vocab_size = self._inner.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)  # ids may have gaps
         self.pad_id = self._named("pad_token", pad_token, source)
         self.eos_id = self._named("eos_token", eos_token, source)
 
     def _named(self, field: str, token: str, source: str) -> int:
         found = self._inner.token_to_id(token)
         if found is None:
-            raise DataError(f"tokenizer.{field}={token!r} is not in {source}: give the name of a token it has")
+            special = ", ".join(repr(t.content) for _, t in sorted(self._inner.get_added_tokens_decoder().items()))
+            raise DataError(
+                f"tokenizer.{field}={token!r} is not in {source}: give the name of a token it has ({special or 'none special'})"
+            )
         return found
 
     def encode(self, text: str) -> list[int]:
@@ -102,6 +113,17 @@ class HuggingFaceTokenizer:
         hidden = {self.pad_id, self.eos_id}
         kept = [int(i) for i in ids if int(i) not in hidden and 0 <= i < self.vocab_size]
         return self._inner.decode(kept, skip_special_tokens=True)
+
+    def lost(self, text: str) -> str:
+        try:
+            encoding = self._inner.encode(text, add_special_tokens=False)
+        except Exception:  # the package raises bare Exception, e.g. for a word list without a token for unknown words
+            return text
+        unknown = getattr(self._inner.model, "unk_token", None)
+        covered = np.zeros(len(text), bool)
+        for token, (start, end) in zip(encoding.tokens, encoding.offsets):
+            covered[start:end] |= unknown is None or token != unknown
+        return "".join(c for c, kept in zip(text, covered) if not kept and not c.isspace())
 
 
 class StreamDecoder:

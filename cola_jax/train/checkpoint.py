@@ -23,7 +23,7 @@ from cola_jax.config import RunConfig, to_dict
 from cola_jax.config.fields import CheckpointConfig
 from cola_jax.parallel import rules
 from cola_jax.train import stored
-from cola_jax.train.integrity import fingerprints, leaves_by_path, nested
+from cola_jax.train.integrity import leaves_by_path, nested
 from cola_jax.train.state import TrainState
 
 TREES = ("params", "opt_state", "frozen")
@@ -56,7 +56,7 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, cfg: RunConfig, tokenizer: dict[str, bytes], warn: Warn):
         """Removes what an interrupted write or removal left behind."""
         self._directory, self._cfg, self._warn = stored.folder(workdir), cfg, warn
-        self._tokenizer = {name: base64.b64encode(data).decode() for name, data in tokenizer.items()}
+        self._tokenizer = tokenizer
         if jax.process_index() == 0:
             self._directory.mkdir(parents=True, exist_ok=True)
             for path in self._directory.iterdir():
@@ -71,15 +71,10 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         self._prune()
         step = int(state.step)
-        trees = {name: leaves_by_path(getattr(state, name)) for name in TREES}
-        leaves = {f"{name}/{path}": leaf for name, tree in trees.items() for path, leaf in tree.items()}
-        prints = fingerprints(leaves)
-        forms = {p: {"shape": x.shape, "dtype": x.dtype.name, "fingerprint": prints[p]} for p, x in leaves.items()}
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        meta = {"format": stored.FORMAT, "step": step, "config": to_dict(self._cfg), "metrics": finite, "leaves": forms}
-        items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items() if tree}
-        items |= {"meta": ocp.args.JsonSave(meta), "tokenizer": ocp.args.JsonSave(self._tokenizer)}
-        self._orbax.save(self._directory / str(step), args=ocp.args.Composite(**items))
+        trees = {name: getattr(state, name) for name in TREES}
+        items = stored.items(trees, {"step": step, "config": to_dict(self._cfg), "metrics": finite}, self._tokenizer)
+        self._orbax.save(self._directory / str(step), args=items)
         self._metrics[step] = finite
         if not self._cfg.checkpoint.asynchronous:
             self._orbax.wait_until_finished()
@@ -87,7 +82,8 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """Returns the newest good checkpoint on the shardings of `abstract`, or None where there is none at all.
 
-        Newer ones that are damaged are named in a warning and set aside as STEP.damaged.
+        Newer ones that are damaged are named in a warning and set aside as STEP.damaged. Of a checkpoint that was written by
+        `save_params`, opt_state and frozen are None: the run begins with it.
 
         Raises:
           CheckpointError: where a leaf is missing, extra or misshapen, and where every checkpoint is damaged.
@@ -97,16 +93,25 @@ class Checkpoints:
         if not steps:
             return None
         expected = {name: leaves_by_path(getattr(abstract, name)) for name in TREES}
-        read = lambda step: stored.read_trees(self._orbax, self._directory / str(step), expected)
+
+        def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+            path = self._directory / str(step)
+            beginning = stored.read_meta(self._orbax, path).get("params_only", False)
+            return stored.read_trees(self._orbax, path, {"params": expected["params"]} if beginning else expected)
+
         step, (_, trees) = stored.first_good(self._directory, steps, read, self._warn)
         for newer in [s for s in steps if s > step]:
             self._metrics.pop(newer, None)
             if jax.process_index() == 0:
                 _set_aside(self._directory / str(newer), "damaged")
         _wait_for_all("damaged checkpoints set aside")
-        fill = lambda name: jax.tree.unflatten(
-            jax.tree.structure(getattr(abstract, name)), [trees[name][path] for path in expected[name]]
-        )
+
+        def fill(name: str) -> Any:
+            if name not in trees:
+                return None
+            structure = jax.tree.structure(getattr(abstract, name))
+            return jax.tree.unflatten(structure, [trees[name][path] for path in expected[name]])
+
         return TrainState(jax.device_put(np.int32(step), abstract.step.sharding), *map(fill, TREES))
 
     def close(self) -> None:
@@ -138,6 +143,20 @@ def _set_aside(path: Path, why: str) -> Path:
 def _wait_for_all(what: str) -> None:
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
+
+
+def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dict[str, bytes]) -> None:
+    """Writes parameters from elsewhere as the checkpoint of step 0, which has no optimizer state: training begins with it.
+
+    Args:
+      params: {group: parameters}, fp32, all groups of the family.
+      tokenizer: {file name: bytes}.
+    """
+    directory = stored.folder(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    facts = {"step": 0, "config": to_dict(cfg), "metrics": {}, "params_only": True}
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+        orbax.save(directory / "0", args=stored.items({"params": params}, facts, tokenizer))
 
 
 def load_params(

@@ -21,7 +21,7 @@ from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
 from cola_jax.train.run import Run, absorb, check_best_metric, judge, plot, update_for
-from cola_jax.train.state import TrainState, abstract_state, init_state, shardings_of
+from cola_jax.train.state import TrainState, abstract_state, begin, init_state, shardings_of
 from cola_jax.train.workdir import check, claim
 
 
@@ -90,7 +90,10 @@ def train(
             say(f"all {cfg.train.steps} steps are already done")
             return RunSummary(start, False, {}, {})
         say(f"resuming after step {start}" if start else f"starting on mesh {dict(mesh.shape)}")
-        state = init_state(cfg, family, abstract, params_init) if state is None else state
+        if state is None:
+            state = init_state(cfg, family, abstract, params_init)
+        elif state.opt_state is None:
+            state = begin(cfg, family, abstract, state.params)
         put = batch_putter(mesh, cfg.train.batch_size)
         log, progress = _writers(cfg, workdir, start, stream if first else None)
         stack.callback(log.close)

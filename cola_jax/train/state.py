@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -99,3 +100,18 @@ def init_state(cfg: RunConfig, family: Family, abstract: TrainState, given: Tree
         raise ValueError("initial parameters do not fit the config: " + "; ".join(problems))
     placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), given, expected)
     return jax.jit(_builder(cfg, family), out_shardings=shardings_of(abstract))(placed)
+
+
+def begin(cfg: RunConfig, family: Family, abstract: TrainState, params: Tree) -> TrainState:
+    """Returns the state before the first step of a run whose parameters, all groups, lie where `abstract` has them.
+
+    They are taken over, not copied: what is new is the optimizer's state and what stays frozen.
+    """
+
+    def build(params: Tree) -> tuple[Tree, Tree]:
+        frozen = jax.tree.map(lambda x: jnp.array(x, copy=True), family.frozen(cfg, params))
+        return optimizer.init(cfg, family, params), frozen
+
+    places = shardings_of(abstract)
+    opt_state, frozen = jax.jit(build, out_shardings=(places.opt_state, places.frozen))(params)
+    return TrainState(jax.device_put(np.int32(0), places.step), params, opt_state, frozen)

@@ -1,7 +1,8 @@
 """Reading checkpoints back: which ones there are, and whether each is what was written.
 
 A checkpoint is a folder CHECKPOINTS/STEP of Orbax items:
-  meta       format version, step, config, held-out metrics, and every leaf's shape, dtype and fingerprint
+  meta       format version, step, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
+             where the checkpoint holds parameters that a run begins with and was never meant to hold more
   tokenizer  {file name: base64}
   params, opt_state, frozen  {path: array}; an empty one is left out
 A restored leaf is compared with its fingerprint, because a damaged file can still decode.
@@ -9,6 +10,7 @@ A restored leaf is compared with its fingerprint, because a damaged file can sti
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from cola_jax.train.integrity import fingerprints, tree_problems
+from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
 
 FORMAT = 1
 
@@ -45,6 +47,18 @@ def steps_in(directory: Path) -> list[int]:
     """Returns the steps of the whole checkpoints, ascending: a plain number is a name that only a whole one gets."""
     found = directory.iterdir() if directory.is_dir() else ()
     return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
+
+
+def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, bytes]) -> ocp.args.Composite:
+    """Returns what Orbax writes: `trees` by item name, and `facts`, the fields of meta that do not follow from them."""
+    flat = {name: leaves_by_path(tree) for name, tree in trees.items()}
+    leaves = {f"{name}/{path}": leaf for name, tree in flat.items() for path, leaf in tree.items()}
+    prints = fingerprints(leaves)
+    forms = {p: {"shape": x.shape, "dtype": x.dtype.name, "fingerprint": prints[p]} for p, x in leaves.items()}
+    files = {name: base64.b64encode(data).decode() for name, data in tokenizer.items()}
+    arrays = {name: ocp.args.StandardSave(tree) for name, tree in flat.items() if tree}
+    meta = {"format": FORMAT, **facts, "leaves": forms}
+    return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(meta), tokenizer=ocp.args.JsonSave(files))
 
 
 def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:

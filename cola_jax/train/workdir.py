@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from cola_jax.config import RunConfig, differences, to_dict
 
@@ -28,19 +29,30 @@ def check(workdir: Path, cfg: RunConfig) -> None:
     Raises:
       WorkdirError: where config.json differs in a field that is not HARMLESS, or cannot be read.
     """
-    path = workdir / "config.json"
-    if not path.exists():
+    if not (workdir / "config.json").exists():
         return
-    try:
-        old = json.loads(path.read_text())
-    except ValueError as error:
-        raise WorkdirError(f"{path} is not JSON ({error}); expected the config of the run in this workdir") from error
+    old = stored_config(workdir)
     changed = [line for line in differences(old, to_dict(cfg)) if line.split(":")[0] not in HARMLESS]
     if changed:
         raise WorkdirError(
             f"{workdir} belongs to a run with another config; differences (old -> new): {'; '.join(changed)}. "
             "Give the old values or another workdir"
         )
+
+
+def stored_config(workdir: Path) -> dict[str, Any]:
+    """Returns the config of the run in `workdir`.
+
+    Raises:
+      WorkdirError: where there is none, or it cannot be read.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise WorkdirError(f"{workdir} is not a workdir: it has no config.json")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise WorkdirError(f"{path} is not JSON ({error}); expected the config of the run in this workdir") from error
 
 
 def claim(workdir: Path, cfg: RunConfig) -> None:

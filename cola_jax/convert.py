@@ -1,0 +1,206 @@
+"""Released checkpoints in and out of workdirs.
+
+An imported workdir holds what a trained one does, but for the optimizer's state: config.json, the tokenizer, and a checkpoint
+of step 0 that training begins with. Its folder released/ remembers the files it came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cola_jax.config import ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
+from cola_jax.data import tokenizers
+from cola_jax.data.errors import DataError
+from cola_jax.interop import record, release, released
+from cola_jax.interop.errors import ReleasedFormatError
+from cola_jax.interop.released_config import check_pair, read_json
+from cola_jax.interop.tensor_names import GROUPS
+from cola_jax.parallel import rules
+from cola_jax.parallel.mesh import MeshError, make_mesh
+from cola_jax.runs import TOKENIZER
+from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
+from cola_jax.train.workdir import WorkdirError, claim, stored_config
+
+RECORD = "released"  # folder of an imported workdir
+PARTS = ("cola_vae", "cola_dit")
+NOT_RELEASED = {"vae": ("fixed_logsnr",), "dit": ("zero_init",)}  # fields that the config keeps: no released field says them
+Say = Callable[[str], None]
+
+
+def import_released(
+    source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say
+) -> RunConfig:
+    """Makes a workdir that training continues and generation reads from a released folder. Returns its config.
+
+    Args:
+      tree: data, training and sampling of the run; its model is replaced by the released one, and `say` told where they differ.
+      explicit: paths of fields that the user set, "a.b.c".
+
+    Raises:
+      ReleasedFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
+      DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
+    """
+    source, workdir = Path(source).absolute(), Path(workdir)
+    if jax.process_count() > 1:
+        raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
+    vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
+    check_pair(source / "cola_dit", vae)
+    cfg = _config(tree, explicit, source, {"vae": dataclasses.asdict(vae), "dit": dataclasses.asdict(dit)}, say)
+    tokenizer = _tokenizer(cfg, source)
+    _check_vocabulary(source, cfg, tokenizer)
+    with _new_folder(workdir) as partial:
+        mesh, params = roomiest_mesh(cfg), {}
+        for part in PARTS:
+            params |= released.read_part(part, source / part, cfg, mesh)
+            record.keep(source, part, cfg, partial / RECORD)
+        _copy_beside_the_tokenizer(source, partial / RECORD)
+        tokenizers.save(tokenizer, partial / TOKENIZER)
+        save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
+        claim(partial, cfg)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(f"{workdir}: {count:,} parameters, {tokenizer.vocab_size} of {cfg.vae.vocab_size} words in the tokenizer")
+    say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
+    return cfg
+
+
+def export_released(
+    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say
+) -> None:
+    """Writes a checkpoint of a workdir in the released form: the files, names and dtypes of its import, else fp32.
+
+    Args:
+      step: as in `load_params`. dtype: a key of release.NAMES for every weight in place of the recorded one.
+
+    Raises:
+      ReleasedFormatError: where the model has no released form. CheckpointError: where there is no such checkpoint.
+      WorkdirError: where `target` is not empty.
+    """
+    workdir, target = Path(workdir), Path(target)
+    cfg = resolve(stored_config(workdir))
+    parts = {"cola": PARTS, "text_vae": PARTS[:1]}.get(cfg.family)
+    if parts is None:
+        raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: only cola and text_vae can be exported")
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
+    with _new_folder(target) as partial:
+        _, params = load_params(workdir, step, roomiest_mesh(cfg, parts))
+        for part in parts:
+            groups = {group: params[group] for group in GROUPS[part]}
+            leaves = {rules.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(groups)}
+            kept = record.kept(workdir / RECORD, part, cfg)
+            release.write_part(part, partial / part, cfg, leaves, kept, dtype)
+        if tokenizer.kind == "huggingface":
+            (partial / "tokenizer.json").write_bytes(tokenizer.model)
+            _copy_beside_the_tokenizer(workdir / RECORD, partial)
+    if tokenizer.kind != "huggingface":
+        say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
+    say(f"{target}: {', '.join(parts)}")
+
+
+def _copy_beside_the_tokenizer(source: Path, target: Path) -> None:
+    for name in record.BESIDE_THE_TOKENIZER:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def roomiest_mesh(cfg: RunConfig, parts: tuple[str, ...] = PARTS) -> Mesh:
+    """Returns the mesh that splits the parameters over as many local devices as their sizes allow."""
+    devices = jax.local_devices()
+    for count in range(len(devices), 0, -1):
+        mesh = make_mesh(MeshConfig(data=1, fsdp=count, tensor=1), devices[:count])
+        try:
+            for part in parts:
+                rules.shardings(released.shapes(cfg, part), mesh)
+        except MeshError:
+            continue
+        return mesh
+    raise MeshError("no device can hold the parameters: parallel.rules.RULES does not know all of them")
+
+
+@contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to fill that becomes `path` when all went well, and is gone else.
+
+    Raises:
+      WorkdirError: where `path` holds something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise WorkdirError(f"{path} is not an empty folder: remove it, or name another one")
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str, Any], say: Say) -> RunConfig:
+    """Puts the released model into `tree` and says which of its fields gave way."""
+    given, base = tree.to_dict(), to_dict(RunConfig())
+    changed = []
+    for group, fields in model.items():
+        fields |= {name: given[group][name] for name in NOT_RELEASED[group]}
+        set_on_purpose = {line.split(":")[0] for line in differences(base[group], given[group], f"{group}.")}
+        lines = differences(given[group], fields, f"{group}.")
+        changed += [line for line in lines if line.split(":")[0] in set_on_purpose | set(explicit)]
+        tree[group] = ConfigDict(fields)
+    forced = {"family": "cola", "objective.vae_from": str(source)}
+    if given["objective"]["latent_policy"] == "scratch":
+        forced["objective.latent_policy"] = "joint"
+    if (source / "tokenizer.json").is_file():
+        forced |= {"tokenizer.kind": "file", "tokenizer.path": str(source / "tokenizer.json")}
+        forced |= {f"tokenizer.{k}": v for k, v in _special_names(source).items() if f"tokenizer.{k}" not in explicit}
+    for path, value in forced.items():
+        *group, name = path.split(".")
+        node = tree[group[0]] if group else tree
+        default = base[group[0]][name] if group else base[name]
+        if node[name] != value and (node[name] != default or path in explicit):
+            changed.append(f"{path}: {node[name]!r} -> {value!r}")
+        node[name] = value
+    if changed:
+        say(f"the released checkpoint replaces fields of the config: {'; '.join(changed)}")
+    return resolve(tree)
+
+
+def _special_names(source: Path) -> dict[str, str]:
+    """Returns pad_token and eos_token as far as the files beside tokenizer.json name them."""
+    found: dict[str, str] = {}
+    for name in record.BESIDE_THE_TOKENIZER:
+        fields = read_json(source / name) if (source / name).is_file() else {}
+        for key in ("pad_token", "eos_token"):
+            token = fields.get(key)
+            token = token.get("content") if isinstance(token, dict) else token
+            if isinstance(token, str):
+                found.setdefault(key, token)
+    return found
+
+
+def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
+    """The released tokenizer, which wins over that of a prepared corpus; training says if the two differ."""
+    if cfg.tokenizer.kind == "file":
+        return tokenizers.from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
+    if cfg.tokenizer.kind == "sentencepiece" and cfg.data.sources[0].kind != "prepared":
+        raise DataError(
+            f"{source} has no tokenizer.json, and one trained on another corpus would not fit the model: "
+            "give tokenizer.kind='file' and tokenizer.path, or tokenizer.kind='bytes'"
+        )
+    return tokenizers.build(cfg)
+
+
+def _check_vocabulary(source: Path, cfg: RunConfig, tokenizer: tokenizers.Tokenizer) -> None:
+    if tokenizer.vocab_size > cfg.vae.vocab_size:
+        raise DataError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, but {source}/cola_vae/config.json has "
+            f"vocab_size={cfg.vae.vocab_size}: its last tokens have no embedding (a smaller tokenizer would be fine)"
+        )

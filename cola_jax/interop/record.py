@@ -1,0 +1,73 @@
+"""What a workdir remembers of the released folder it was imported from, so that an export gives every byte back.
+
+    FOLDER/cola_vae/config.json                    as it was
+    FOLDER/cola_vae/model.safetensors.index.json   as it was, where there were shards
+    FOLDER/cola_vae/layout.json                    files, their metadata, their tensors' names and dtypes in order, constants
+    FOLDER/cola_dit/...
+    FOLDER/tokenizer_config.json, special_tokens_map.json   as they were, where there were any
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cola_jax.config import RunConfig
+from cola_jax.interop.released import INDEX, SINGLE, read_files
+from cola_jax.interop.safetensors_file import DTYPES
+from cola_jax.interop.tensor_names import constants
+
+BESIDE_THE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")
+
+
+class File(NamedTuple):
+    """One safetensors file: its name, its metadata, and {tensor: key of DTYPES} in order."""
+
+    name: str
+    metadata: dict[str, str]
+    dtypes: dict[str, str]
+
+
+class Kept(NamedTuple):
+    """One part's record. Constants are {tensor: array as stored}."""
+
+    config: bytes
+    index: bytes | None
+    files: list[File]
+    constants: dict[str, np.ndarray]
+
+
+def keep(released: Path, part: str, cfg: RunConfig, folder: Path) -> None:
+    """Records one part of a released folder that has been read."""
+    target = folder / part
+    target.mkdir(parents=True)
+    shutil.copyfile(released / part / "config.json", target / "config.json")
+    if not (released / part / SINGLE).is_file():
+        shutil.copyfile(released / part / INDEX, target / INDEX)
+    fixed, files, stored = constants(part, cfg), [], {}
+    for name, metadata, entries in read_files(released / part):
+        files.append({"name": name, "metadata": metadata, "dtypes": {entry.name: entry.dtype for entry in entries}})
+        stored |= {e.name: base64.b64encode(e.read().tobytes()).decode() for e in entries if e.name in fixed}
+    (target / "layout.json").write_text(json.dumps({"files": files, "constants": stored}) + "\n")
+
+
+def kept(folder: Path, part: str, cfg: RunConfig) -> Kept | None:
+    """Returns what is recorded of one part, None where nothing is."""
+    path = folder / part / "layout.json"
+    if not path.is_file():
+        return None
+    layout: dict[str, Any] = json.loads(path.read_text())
+    files = [File(**fields) for fields in layout["files"]]
+    dtypes = {name: dtype for file in files for name, dtype in file.dtypes.items()}
+    shapes = {name: value.shape for name, value in constants(part, cfg).items()}
+    fixed = {
+        name: np.frombuffer(base64.b64decode(data), DTYPES[dtypes[name]]).reshape(shapes[name])
+        for name, data in layout["constants"].items()
+    }
+    index = folder / part / INDEX
+    return Kept((folder / part / "config.json").read_bytes(), index.read_bytes() if index.is_file() else None, files, fixed)
