@@ -93,7 +93,9 @@ def _add_train(commands) -> None:
     parser = _command(commands, "train", run_train, "train the model of a config, or continue its workdir", example)
     _config_arguments(parser, required=False)
     parser.add_argument(
-        "--workdir", required=True, help="folder of the run; the same command continues it, and --config may be left out"
+        "--workdir",
+        required=True,
+        help="folder of the run; the same command continues it, and --config may be left out",
     )
 
 
@@ -293,13 +295,15 @@ def run_convert(options: argparse.Namespace) -> int:
     from cola_jax import config
     from cola_jax.convert import export_released, import_released
 
-    exporting = options.direction == "export"
-    wrong = {"--config": options.config or options.assignments} if exporting else {"--step": options.step, "--dtype": options.dtype}
-    if any(wrong.values()):
-        raise Misuse(f"{' and '.join(name for name, given in wrong.items() if given)} is not for convert {options.direction}")
-    if exporting:
+    if options.direction == "export":
+        if options.config or options.assignments:
+            raise Misuse("convert export takes no --config: a workdir has its own")
         export_released(options.source, options.target, step_of(options.step), options.dtype, print)
         return 0
+    if options.step or options.dtype:
+        raise Misuse(
+            "convert import takes no --step and no --dtype: weights are fp32 here, and an export remembers theirs"
+        )
     tree = config.override(config.load(options.config) if options.config else config.base(), options.assignments)
     import_released(options.source, options.target, tree, [path for path, _ in options.assignments], print)
     return 0

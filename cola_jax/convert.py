@@ -33,7 +33,10 @@ from cola_jax.train.workdir import WorkdirError, claim, stored_config
 
 RECORD = "released"  # folder of an imported workdir
 PARTS = ("cola_vae", "cola_dit")
-NOT_RELEASED = {"vae": ("fixed_logsnr",), "dit": ("zero_init",)}  # fields that the config keeps: no released field says them
+NOT_RELEASED = {
+    "vae": ("fixed_logsnr",),
+    "dit": ("zero_init",),
+}  # fields that the config keeps: no released field says them
 Say = Callable[[str], None]
 
 
@@ -89,7 +92,9 @@ def export_released(
     cfg = resolve(stored_config(workdir))
     parts = {"cola": PARTS, "text_vae": PARTS[:1]}.get(cfg.family)
     if parts is None:
-        raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: only cola and text_vae can be exported")
+        raise ReleasedFormatError(
+            f"{workdir} is a run of family {cfg.family!r}: only cola and text_vae can be exported"
+        )
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     with _new_folder(target) as partial:
         _, params = load_params(workdir, step, roomiest_mesh(cfg, parts))

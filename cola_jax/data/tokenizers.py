@@ -93,7 +93,9 @@ class HuggingFaceTokenizer:
             raise DataError(f"{source} is not a Hugging Face tokenizer.json ({error})") from error
         self.model = model
         self.special_names = (pad_token, eos_token)
-        self.vocab_size = 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)  # ids may have gaps
+        self.vocab_size = 1 + max(
+            self._inner.get_vocab(with_added_tokens=True).values(), default=-1
+        )  # ids may have gaps
         self.pad_id = self._named("pad_token", pad_token, source)
         self.eos_id = self._named("eos_token", eos_token, source)
 
@@ -107,7 +109,13 @@ class HuggingFaceTokenizer:
         return found
 
     def encode(self, text: str) -> list[int]:
-        return self._inner.encode(text, add_special_tokens=False).ids
+        """Raises DataError where the tokenizer has no way to encode `text`."""
+        try:
+            return self._inner.encode(text, add_special_tokens=False).ids
+        except (
+            Exception
+        ) as error:  # the package raises bare Exception, e.g. a word list without a token for unknown words
+            raise DataError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         hidden = {self.pad_id, self.eos_id}
@@ -117,7 +125,7 @@ class HuggingFaceTokenizer:
     def lost(self, text: str) -> str:
         try:
             encoding = self._inner.encode(text, add_special_tokens=False)
-        except Exception:  # the package raises bare Exception, e.g. for a word list without a token for unknown words
+        except Exception:  # as in `encode`
             return text
         unknown = getattr(self._inner.model, "unk_token", None)
         covered = np.zeros(len(text), bool)

@@ -1,10 +1,10 @@
 """What a workdir remembers of the released folder it was imported from, so that an export gives every byte back.
 
-    FOLDER/cola_vae/config.json                    as it was
-    FOLDER/cola_vae/model.safetensors.index.json   as it was, where there were shards
-    FOLDER/cola_vae/layout.json                    files, their metadata, their tensors' names and dtypes in order, constants
-    FOLDER/cola_dit/...
-    FOLDER/tokenizer_config.json, special_tokens_map.json   as they were, where there were any
+FOLDER/cola_vae/config.json                    as it was
+FOLDER/cola_vae/model.safetensors.index.json   as it was, where there were shards
+FOLDER/cola_vae/layout.json                    files, their metadata, their tensors' names and dtypes in order, constants
+FOLDER/cola_dit/...
+FOLDER/tokenizer_config.json, special_tokens_map.json   as they were, where there were any
 """
 
 from __future__ import annotations
@@ -70,4 +70,6 @@ def kept(folder: Path, part: str, cfg: RunConfig) -> Kept | None:
         for name, data in layout["constants"].items()
     }
     index = folder / part / INDEX
-    return Kept((folder / part / "config.json").read_bytes(), index.read_bytes() if index.is_file() else None, files, fixed)
+    return Kept(
+        (folder / part / "config.json").read_bytes(), index.read_bytes() if index.is_file() else None, files, fixed
+    )

@@ -49,7 +49,9 @@ def write_part(
     shapes = {name: row.shape for name, (row, _) in sources.items()} | {name: x.shape for name, x in fixed.items()}
     if kept is None:
         config = (json.dumps(fields, indent=2) + "\n").encode()
-        files = _divided(dict.fromkeys(sorted(sources), "F32") | dict.fromkeys(sorted(fixed), "F32"), shapes, shard_bytes)
+        files = _divided(
+            dict.fromkeys(sorted(sources), "F32") | dict.fromkeys(sorted(fixed), "F32"), shapes, shard_bytes
+        )
     else:
         config, files = kept.config, kept.files
     if dtype is not None:

@@ -1,7 +1,7 @@
 """The released Cola DLM form: `cola_vae/` and `cola_dit/`, each with config.json and safetensors, one file or shards.
 
-Tensors are read and written one at a time. A parameter of stacked layers is filled layer by layer into an array that lies on its
-devices from the start, so the host holds one tensor, never the model.
+Tensors are read one at a time. A parameter of stacked layers is filled layer by layer into an array that lies on its devices
+from the start, so the host holds one tensor, never the model.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def read_part(part: str, folder: Path, cfg: RunConfig, mesh: Mesh | None = None)
     fixed = constants(part, cfg)
     _refuse_misfits(folder, entries, expected | {name: value.shape for name, value in fixed.items()})
     for name, value in fixed.items():
-        if not np.allclose(np.float32(entries[name].read()), value, rtol=1e-2 if entries[name].dtype != "F32" else 1e-4):
+        if not np.allclose(
+            np.float32(entries[name].read()), value, rtol=1e-2 if entries[name].dtype != "F32" else 1e-4
+        ):
             raise ReleasedFormatError(f"{folder}: {name} is not that of RoPE with theta {cfg.dit.rope_theta}")
     local = SingleDeviceSharding(jax.local_devices()[0])
     tree: Tree = {}

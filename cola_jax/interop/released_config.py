@@ -49,7 +49,15 @@ NEUTRAL = {
     "cola_vae": {"init_fn": "normal", "init_cutoff_factor": 3, "rope_full_precision": True},
     "cola_dit": {},
 }
-BOOKKEEPING = {"architectures", "dtype", "torch_dtype", "model_type", "transformers_version", "auto_map", "_name_or_path"}
+BOOKKEEPING = {
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "model_type",
+    "transformers_version",
+    "auto_map",
+    "_name_or_path",
+}
 NAMES = {
     "cola_vae": {"architectures": ["ColaTextVAEModel"], "model_type": "cola_text_vae"},
     "cola_dit": {"architectures": ["ColaDiTModel"], "model_type": "cola_dit"},
@@ -71,7 +79,7 @@ def read_vae_config(folder: Path) -> TextVAEConfig:
     if fields.get("clip_qkv") is not None and values.get("block.clip_qkv", 1.0) <= 0:
         problems.append(f"clip_qkv={fields['clip_qkv']!r} must be null or positive")
     if values.get("latent_scale") == 0:
-        problems.append("scaling_factor=0 cannot be undone")
+        problems.append(f"scaling_factor={fields['scaling_factor']!r} cannot be undone")
     if "block.activation" in values and values["block.activation"] not in CHOICES["vae.block.activation"]:
         built = ", ".join(CHOICES["vae.block.activation"])
         problems.append(f"act={values['block.activation']!r} is not supported, only {built}")
@@ -115,7 +123,9 @@ def released_fields(part: str, cfg: RunConfig, dtype: str) -> dict[str, Any]:
     Raises:
       ReleasedFormatError: naming the fields of `cfg` that the released form cannot say.
     """
-    problems = [] if part == "cola_vae" else _unsayable(DiTConfig(), cfg.dit, ("rope_theta", "time_frequencies"), "dit.")
+    problems = (
+        [] if part == "cola_vae" else _unsayable(DiTConfig(), cfg.dit, ("rope_theta", "time_frequencies"), "dit.")
+    )
     if part == "cola_vae":
         problems = _unsayable(TextVAEConfig(), cfg.vae, ("fixed_logsnr",), "vae.")
     if problems:
@@ -160,8 +170,10 @@ def _values(part: str, fields: dict[str, Any], problems: list[str]) -> dict[str,
 
 
 def _is(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or kind in (bool, str):
+    if kind in (bool, str):
         return isinstance(value, kind)
+    if isinstance(value, bool):
+        return False
     if kind is int:
         return isinstance(value, int) and value > 0
     return isinstance(value, (int, float)) and math.isfinite(value)

@@ -64,7 +64,9 @@ def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
     for entry in entries:
         expected = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else entry.size
         if entry.start != end or entry.size != expected:
-            raise ReleasedFormatError(f"{path} is no safetensors file: tensor {entry.name} does not lie where it should")
+            raise ReleasedFormatError(
+                f"{path} is no safetensors file: tensor {entry.name} does not lie where it should"
+            )
         end += entry.size
     if end != total:
         raise ReleasedFormatError(f"{path} is truncated: its tensors need {end} bytes, it has {total}")

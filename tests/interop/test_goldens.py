@@ -1,153 +1,151 @@
-"""The published PyTorch code's numbers on random small models in the released format (SPEC 9)."""
+"""The published PyTorch code's numbers on random small models in the released format (SPEC 9), through the command."""
 
-import itertools
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cola_jax.config import ComputeConfig, RunConfig, SamplingConfig
-from cola_jax.diffusion import path
-from cola_jax.families import cola, vae_terms
-from cola_jax.interop import released
-from cola_jax.interop.golden_rope import golden_rope
-from cola_jax.models import build
+from cola_jax import cli
+from cola_jax.interop import cola_cases, goldens
+from cola_jax.interop.cases import Case, Cases
+from cola_jax.interop.golden_rope import GoldenRope
+from cola_jax.interop.goldens import Golden, Report
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
-CLOSE = {"atol": 1e-4, "rtol": 0.0}
-CLOSE_AFTER_SAMPLING = {"atol": 1e-3, "rtol": 0.0}
-GENERATIONS = [("base", 0), ("base", 1), ("block16", 0), ("patch2", 0)]
+NAMES = ("base", "block16", "patch2")
 
 
-class Golden(NamedTuple):
-    cfg: RunConfig
-    params: dict
-    cases: dict
-
-    def numbers(self, name):
-        """0, 1, ... as far as the cases go."""
-        return itertools.takewhile(lambda i: f"{name}.{i}" in self.cases, itertools.count())
+def checked(capsys, folder, *arguments):
+    """Exit status and the object that `check-goldens --json` prints."""
+    capsys.readouterr()
+    status = cli.main(["check-goldens", str(folder), "--json", *arguments])
+    return status, json.loads(capsys.readouterr().out)
 
 
-def load(name):
-    folder = GOLDENS / name
-    vae, dit = released.read_vae_config(folder / "cola_vae"), released.read_dit_config(folder / "cola_dit")
-    params = released.read_vae(folder / "cola_vae", vae) | released.read_dit(folder / "cola_dit", dit)
-    cfg = RunConfig(vae=vae, dit=dit, compute=ComputeConfig(dtype="float32", attention_chunks=2))
-    return Golden(cfg, jax.tree.map(jnp.asarray, params), dict(np.load(folder / "cases.npz")))
+def copy_of(name, folder, without=()):
+    """A copy of a golden whose cases do not start with one of `without`."""
+    target = folder / name
+    shutil.copytree(GOLDENS / name, target)
+    cases = dict(np.load(target / "cases.npz"))
+    np.savez(target / "cases.npz", **{k: v for k, v in cases.items() if not k.startswith(tuple(without))})
+    return target
 
 
 @pytest.fixture(scope="module")
-def goldens():
-    return {name: load(name) for name in ("base", "block16", "patch2")}
+def report(tmp_path_factory):
+    """What the command says of all goldens, in a folder that holds nothing else."""
+    folder, out = tmp_path_factory.mktemp("goldens"), io.StringIO()
+    for name in NAMES:
+        shutil.copytree(GOLDENS / name, folder / name)
+    with contextlib.redirect_stdout(out):
+        status = cli.main(["check-goldens", str(folder), "--json"])
+    report = json.loads(out.getvalue())
+    assert (status, report["passed"], report["dtype"]) == (0, True, "float32")
+    return report
 
 
-@pytest.fixture(params=["base", "block16", "patch2"])
-def golden(request, goldens):
-    return goldens[request.param]
+def report_of(plain):
+    """The report that was printed as JSON."""
+    case = lambda fields: Case(**{name: value for name, value in fields.items() if name != "passed"})
+    each = [Golden(Path(g["folder"]), g["form"], [case(c) for c in g["cases"]], g["error"]) for g in plain["goldens"]]
+    return Report(plain["dtype"], each)
 
 
-def stacked(golden, name):
-    """All cases of `name` as one batch: zeros behind the shorter ones, which block-causal networks cannot see.
-
-    Returns (B, longest, ...) and the length of each.
-    """
-    rows = [golden.cases[f"{name}.{i}"] for i in golden.numbers(name)]
-    longest = max(map(len, rows))
-    padded = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
-    return jnp.asarray(np.stack(padded)), [len(row) for row in rows]
-
-
-def check(golden, found, name, **bounds):
-    for i in golden.numbers(name):
-        expected = golden.cases[f"{name}.{i}"]
-        np.testing.assert_allclose(found[i, : len(expected)], expected, **bounds)
-
-
-def positions(rows, latents):
-    return jnp.tile(jnp.arange(latents), (rows, 1))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["vae", "dit", "fm", "gen"])
+def test_every_published_number_is_met(report, name, kind):
+    [golden] = [golden for golden in report_of(report).goldens if golden.folder.name == name]
+    cases = {case.name: case for case in golden.cases if case.name.startswith(kind)}
+    published = dict(np.load(GOLDENS / name / "cases.npz"))
+    answers = ("vae.mean", "vae.logvar", "vae.logits", "dit.v", "fm.zt", "fm.target", "fm.v", "fm.loss")
+    wanted = {
+        key for key in published if key.startswith(answers) or key.split(".")[1] in ("tokens", "latents", "logits")
+    }
+    assert set(cases) == {key for key in wanted if key.startswith(kind)}
+    for case in cases.values():
+        assert case.bound is not None and case.passed and case.note in ("", "share that differs"), case
+    assert not golden.error
 
 
-def test_the_encoder_gives_the_published_posteriors(golden):
-    ids, _ = stacked(golden, "vae.ids")
-    place = positions(len(ids), ids.shape[1] // golden.cfg.vae.patch_size)
-    posterior = jax.jit(build.encoder(golden.cfg).apply)({"params": golden.params["encoder"]}, ids, place, None)
-    check(golden, posterior.mean, "vae.mean", **CLOSE)
-    check(golden, posterior.logvar, "vae.logvar", **CLOSE)
+def test_the_command_passes_and_says_so_line_by_line(capsys, report, monkeypatch):
+    monkeypatch.setattr(goldens, "check", lambda folder, dtype: report_of(report))
+    assert cli.main(["check-goldens", str(GOLDENS)]) == 0
+    out = capsys.readouterr().out
+    assert "87 cases, 0 failed" in out and "FAILED" not in out
+    assert all(f"{name} (cola, float32)" in out for name in NAMES)
+    assert next(line for line in out.splitlines() if "gen0.latents" in line).endswith("bound 1e-03  ok")
 
 
-def test_the_decoder_gives_the_published_logits(golden):
-    mean, _ = stacked(golden, "vae.mean")
-    place = positions(*mean.shape[:2])
-    logits = jax.jit(build.decoder(golden.cfg).apply)({"params": golden.params["decoder"]}, mean, place, None)
-    check(golden, logits, "vae.logits", **CLOSE)
+def test_a_wrong_number_fails_the_command_and_is_named(capsys, tmp_path):
+    folder = copy_of("base", tmp_path, without=("gen", "fm", "dit", "vae.logits"))
+    cases = dict(np.load(folder / "cases.npz"))
+    cases["vae.mean.1"][3, 2] += 2e-4
+    np.savez(folder / "cases.npz", **cases)
+    status, report = checked(capsys, tmp_path)
+    [golden] = report["goldens"]
+    assert status == 1 and not report["passed"]
+    assert [case["name"] for case in golden["cases"] if not case["passed"]] == ["vae.mean.1"]
 
 
-def test_the_dit_gives_the_published_velocities_at_a_time_for_each_position(golden):
-    z, _ = stacked(golden, "dit.z")
-    t, _ = stacked(golden, "dit.t")
-    place = positions(*z.shape[:2])
-    v = jax.jit(build.dit(golden.cfg).apply)({"params": golden.params["dit"]}, z, t / 1000.0, place, None)
-    check(golden, v, "dit.v", **CLOSE)
+def test_arrays_that_no_check_knows_and_damaged_models_fail_the_command(capsys, tmp_path):
+    folder = copy_of("base", tmp_path, without=("gen", "fm", "dit", "vae.logits"))
+    np.savez(folder / "cases.npz", **dict(np.load(folder / "cases.npz")), surprise=np.zeros(3))
+    damaged = copy_of("patch2", tmp_path, without=("gen", "fm", "dit"))
+    (damaged / "cola_dit" / "config.json").unlink()
+    llama = tmp_path / "llama"
+    llama.mkdir()
+    np.savez(llama / "cases.npz", ids=np.zeros((1, 4)))
+    (llama / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
+    status, report = checked(capsys, tmp_path)
+    errors = {Path(golden["folder"]).name: golden["error"] for golden in report["goldens"]}
+    assert status == 1
+    assert "arrays that no check knows: surprise" in errors["base"]
+    assert "config.json does not exist" in errors["patch2"]
+    assert "llama" in errors
 
 
-def test_the_training_loss_gives_the_published_velocities_and_loss(golden):
-    (z0, lengths), (z1, _), (mask, _) = (stacked(golden, f"fm.{name}") for name in ("z0", "z1", "loss_mask"))
-    real = jnp.arange(z0.shape[1]) < jnp.asarray(lengths)[:, None]
-    known = (stacked(golden, "fm.tpos")[0] == 0) & real
-    where = vae_terms.Layout(positions(*z0.shape[:2]), None, real.astype(jnp.float32))
-    t = jnp.stack([golden.cases[f"fm.t.{i}"] for i in golden.numbers("fm.t")])[:, None]
-    noise = {"z1": z1, "t": t, "known": known}
-    v, errors = jax.jit(lambda p, *args: cola.flow_matching(golden.cfg, p, *args))(golden.params, z0, noise, where)
-    check(golden, v, "fm.v", **CLOSE)
-    np.testing.assert_array_equal(cola.flow_weights(where.weights, known), mask.astype(jnp.float32))
-    np.testing.assert_allclose(errors / mask.sum(), golden.cases["fm.loss"], **CLOSE)
+@pytest.mark.parametrize("folder", ["nowhere", "."])
+def test_a_folder_without_cases_is_misuse(capsys, tmp_path, folder):
+    assert cli.main(["check-goldens", str(tmp_path / folder)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_the_path_gives_the_published_points_and_targets(golden):
-    for i in golden.numbers("fm.z0"):
-        z0, z1, t = (golden.cases[f"fm.{name}.{i}"] for name in ("z0", "z1", "tpos"))
-        np.testing.assert_allclose(path.interpolate(z0, z1, t[:, None] / 1000.0), golden.cases[f"fm.zt.{i}"], **CLOSE)
-        np.testing.assert_allclose(path.velocity_target(z0, z1), golden.cases[f"fm.target.{i}"], **CLOSE)
+def test_bfloat16_reports_its_drift_and_judges_nothing(capsys, tmp_path):
+    folder = copy_of("patch2", tmp_path, without=("gen", "fm", "vae"))
+    status, report = checked(capsys, folder, "--dtype", "bfloat16")
+    cases = report["goldens"][0]["cases"]
+    assert status == 0 and {case["name"] for case in cases} == {"dit.v.0", "dit.v.1"}
+    assert all(case["bound"] is None and 1e-4 < case["absolute"] < 0.1 for case in cases)
 
 
-@pytest.mark.parametrize(("name", "number"), GENERATIONS)
-def test_generation_gives_the_published_latents_logits_and_tokens(goldens, name, number):
-    golden = goldens[name]
-    case = {key.split(".", 1)[1]: value for key, value in golden.cases.items() if key.startswith(f"gen{number}.")}
-    prompts = [case[f"prompt.{i}"].tolist() for i in range(sum(key.startswith("prompt.") for key in case))]
-    lengths = lambda cases: [len(golden.cases[f"{cases}.{i}"]) for i in golden.numbers(cases)]
-    sampling = SamplingConfig(
-        steps=int(case["steps"]), guidance=float(case["cfg"]), repetition_penalty=float(case["rp"]), temperature=0.0
-    )
-    span = golden.cfg.dit.block_size * golden.cfg.vae.patch_size
-    count = -(-int(case["max_new_tokens"]) // span)
-    written = cola.generate(
-        RunConfig(vae=golden.cfg.vae, dit=golden.cfg.dit, compute=golden.cfg.compute, sampling=sampling),
-        golden.params, prompts, noise=case["noise"], blocks=count, pad_id=int(case["pad"]),
-        rope=golden_rope(lengths("dit.z"), lengths("fm.z0")),
-    )  # fmt: skip
-    tokens = [[] for _ in prompts]
-    for index, (rows, block) in enumerate(written):
-        np.testing.assert_allclose(block.latents, case["latents"][index], **CLOSE_AFTER_SAMPLING)
-        np.testing.assert_allclose(block.logits, case["logits"][index], **CLOSE_AFTER_SAMPLING)
-        tokens = [row + new for row, new in zip(tokens, rows)]
-    assert index == count - 1
-    assert tokens == [case[f"tokens.{i}"].tolist() for i in range(len(prompts))]
+def test_a_decoder_that_undoes_nothing_reads_latents_as_the_dit_has_them():
+    model = cola_cases.load(GOLDENS / "base", "float32")
+    vae = model.cfg.vae.__class__(**{**vars(model.cfg.vae), "latent_shift": 0.3, "latent_scale": 2.0})
+    cfg = model.cfg.__class__(**{**vars(model.cfg), "vae": vae})
+    z = np.random.default_rng(0).standard_normal((5, vae.latent_dim))
+    there = cola_cases.undo_nothing(cfg, model.params)["decoder"]["input"]
+    dense = model.params["decoder"]["input"]
+    ours = (z / 2.0 + 0.3) @ np.asarray(there["kernel"]) + np.asarray(there["bias"])
+    np.testing.assert_allclose(ours, z @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]), atol=1e-5)
 
 
-def test_every_published_generation_is_tested(goldens):
-    found = [(name, int(key[3])) for name in goldens for key in goldens[name].cases if key.endswith(".steps")]
-    assert sorted(found) == sorted(GENERATIONS)
+def test_rope_positions_come_from_the_table_and_change_it_where_it_is_too_short():
+    rope = GoldenRope([4, 6], [4, 6])  # the table: 0..3 0..3 0..5 0..5
+    assert rope.prefix(np.array([4, 5]), 6).tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 3, 0, 5]]
+    block = rope.block(np.array([4]), 4, 8)
+    assert block.k_new.tolist() == [[0, 1, 2, 3]] and block.q_new.tolist() == [[0, 1, 2, 3]]
+    longer = rope.block(np.array([20]), 4, 24)  # beyond the table of 20: natural, and the new table
+    assert longer.k_new.tolist() == longer.q_new.tolist() == [[20, 21, 22, 23]]
+    assert rope.block(np.array([8]), 4, 24).q_new.tolist() == [[8, 9, 10, 11]]
+    assert rope.block(np.array([4]), 4, 8).q_new.tolist() == [[0, 1, 2, 3]]  # what was remembered stays
 
 
-def test_a_released_config_carries_the_sizes_of_the_model(goldens):
-    raw = json.loads((GOLDENS / "patch2" / "cola_vae" / "config.json").read_text())
-    vae = goldens["patch2"].cfg.vae
-    assert (vae.patch_size, vae.num_heads, vae.latent_dim) == (2, 3, 12)
-    assert (vae.ffn_dim, vae.decoder_blocks, vae.vocab_size) == (raw["ffn_dim"], raw["decoder_num_blocks"], 89)
-    assert goldens["base"].cfg.dit.rope_dim == 12
+def test_cases_say_what_they_lack(tmp_path):
+    cases = Cases({"a.0": np.zeros(1), "a.2": np.zeros(1)}, tmp_path / "cases.npz")
+    assert len(cases.numbered("a")) == 1 and cases.unread() == ["a.2"]
+    with pytest.raises(ValueError, match="has no array b"):
+        cases["b"]

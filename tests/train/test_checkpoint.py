@@ -8,9 +8,9 @@ import pytest
 from toy_family import FAMILY, config
 
 from cola_jax.parallel.mesh import make_mesh
-from cola_jax.train.checkpoint import Checkpoints, kept_steps, load_params, load_tokenizer
+from cola_jax.train.checkpoint import Checkpoints, kept_steps, load_params, load_tokenizer, save_params
 from cola_jax.train.integrity import fingerprints
-from cola_jax.train.state import TrainState, abstract_state, init_state
+from cola_jax.train.state import TrainState, abstract_state, begin, init_state
 from cola_jax.train.stored import CheckpointError, steps_in
 
 
@@ -77,6 +77,38 @@ def test_what_is_restored_is_what_was_saved(tmp_path):
     assert same(found, at(state, 4))
     assert jax.tree.structure(found) == jax.tree.structure(state)
     assert warnings == []
+
+
+def test_parameters_from_elsewhere_begin_a_run_with_a_fresh_optimizer(tmp_path):
+    abstract, state = setup(config())
+    save_params(tmp_path, config(), at(state, 3).params, {"vocab.txt": b"a"})
+    assert load_tokenizer(tmp_path) == {"vocab.txt": b"a"}
+    found, warnings = restored(tmp_path, abstract)
+    assert int(found.step) == 0 and found.opt_state is None and found.frozen is None and not warnings
+    assert same(found.params, at(state, 3).params)
+    first = begin(config(), FAMILY, abstract, found.params)
+    assert jax.tree.structure(first) == jax.tree.structure(state) and same(first.params, at(state, 3).params)
+    assert same(first.opt_state, state.opt_state)
+    assert jax.tree.map(lambda x: x.sharding, first) == jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def test_the_frozen_reference_of_a_run_that_begins_with_parameters_is_a_copy_of_theirs(tmp_path):
+    anchored = dataclasses.replace(FAMILY, frozen=lambda cfg, params: {"encoder": params["encoder"]})
+    mesh = make_mesh(config().mesh, jax.devices()[:1])
+    abstract = abstract_state(config(), anchored, mesh)
+    params = at(init_state(config(), anchored, abstract), 3).params
+    first = begin(config(), anchored, abstract, params)
+    assert same(first.frozen, {"encoder": params["encoder"]})
+    pointer = lambda x: x.unsafe_buffer_pointer()
+    kept = {pointer(x) for x in jax.tree.leaves(first.params)}
+    assert kept.isdisjoint(pointer(x) for x in jax.tree.leaves(first.frozen))
+
+
+def test_a_checkpoint_of_a_run_that_lost_its_optimizer_is_damaged(tmp_path):
+    abstract, _ = written(tmp_path, steps=(2,))
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "opt_state")
+    with pytest.raises(CheckpointError, match="opt_state"):
+        restored(tmp_path, abstract)
 
 
 def test_a_new_workdir_has_nothing_to_restore(tmp_path):

@@ -1,0 +1,87 @@
+"""The arrays of a golden folder, and what became of each case."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cola_jax.interop.errors import ReleasedFormatError
+
+
+@dataclass(frozen=True)
+class Case:
+    """How far one published array is from ours.
+
+    Attributes:
+      name: as in cases.npz.
+      absolute: the largest difference; infinite where the shapes differ.
+      relative: that over the largest published magnitude.
+      bound: on `absolute`; None where nothing is judged.
+      note: what else there is to say.
+    """
+
+    name: str
+    absolute: float
+    relative: float
+    bound: float | None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.bound is None or self.absolute <= self.bound
+
+
+def compare(name: str, ours: np.ndarray, published: np.ndarray, bound: float | None, note: str = "") -> Case:
+    """Returns the differences of two arrays; numbers that are not finite are infinitely far from everything."""
+    ours, published = np.asarray(ours, np.float64), np.asarray(published, np.float64)
+    if ours.shape != published.shape:
+        return Case(
+            name, float("inf"), float("inf"), bound, f"shape {list(ours.shape)}, published {list(published.shape)}"
+        )
+    difference = np.abs(ours - published)
+    absolute = float(np.max(np.where(np.isfinite(difference), difference, np.inf), initial=0.0))
+    largest = float(np.max(np.abs(published), initial=0.0))
+    return Case(name, absolute, absolute / largest if largest > 0 else absolute, bound, note)
+
+
+class Cases:
+    """The arrays of cases.npz; remembers which were read."""
+
+    def __init__(self, arrays: dict[str, np.ndarray], path: Path):
+        self._arrays, self._path, self._read = arrays, path, set()
+
+    @classmethod
+    def load(cls, path: Path) -> Cases:
+        """Raises ReleasedFormatError where the file cannot be read."""
+        try:
+            with np.load(path) as file:
+                return cls({name: file[name] for name in file.files}, path)
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ReleasedFormatError(f"{path} cannot be read: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Raises ReleasedFormatError where there is no such array."""
+        if name not in self._arrays:
+            raise ReleasedFormatError(f"{self._path} has no array {name}")
+        self._read.add(name)
+        return self._arrays[name]
+
+    def numbered(self, name: str) -> list[np.ndarray]:
+        """Returns NAME.0, NAME.1, ... as far as they go."""
+        return [self[f"{name}.{i}"] for i in itertools.takewhile(lambda i: f"{name}.{i}" in self, itertools.count())]
+
+    def starting(self, prefix: str) -> list[str]:
+        """Returns the distinct first parts ("gen0") of names that start with `prefix`, in order of their number."""
+        heads = {name.split(".")[0] for name in self._arrays if name.startswith(prefix)}
+        return sorted(heads, key=lambda head: (len(head), head))
+
+    def unread(self) -> list[str]:
+        """Returns the names of arrays that nothing has asked for."""
+        return sorted(set(self._arrays) - self._read)
