@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def write_part(
     shapes = {name: row.shape for name, (row, _) in sources.items()} | {name: x.shape for name, x in fixed.items()}
     if kept is None:
         config = (json.dumps(fields, indent=2) + "\n").encode()
-        files = _divided(
+        files = divided(
             dict.fromkeys(sorted(sources), "F32") | dict.fromkeys(sorted(fixed), "F32"), shapes, shard_bytes
         )
     else:
@@ -59,14 +59,27 @@ def write_part(
         files = [file._replace(dtypes=retyped(file.dtypes)) for file in files]
         config = (json.dumps({**json.loads(config), "dtype": dtype}, indent=2) + "\n").encode()
     (folder / "config.json").write_bytes(config)
+    write_files(folder, files, shapes, lambda file: _tensors(file, leaves, sources, fixed))
+    if kept is not None and kept.index is not None and dtype is None:
+        (folder / INDEX).write_bytes(kept.index)
+
+
+def write_files(
+    folder: Path,
+    files: list[File],
+    shapes: dict[str, tuple[int, ...]],
+    tensors: Callable[[File], Iterable[np.ndarray]],
+) -> None:
+    """Writes safetensors files, and the index where there are several.
+
+    tensors: (file) -> its arrays, in order, of its dtypes and of `shapes`.
+    """
     total, places = 0, {}
     for file in files:
         forms = {name: (kind, shapes[name]) for name, kind in file.dtypes.items()}
-        total += write_file(folder / file.name, file.metadata, forms, _tensors(file, leaves, sources, fixed))
+        total += write_file(folder / file.name, file.metadata, forms, tensors(file))
         places |= dict.fromkeys(forms, file.name)
-    if kept is not None and kept.index is not None and dtype is None:
-        (folder / INDEX).write_bytes(kept.index)
-    elif [file.name for file in files] != [SINGLE]:
+    if [file.name for file in files] != [SINGLE]:
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
@@ -89,7 +102,7 @@ def _layer(stacked: jax.Array, layer: Any) -> jax.Array:
     return jax.lax.dynamic_index_in_dim(stacked, layer, 0, keepdims=False)
 
 
-def _divided(dtypes: dict[str, str], shapes: dict[str, tuple[int, ...]], shard_bytes: int) -> list[File]:
+def divided(dtypes: dict[str, str], shapes: dict[str, tuple[int, ...]], shard_bytes: int) -> list[File]:
     """Cuts tensors, in order, into files of at most `shard_bytes` (or of one tensor)."""
     shards: list[dict[str, str]] = [{}]
     held = 0

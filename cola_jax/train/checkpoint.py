@@ -155,7 +155,13 @@ def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dic
     directory = stored.folder(workdir)
     directory.mkdir(parents=True, exist_ok=True)
     facts = {"step": 0, "config": to_dict(cfg), "metrics": {}, "params_only": True}
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    handler = ocp.CompositeCheckpointHandler(
+        params=ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9)),  # copied to the host at once
+        meta=ocp.JsonCheckpointHandler(),
+        tokenizer=ocp.JsonCheckpointHandler(),
+    )
+    with ocp.Checkpointer(handler) as orbax:
         orbax.save(directory / "0", args=stored.items({"params": params}, facts, tokenizer))
 
 
