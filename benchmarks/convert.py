@@ -3,8 +3,8 @@
 python -m benchmarks.convert --small                          a model of 0.1 B parameters
 python -m benchmarks.convert --folder /large/disk [--export]  the published sizes, 2.3 B parameters
 
-Random weights are written in the released form, in shards, one tensor at a time. On a CPU the parameters lie in host memory too,
-so what the import needs beside them is the difference. Disk, in fp32: 9.3 GB of weights and as much of a checkpoint for the
+Random weights are written in the released form, in shards, one tensor at a time. On a CPU the parameters lie in host memory,
+too: what the import needs beside them is the difference. Disk, in fp32: 9.3 GB of weights and as much of a checkpoint for the
 published sizes, and with --export the weights once more. Everything is written under --folder and removed at the end.
 """
 
