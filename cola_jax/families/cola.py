@@ -23,6 +23,7 @@ from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
 from cola_jax.generate.prompts import pad_prompts
 from cola_jax.models import build
+from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
 
 
@@ -119,7 +120,7 @@ class RopeTable(Protocol):
     def prefix(self, length_B: np.ndarray, width: int) -> np.ndarray:
         """Returns positions (B, width) of prefixes of the given lengths."""
 
-    def block(self, length_B: np.ndarray, block_size: int, slots: int) -> block_loop.BlockPositions:
+    def block(self, length_B: np.ndarray, block_size: int, slots: int) -> BlockPositions:
         """Returns the positions of a block that follows the given lengths, the cache having `slots` slots."""
 
 

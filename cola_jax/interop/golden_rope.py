@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cola_jax.generate.blocks import BlockPositions
+from cola_jax.models.dit import BlockPositions
 
 
 @dataclass(frozen=True)
