@@ -126,7 +126,7 @@ def written(cfg, params, prompts, **options):
     return [sum((stretch[row] for stretch in stretches), []) for row in range(len(prompts))]
 
 
-PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 1, 2, 3, 4, 5]]
+PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 1, 2, 3, 4, 5] * 3]  # padded to another length than each alone
 
 
 @pytest.fixture(scope="module", params=WRITERS)
