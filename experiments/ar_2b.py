@@ -2,12 +2,12 @@
 
 cola-jax train --config ar_2b:PREPARED --workdir W
 
-PREPARED: the folder that cola_2b trains on, made by `cola-jax prepare`. Corpus and recipe are those of matched_base, sizes
+PREPARED: the folder that cola_2b trains on, made by `cola-jax prepare`. Corpus and recipe are those of _matched_base.py, sizes
 those of SPEC 5. The paper's axis counts the same 6 x 1.8e9 FLOPs a token as for cola_2b.
 """
 
 from cola_jax import config
-from experiments.matched_base import matched
+from experiments._matched_base import matched
 
 
 def get_config(arg: str | None = None):

@@ -8,7 +8,7 @@ PREPARED: a folder written by `cola-jax prepare` with a tokenizer of at most 100
 """
 
 from cola_jax import config
-from experiments.matched_base import matched
+from experiments._matched_base import matched
 
 
 def get_config(arg: str | None = None):

@@ -9,7 +9,7 @@ as many passes as it writes tokens, in one block, low-confidence remasking, no g
 """
 
 from cola_jax import config
-from experiments.matched_base import matched
+from experiments._matched_base import matched
 
 
 def get_config(arg: str | None = None):

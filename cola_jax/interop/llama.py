@@ -1,7 +1,8 @@
 """The Hugging Face LLaMA form: config.json of LlamaForCausalLM and model.safetensors, whole or in shards, in and out.
 
-The same weights serve the families ar and llada: both have the one parameter group "backbone". Linear weights are (out, in)
-there and (in, out) here; layers are numbered there and stacked here; q, k, v and gate, up are single matrices here.
+The same weights serve the families ar and llada: both have the one parameter group "backbone". Which id is llada's mask is no
+part of the form; the config's llada.mask_id says it. Linear weights are (out, in) there and (in, out) here; layers are numbered
+there and stacked here; q, k, v and gate, up are single matrices here.
 """
 
 from __future__ import annotations
