@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "parallel": set(),
     "train": {"parallel", "family", "table"},
     "scaling": {"family", "table"},
-    "interop": {"generate"},
+    "interop": {"generate", "models"},
 }
 ON_TOP = {"cli", "demo", "runs", "writer"}  # they put rooms together; no room imports them
 BELOW_RUNS = {"evaluate"}  # evaluates what runs and writers leave behind

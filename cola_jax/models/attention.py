@@ -68,6 +68,19 @@ def block_causal_attention(
     return _swap(jnp.concatenate(outputs, axis=2))
 
 
+def full_attention(
+    q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array, *, segments_BN: jax.Array | None
+) -> jax.Array:
+    """Self-attention of every position with every one of its document. Returns (B, N, H, K).
+
+    segments_BN: document of each position, or None where a row is one document.
+    """
+    if segments_BN is None:
+        return attend(q_BNHK, k_BNHK, v_BNHK, None)
+    mask = visibility.same_segment(segments_BN[:, None, :, None], segments_BN[:, None, None, :])
+    return attend(q_BNHK, k_BNHK, v_BNHK, mask)
+
+
 def clean_noisy_attention(
     clean: tuple[jax.Array | None, jax.Array, jax.Array],
     noisy: tuple[jax.Array, jax.Array, jax.Array],

@@ -28,6 +28,18 @@ class LayerNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) over the last axis in fp32, times a gain; returned in the dtype of the input."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.param("scale", nn.initializers.ones, (x.shape[-1],))).astype(x.dtype)
+
+
 def normalize(x: jax.Array, eps: float) -> jax.Array:
     """Returns x with zero mean and unit variance over its last axis, in fp32."""
     x = x.astype(jnp.float32)
