@@ -23,6 +23,7 @@ from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.interop import record, release, released
 from cola_jax.interop.errors import ReleasedFormatError
+from cola_jax.interop.llama import is_llama
 from cola_jax.interop.released_config import check_pair, read_json
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
@@ -56,6 +57,10 @@ def import_released(
     source, workdir = Path(source).absolute(), Path(workdir)
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
+    if is_llama(source):
+        raise ReleasedFormatError(
+            f"{source} is of the LLaMA form, which convert does not import: only cola_vae/ and cola_dit/"
+        )
     vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
     check_pair(source / "cola_dit", vae)
     cfg = _config(tree, explicit, source, {"vae": dataclasses.asdict(vae), "dit": dataclasses.asdict(dit)}, say)

@@ -47,17 +47,23 @@ class Writer:
         return cls(cfg, params, tokenizer)
 
     def with_sampling(self, **changes: Any) -> Writer:
-        """Returns a writer with other SamplingConfig fields.
+        """Returns a writer with other SamplingConfig fields; "llada.steps" is field steps of its group llada.
 
         Raises:
           ConfigError: for a field that does not exist or a value that cannot be.
         """
         fields = to_dict(self.cfg)
-        known = fields["sampling"]
+        known = _flat(fields["sampling"])
         wrong = sorted(set(changes) - set(known))
         if wrong:
             raise ConfigError(f"no such sampling field: {', '.join(wrong)} (known: {', '.join(known)})")
-        return dataclasses.replace(self, cfg=resolve({**fields, "sampling": {**known, **changes}}))
+        for path, value in changes.items():
+            *groups, name = path.split(".")
+            node = fields["sampling"]
+            for group in groups:
+                node = node[group]
+            node[name] = value
+        return dataclasses.replace(self, cfg=resolve(fields))
 
     def write(
         self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any
@@ -109,6 +115,14 @@ class Writer:
 
     def _stop_id(self) -> int | None:
         return self.tokenizer.eos_id if self.cfg.sampling.stop_at_eos else None
+
+
+def _flat(fields: dict[str, Any], prefix: str = "") -> list[str]:
+    """Returns the dotted names of all fields of a group."""
+    names = []
+    for name, value in fields.items():
+        names += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
+    return names
 
 
 class Cut:

@@ -8,6 +8,7 @@ PREPARED: a folder written by `cola-jax prepare` with a tokenizer of at most 100
 """
 
 from cola_jax import config
+from experiments._matched_base import matched
 
 
 def get_config(arg: str | None = None):
@@ -15,11 +16,7 @@ def get_config(arg: str | None = None):
     stage, prepared, vae_from = [*(arg or "").split(","), "", ""][:3]
     if stage not in ("vae", "joint") or not prepared:
         raise config.ConfigError(f"cola_2b:{arg}: give cola_2b:vae,PREPARED or cola_2b:joint,PREPARED,STAGE_1_WORKDIR")
-    c = config.base()
-    c.data.sources[0].update(kind="prepared", path=(prepared,))
-    c.compute.update(remat="minimal", cross_entropy_chunk=128)
-    c.mesh.update(data=1, fsdp=-1)
-    c.family = "text_vae" if stage == "vae" else "cola"
+    c = matched("text_vae" if stage == "vae" else "cola", prepared)
     if stage == "joint":
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
         c.objective.update(reference_weight=0.1 if vae_from else 0.0)  # ours: see tinyworld.py for what happens without

@@ -27,10 +27,14 @@ SMALL = {
         "dim": 16, "num_layers": 3, "num_heads": 2, "head_dim": 8, "expand_ratio": 2, "block_size": 4, "rope_dim": 6,
         "time_frequencies": 8, "zero_init": False,
     },
+    "backbone": {
+        "vocab_size": 13, "dim": 16, "ffn_dim": 24, "num_layers": 2, "num_heads": 4, "kv_heads": 2, "init_std": 0.3,
+    },
     "train": {"batch_size": 4, "sequence_length": 16},
     "compute": {"dtype": "float32", "attention_chunks": 2},
-    "sampling": {"steps": 2, "guidance": 2.0, "repetition_penalty": 1.0, "max_new_tokens": 8},
+    "sampling": {"repetition_penalty": 1.0, "max_new_tokens": 8},
 }  # fmt: skip
+COLA_SAMPLING = {"steps": 2, "guidance": 2.0}
 
 
 def config(**changes: Any) -> RunConfig:
@@ -41,6 +45,8 @@ def config(**changes: Any) -> RunConfig:
         for name in group.split("."):
             node = node[name]
         node.update(fields)
+    if changes.get("family", "cola") in ("text_vae", "cola"):
+        tree.sampling.update(COLA_SAMPLING)
     return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
 
 
@@ -68,7 +74,7 @@ def replace(cfg: RunConfig, **changes: Any) -> RunConfig:
 def batch_of(cfg: RunConfig, seed: int = 0, rows: int | None = None) -> dict[str, np.ndarray]:
     """A batch of one document a row."""
     rows, length = rows or cfg.train.batch_size, cfg.train.sequence_length
-    tokens = np.random.default_rng(seed).integers(0, cfg.vae.vocab_size, (rows, length))
+    tokens = np.random.default_rng(seed).integers(0, settings.vocabulary(cfg).of_text, (rows, length))
     return {
         "tokens": tokens.astype(np.int32),
         "segments": np.ones((rows, length), np.int32),

@@ -22,6 +22,9 @@ from cola_jax.config.fields import (
     CHOICES as CHOICES,
 )
 from cola_jax.config.fields import (
+    BackboneConfig as BackboneConfig,
+)
+from cola_jax.config.fields import (
     CheckpointConfig as CheckpointConfig,
 )
 from cola_jax.config.fields import (
@@ -35,6 +38,12 @@ from cola_jax.config.fields import (
 )
 from cola_jax.config.fields import (
     FlowConfig as FlowConfig,
+)
+from cola_jax.config.fields import (
+    LLaDAConfig as LLaDAConfig,
+)
+from cola_jax.config.fields import (
+    LLaDASamplingConfig as LLaDASamplingConfig,
 )
 from cola_jax.config.fields import (
     MeshConfig as MeshConfig,
@@ -66,6 +75,9 @@ from cola_jax.config.fields import (
 from cola_jax.config.fields import (
     VAEBlockConfig as VAEBlockConfig,
 )
+from cola_jax.config.sizes import mask_id as mask_id
+from cola_jax.config.sizes import tokens_of_block as tokens_of_block
+from cola_jax.config.sizes import vocabulary as vocabulary
 
 
 class ConfigError(ValueError):

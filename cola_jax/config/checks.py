@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from cola_jax.config.fields import RunConfig
+from dataclasses import fields
+
+from cola_jax.config.fields import ObjectiveConfig, RunConfig, SamplingConfig
+from cola_jax.config.sizes import tokens_of_block
+
+COLA_SAMPLING = ("steps", "solver", "guidance", "first_block", "repaint_rounds", "repaint_time")
 
 
 def inconsistencies(c: RunConfig) -> list[str]:
     """Returns one sentence for every pair of fields that cannot both hold."""
     checks = _size_checks(c) + _range_checks(c) + _source_checks(c) + _objective_checks(c)
+    checks += _backbone_checks(c) + _llada_checks(c)
     return [message for broken, message in checks if broken]
 
 
 def _size_checks(c: RunConfig) -> list[tuple[bool, str]]:
     vae, dit, train = c.vae, c.dit, c.train
-    align = vae.patch_size * dit.block_size if c.family == "cola" else vae.patch_size * vae.block_size
     heads = max(vae.num_heads, 1)
     positive = {
         "vae.dim": vae.dim, "vae.ffn_dim": vae.ffn_dim, "vae.num_heads": vae.num_heads, "vae.vocab_size": vae.vocab_size,
@@ -33,6 +38,7 @@ def _size_checks(c: RunConfig) -> list[tuple[bool, str]]:
     checks = [(value < 1, f"{name}={value} must be at least 1") for name, value in positive.items()]
     if any(broken for broken, _ in checks):
         return checks
+    align = tokens_of_block(c)
     return [
         (vae.dim % heads != 0, f"vae.dim={vae.dim} is not a multiple of vae.num_heads={vae.num_heads}"),
         ((vae.dim // heads) % 2 != 0, f"vae.dim/vae.num_heads={vae.dim // heads} must be even for RoPE"),
@@ -150,5 +156,72 @@ def _objective_checks(c: RunConfig) -> list[tuple[bool, str]]:
         (
             not 0 < objective.interval_joint <= objective.interval_period,
             "objective.interval_joint must be between 1 and objective.interval_period",
+        ),
+    ]
+
+
+def _backbone_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    net = c.backbone
+    sizes = ("vocab_size", "dim", "ffn_dim", "num_layers", "num_heads", "kv_heads")
+    checks = [(getattr(net, name) < 1, f"backbone.{name}={getattr(net, name)} must be at least 1") for name in sizes]
+    if not any(broken for broken, _ in checks):
+        checks += [
+            (
+                net.dim % (2 * net.num_heads) != 0,
+                f"backbone.dim={net.dim} is not a multiple of twice backbone.num_heads={net.num_heads}: RoPE needs pairs",
+            ),
+            (
+                net.num_heads % net.kv_heads != 0,
+                f"backbone.num_heads={net.num_heads} is not a multiple of backbone.kv_heads={net.kv_heads}",
+            ),
+        ]
+    if c.family in ("ar", "llada"):
+        checks += _unread(c, "objective", ObjectiveConfig(), [field.name for field in fields(ObjectiveConfig)])
+        checks += _unread(c, "sampling", SamplingConfig(), COLA_SAMPLING)
+    if c.family != "llada":
+        checks += _unread(c, "sampling", SamplingConfig(), ["llada"])
+    return checks
+
+
+def _unread(c: RunConfig, group: str, default: object, names: list[str] | tuple[str, ...]) -> list[tuple[bool, str]]:
+    """Fields of a shared group that the config's family never reads: they may not be set."""
+    given = getattr(c, group)
+    return [
+        (
+            getattr(given, name) != getattr(default, name),
+            f"{group}.{name}={getattr(given, name)!r} is not read by family {c.family!r}: leave it out",
+        )
+        for name in names
+    ]
+
+
+def _llada_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    llada, sampling, new = c.llada, c.sampling.llada, c.sampling.max_new_tokens
+    checks = [
+        (
+            not -1 <= llada.mask_id < c.backbone.vocab_size,
+            f"llada.mask_id={llada.mask_id} must be below backbone.vocab_size={c.backbone.vocab_size}, or -1",
+        ),
+        (
+            not 0 <= llada.random_length_probability <= 1,
+            f"llada.random_length_probability={llada.random_length_probability} must be between 0 and 1",
+        ),
+        (sampling.steps < 0, f"sampling.llada.steps={sampling.steps} must not be negative"),
+        (sampling.block_length < 0, f"sampling.llada.block_length={sampling.block_length} must not be negative"),
+        (sampling.guidance < 0, f"sampling.llada.guidance={sampling.guidance} must not be negative"),
+        (c.family == "llada" and c.backbone.vocab_size < 2, "backbone.vocab_size=1 has no spare id for the mask"),
+    ]
+    if c.family != "llada" or new < 1 or any(broken for broken, _ in checks):
+        return checks
+    length, steps = sampling.block_length or new, sampling.steps or new
+    blocks = max(new // length, 1)
+    return checks + [
+        (
+            new % length != 0,
+            f"sampling.max_new_tokens={new} is not a multiple of sampling.llada.block_length={length}",
+        ),
+        (
+            new % length == 0 and steps % blocks != 0,
+            f"sampling.llada.steps={steps} is not a multiple of the {blocks} blocks of sampling.llada.block_length={length}",
         ),
     ]

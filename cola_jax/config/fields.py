@@ -104,6 +104,33 @@ class DiTConfig:
 
 
 @dataclass(frozen=True)
+class BackboneConfig:
+    """The LLaMA-form stack of the baselines (SPEC 5, BASELINES 1). Defaults are the matched sizes.
+
+    Not published, and chosen here as LLaMA has them: rope_theta, norm_eps, init_std.
+    """
+
+    vocab_size: int = 100_278  # V
+    dim: int = 2048
+    ffn_dim: int = 8192  # of the SwiGLU, three matrices of dim x ffn_dim
+    num_layers: int = 27
+    num_heads: int = 16
+    kv_heads: int = 16  # key/value heads; each serves num_heads / kv_heads neighbouring query heads
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False  # the read-out is the embedding's transpose
+    init_std: float = 0.02  # normal, truncated at 3 standard deviations
+
+
+@dataclass(frozen=True)
+class LLaDAConfig:
+    """Masked diffusion over the backbone without its causal mask (BASELINES 2)."""
+
+    mask_id: int = -1  # the id of a masked token, which no text may hold; -1: the last of the vocabulary
+    random_length_probability: float = 0.01  # share of the batches that are cut to a length ~ U{1..L}
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Flow matching: the law of t and what of a block is known (SPEC 2)."""
 
@@ -201,8 +228,18 @@ class ComputeConfig:
 
 
 @dataclass(frozen=True)
+class LLaDASamplingConfig:
+    """How family llada fills masks (BASELINES 2)."""
+
+    steps: int = 0  # passes for all new tokens together; 0: one a token
+    block_length: int = 0  # tokens finished before the next ones are begun; 0: all at once
+    remasking: str = "low_confidence"  # low_confidence: the likeliest candidates stay | random
+    guidance: float = 0.0  # w in u + (w + 1)(c - u), u without the prompt; 0: none
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
-    """Generation (SPEC 3)."""
+    """Generation (SPEC 3). Fields that speak of solver, guidance or first block belong to family cola."""
 
     max_new_tokens: int = 32
     steps: int = 16  # solver steps a block
@@ -216,6 +253,7 @@ class SamplingConfig:
     top_p: float = 1.0
     repetition_penalty: float = 1.1
     stop_at_eos: bool = True
+    llada: LLaDASamplingConfig = LLaDASamplingConfig()
 
 
 @dataclass(frozen=True)
@@ -228,6 +266,8 @@ class RunConfig:
     tokenizer: TokenizerConfig = TokenizerConfig()
     vae: TextVAEConfig = TextVAEConfig()
     dit: DiTConfig = DiTConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    llada: LLaDAConfig = LLaDAConfig()
     flow: FlowConfig = FlowConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -239,7 +279,7 @@ class RunConfig:
 
 
 CHOICES = {
-    "family": ("text_vae", "cola"),
+    "family": ("text_vae", "cola", "ar", "llada"),
     "data.packing": ("concat", "best_fit"),
     "data.sources.kind": (
         "tinyworld",
@@ -261,5 +301,6 @@ CHOICES = {
     "compute.dtype": ("auto", "float32", "bfloat16"),
     "compute.remat": ("none", "minimal", "full"),
     "sampling.solver": ("euler", "midpoint", "heun"),
+    "sampling.llada.remasking": ("low_confidence", "random"),
     "sampling.first_block": ("clean", "repaint", "left_pad", "right_pad"),
 }

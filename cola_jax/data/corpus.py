@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, vocabulary
 from cola_jax.config.fields import SourceConfig
 from cola_jax.data.errors import DataError
 from cola_jax.data.packing import Row
@@ -80,10 +80,15 @@ def encoded(documents: Documents, tokenizer: Tokenizer, name: str) -> Iterator[l
 
 def check_vocabulary(cfg: RunConfig, tokenizer: Tokenizer) -> None:
     """Raises DataError where the model has fewer words than the tokenizer: their ids would be read as other words."""
-    if tokenizer.vocab_size > cfg.vae.vocab_size:
+    ours, theirs = vocabulary(cfg), tokenizer.vocab_size
+    if theirs > ours.size:
         raise DataError(
-            f"vae.vocab_size={cfg.vae.vocab_size} is smaller than the tokenizer's {tokenizer.vocab_size}:"
-            f" set vae.vocab_size to at least {tokenizer.vocab_size}"
+            f"{ours.field}={ours.size} is smaller than the tokenizer's {theirs}: set {ours.field} to at least {theirs}"
+        )
+    if theirs > ours.of_text:
+        raise DataError(
+            f"{ours.field}={ours.size}: the tokenizer has {theirs} ids, and the mask takes the last one: set {ours.field}"
+            f" to at least {theirs + 1}, or llada.mask_id to an id that no text holds"
         )
 
 

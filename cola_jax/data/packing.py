@@ -5,13 +5,12 @@ Axes: N rows, L tokens of a row.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, tokens_of_block
 from cola_jax.data.errors import DataError
 
 Row = dict[str, np.ndarray]
@@ -54,15 +53,6 @@ def positions_of(segments_L: np.ndarray) -> np.ndarray:
     index_L = np.arange(len(segments_L), dtype=np.int32)
     starts_L = np.concatenate([[True], segments_L[1:] != segments_L[:-1]])
     return index_L - np.maximum.accumulate(np.where(starts_L, index_L, 0)).astype(np.int32)
-
-
-def tokens_of_block(cfg: RunConfig) -> int:
-    """Returns the tokens at whose multiples a packed document may start: no block of any mask then holds two documents.
-
-    A latent is `vae.patch_size` tokens; the VAE's mask and, for the family cola, the DiT's have blocks of so many latents.
-    """
-    latents = math.lcm(cfg.vae.block_size, cfg.dit.block_size) if cfg.family == "cola" else cfg.vae.block_size
-    return cfg.vae.patch_size * latents
 
 
 def pack(documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id: int, keep_tail: bool) -> Packed:

@@ -21,11 +21,11 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, tokens_of_block
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import Corpus, Part, check_rows, check_vocabulary, encoded, name_of
 from cola_jax.data.errors import DataError
-from cola_jax.data.packing import Row, pack_chunks, row, tokens_of_block
+from cola_jax.data.packing import Row, pack_chunks, row
 from cola_jax.data.sources import Documents, open_source
 from cola_jax.data.tokenizers import Tokenizer
 

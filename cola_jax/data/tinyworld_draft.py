@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections.abc import Sequence
@@ -22,30 +23,30 @@ from cola_jax.data.tinyworld_state import (
     subjects,
 )
 
-LONGEST_END = 19  # words of a usual sentence, the question and its answer
-MOST_WORDS = 55  # words and marks of a story: at about a piece a word, it fits in 64 tokens
+LONGEST_END = 18  # words of a usual sentence, the question and its answer
+MOST_WORDS = 47  # words and marks of a story: at about a piece a word, it fits in 48 tokens
 DEED_WEIGHTS = (
     ("go", 4.0), ("take", 8.0), ("drop", 3.0), ("put", 14.0), ("remove", 6.0), ("give", 10.0), ("paint", 2.5), ("act", 2.0)
 )  # fmt: skip
-QUESTION_WEIGHTS = {"inside": 6.0, "who_owns": 2.0, "where_person": 0.7}  # 1 where not named; rarer ones weigh more
+QUESTION_WEIGHTS = {"inside": 20.0, "who_owns": 2.0, "where_person": 0.7}  # 1 where not named; rarer ones weigh more
 T = TypeVar("T")
 
 
 def draft(rng: random.Random) -> str:
     """Returns one story, or "" where what was drawn has nothing to ask about or is too long."""
     world = World()
-    cast = tuple(_sample(rng, words.PEOPLE, 2 if rng.random() < 0.8 else 3))
-    places = _sample(rng, words.PLACES, 3)
+    cast = tuple(_names(rng, words.PEOPLE, 2 if rng.random() < 0.9 else 3))
+    places = _names(rng, words.PLACES, 3)
     sentences, last = [], ""
     for events in _opening(rng, cast, places):
         sentences.append(_sentence(events[0].people, [_phrase(rng, world, event) for event in events], "", ""))
         last = _subject_after(events, last)
-    for turn in range(3 if rng.random() < 0.6 else 4):
+    for turn in range(2 if rng.random() < 0.6 else 3):
         if turn > 1 and _length(sentences) > MOST_WORDS - LONGEST_END:
             break
         events, phrases = _turn(rng, world, cast, places)
-        when = _pick(rng, words.FIRSTLY) if events[0].people and rng.random() < 0.35 else ""
-        sentences.append(_sentence(events[0].people, phrases, when, last if rng.random() < 0.7 else ""))
+        when = _wording(rng, words.FIRSTLY) if events[0].people and rng.random() < 0.1 else ""
+        sentences.append(_sentence(events[0].people, phrases, when, last if rng.random() < 0.25 else ""))
         last = _subject_after(events, last)
     question = _question(rng, world)
     if question is None:
@@ -65,6 +66,21 @@ def _pick(rng: random.Random, choices: Sequence[T]) -> T:
     return choices[int(rng.random() * len(choices))]
 
 
+def _name(rng: random.Random, choices: Sequence[str]) -> str:
+    """Returns a word of a class, the first the most often (Zipf's law), as words are in a real text."""
+    return choices[_weighted(rng, _zipf(len(choices), 1.0))]
+
+
+def _wording(rng: random.Random, choices: Sequence[str]) -> str:
+    """Returns one of several ways to say the same, the first far the most often."""
+    return choices[_weighted(rng, _zipf(len(choices), 1.7))]
+
+
+@functools.cache
+def _zipf(count: int, exponent: float) -> tuple[float, ...]:
+    return tuple(rank**-exponent for rank in range(1, count + 1))
+
+
 def _weighted(rng: random.Random, weights: Sequence[float]) -> int:
     """Returns an index, drawn in proportion to its weight."""
     left = rng.random() * sum(weights)
@@ -80,14 +96,23 @@ def _sample(rng: random.Random, choices: Sequence[T], count: int) -> list[T]:
     return [rest.pop(int(rng.random() * len(rest))) for _ in range(count)]
 
 
+def _names(rng: random.Random, choices: Sequence[str], count: int) -> list[str]:
+    """Returns different words of a class."""
+    drawn: list[str] = []
+    while len(drawn) < count:
+        word = _name(rng, choices)
+        drawn += [word] if word not in drawn else []
+    return drawn
+
+
 def _opening(rng: random.Random, cast: tuple[str, ...], places: Sequence[str]) -> list[list[Event]]:
     """Returns the events of two to four sentences that say who and what there is."""
-    first, second = _sample(rng, words.OBJECTS, 2)
-    colour, other_colour = _sample(rng, words.COLOURS, 2)
-    container = _pick(rng, words.CONTAINERS)
+    first, second = _names(rng, words.OBJECTS, 2)
+    colour, other_colour = _names(rng, words.COLOURS, 2)
+    container = _name(rng, words.CONTAINERS)
     here = places[0]
     near = here if rng.random() < 0.4 else places[1]
-    being = [Event("be", cast[:2] if rng.random() < 0.35 else cast[:1], place=here)]
+    being = [Event("be", cast[:2] if rng.random() < 0.2 else cast[:1], place=here)]
     lying = [Event("thing_at", thing=first, colour=colour, place=near)]
     having = [Event("have", cast[:1], thing=first, colour=colour)]
     standing = [Event("container_at", container=container, place=near)]
@@ -116,10 +141,10 @@ def _turn(
     rng: random.Random, world: World, cast: Sequence[str], places: Sequence[str]
 ) -> tuple[list[Event], list[str]]:
     """Makes one or two things happen (two by the same person). Returns the events and their wording."""
-    if rng.random() < 0.07:
+    if rng.random() < 0.04:
         event = Event("scenery")
         return [event], [_phrase(rng, world, event)]
-    pair = tuple(_sample(rng, cast, 2)) if rng.random() < 0.1 else ()
+    pair = tuple(_sample(rng, cast, 2)) if rng.random() < 0.05 else ()
     actors = (
         pair
         if pair and world.place.get(pair[0]) == world.place.get(pair[1])
@@ -127,7 +152,7 @@ def _turn(
     )
     events = [_deed(rng, world, actors, cast, places)]
     phrases = [_phrase(rng, world, events[0])]
-    if len(actors) == 1 and rng.random() < 0.3:
+    if len(actors) == 1 and rng.random() < 0.1:
         events.append(_deed(rng, world, actors, cast, places))
         phrases.append(_phrase(rng, world, events[1]))
     return events, phrases
@@ -160,7 +185,7 @@ def _options(
     if kind in ("put", "remove"):
         return [Event(kind, actors, thing=thing, container=c) for thing in things for c in containers]
     if kind == "paint":
-        return [Event(kind, actors, thing=thing, colour=_pick(rng, words.COLOURS)) for thing in things]
+        return [Event(kind, actors, thing=thing, colour=_name(rng, words.COLOURS)) for thing in things]
     return [Event(kind, actors, thing=thing) for thing in things]
 
 
@@ -177,10 +202,10 @@ def _useful_places(world: World, actors: tuple[str, ...], cast: Sequence[str]) -
 def _phrase(rng: random.Random, world: World, event: Event) -> str:
     """Chooses a wording, makes the event happen with it, and returns it: a verb phrase or a whole sentence."""
     known = world.colour.get(event.thing, "")
-    form = _pick(rng, (PHRASES if event.people else SENTENCES)[event.kind])
-    the_thing = f"the {known} {event.thing}" if known and rng.random() < 0.2 else f"the {event.thing}"
+    form = _wording(rng, (PHRASES if event.people else SENTENCES)[event.kind])
+    the_thing = f"the {known} {event.thing}" if known and rng.random() < 0.1 else f"the {event.thing}"
     filled = {name: getattr(event, name) for name in ("thing", "container", "place", "other", "colour")}
-    drawn = {name: _pick(rng, choices) for name, choices in SLOTS.items() if "{" + name + "}" in form}
+    drawn = {name: _wording(rng, choices) for name, choices in SLOTS.items() if "{" + name + "}" in form}
     text = form.format(the_thing=the_thing, **filled, **drawn)
     said = "" if event.kind in STATES or not event.people else drawn.get("act", text)
     apply(world, replace(event, said=said) if said else event)

@@ -9,7 +9,7 @@ def _split(text: str) -> tuple[str, ...]:
 
 WOMEN = _split("Anna Clara Dora Emma Fay Grace Ida Jane Kate Lucy Mary Nora Rose Sara Tina Vera")
 MEN = _split("Adam Ben Carl Dan Eric Fred Hugo Ivan Jack Karl Leo Max Ned Otto Paul Tom")
-PEOPLE = WOMEN + MEN
+PEOPLE = tuple(name for pair in zip(WOMEN, MEN) for name in pair)
 PLACES = _split(
     "kitchen garden hall cellar barn park forest library school market tower attic church shop station bakery "
     "harbour stable bedroom museum castle field meadow workshop"

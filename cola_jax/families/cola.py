@@ -19,10 +19,12 @@ from cola_jax.config import ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import vae_terms
 from cola_jax.families.family import Family
+from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
 from cola_jax.generate.prompts import pad_prompts
 from cola_jax.models import build
+from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
 
 
@@ -30,7 +32,7 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"encoder", "decoder", "dit"}."""
     latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
     example = (latent, jnp.zeros((1, 1)), jnp.zeros((1, 1), jnp.int32), None)
-    return vae_terms.init(cfg, rng) | {"dit": build.dit(cfg).init(vae_terms.key_of(rng, "dit"), *example)["params"]}
+    return vae_terms.init(cfg, rng) | {"dit": build.dit(cfg).init(key_of(rng, "dit"), *example)["params"]}
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
@@ -39,12 +41,12 @@ def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array)
     rows, size = batch["rows"], cfg.dit.block_size
     latents = batch["tokens"].shape[1] // cfg.vae.patch_size
     blocks = latents // size
-    noise["z1"] = vae_terms.normal(vae_terms.row_keys(rng, "z1", rows), (latents, cfg.vae.latent_dim))
+    noise["z1"] = vae_terms.normal(row_keys(rng, "z1", rows), (latents, cfg.vae.latent_dim))
     times = blocks if cfg.flow.time_per == "block" else 1
-    keys = vae_terms.row_keys(rng, "t", rows)
+    keys = row_keys(rng, "t", rows)
     noise["t"] = jax.vmap(lambda key: timesteps.sample_times(cfg.flow, key, (times,)))(keys)
     if cfg.flow.known_prefix_probability > 0:
-        keys = vae_terms.row_keys(rng, "known", rows)
+        keys = row_keys(rng, "known", rows)
         known = jax.vmap(lambda key: timesteps.sample_known(cfg.flow, key, blocks, size))(keys)
         noise["known"] = known.reshape(rows.shape[0], latents)
     return noise, count(cfg, batch, noise)
@@ -119,7 +121,7 @@ class RopeTable(Protocol):
     def prefix(self, length_B: np.ndarray, width: int) -> np.ndarray:
         """Returns positions (B, width) of prefixes of the given lengths."""
 
-    def block(self, length_B: np.ndarray, block_size: int, slots: int) -> block_loop.BlockPositions:
+    def block(self, length_B: np.ndarray, block_size: int, slots: int) -> BlockPositions:
         """Returns the positions of a block that follows the given lengths, the cache having `slots` slots."""
 
 
@@ -162,8 +164,7 @@ def generate(
     )  # fmt: skip
     if blocks is None:
         blocks = -(-(cfg.sampling.max_new_tokens + int(batch.trim.max())) // (size * patch))
-    rows = jnp.arange(len(prompts)) if samples is None else jnp.asarray(samples)
-    row_keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.PRNGKey(seed), rows)
+    keys_B = sample_keys(seed, len(prompts), samples)
     compiled = block_loop.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
     times = block_loop.time_table(compiled, params, cfg.sampling.guidance)
@@ -172,7 +173,7 @@ def generate(
     progress, first = block_loop.read_prompt(prompt_config, params, batch.tokens, batch.known, blocks, prefix)
     mixed = bool((batch.known % size).any())
     for index in range(blocks):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
         place = None if rope is None else rope.block(whole + index * size, size, progress.dit_cache.k.shape[2])

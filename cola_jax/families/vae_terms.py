@@ -5,13 +5,13 @@ Axes: B batch, L tokens, N = L / P latents, C latent channels.
 
 from __future__ import annotations
 
-import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cola_jax.config import RunConfig
+from cola_jax.families.keys import key_of, row_keys
 from cola_jax.models import build
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 from cola_jax.models.text_vae import Posterior
@@ -35,16 +35,6 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
     decoder_params = build.decoder(cfg).init(key_of(rng, "decoder"), latent, position, None)
     return {"encoder": encoder_params["params"], "decoder": decoder_params["params"]}
-
-
-def key_of(rng: jax.Array, name: str) -> jax.Array:
-    """Returns the key of a named use of `rng`."""
-    return jax.random.fold_in(rng, zlib.crc32(name.encode()))
-
-
-def row_keys(rng: jax.Array, name: str, rows: jax.Array) -> jax.Array:
-    """Returns one key a row, of its index in the global batch: microbatches and meshes do not change it."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of(rng, name), rows)
 
 
 def layout(cfg: RunConfig, batch: dict[str, jax.Array]) -> Layout:

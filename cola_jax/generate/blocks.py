@@ -18,7 +18,7 @@ from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
 from cola_jax.models import build
 from cola_jax.models.cache import KVCache, append, grow
-from cola_jax.models.dit import Context, TimeModulation
+from cola_jax.models.dit import BlockPositions, TimeModulation
 from cola_jax.models.text_vae import from_prior, to_prior
 
 
@@ -40,14 +40,6 @@ class Progress(NamedTuple):
     decoder_cache: KVCache
     length: jax.Array  # (B,) latents in the caches
     seen: jax.Array  # (B, V) tokens decoded so far
-
-
-class BlockPositions(NamedTuple):
-    """RoPE positions of the cached keys, (B, M), and of the new block's keys and queries, (B, S)."""
-
-    k_past: jax.Array
-    k_new: jax.Array
-    q_new: jax.Array
 
 
 class FirstBlock(NamedTuple):
@@ -141,8 +133,7 @@ def write_block(
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
     place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
-    cache = net.apply(variables, progress.dit_cache, place.k_past, method="rotated")
-    context = Context(cache, progress.length, place.q_new, place.k_new)
+    context = net.apply(variables, progress.dit_cache, progress.length, place, method="context")
     velocity = partial(_guided_velocity, cfg, params, times, context)
     if first is not None and sampling.first_block == "repaint":
         z = _repaint(cfg, velocity, times, first, noise_BSC, keys_B)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cola_jax.generate.blocks import BlockPositions
+from cola_jax.models.dit import BlockPositions
 
 
 class GoldenRope:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from cola_jax.interop import cola_cases
+from cola_jax.interop import cola_cases, llama_cases
 from cola_jax.interop.cases import Case, Cases
 from cola_jax.interop.errors import ReleasedFormatError
-from cola_jax.interop.released_config import read_json
+from cola_jax.interop.llama import is_llama
 
 CASES = "cases.npz"
 
@@ -35,18 +35,9 @@ class Form(NamedTuple):
     check: Callable[[Path, Cases, str], list[Case]]
 
 
-def _llama(folder: Path) -> bool:
-    path = folder / "config.json"
-    return path.is_file() and "LlamaForCausalLM" in (read_json(path).get("architectures") or [])
-
-
-def _not_built(folder: Path, cases: Cases, dtype: str) -> list[Case]:
-    raise ReleasedFormatError(f"{folder}: the LLaMA form is not built")
-
-
 FORMS = (
     Form("cola", lambda folder: (folder / "cola_vae").is_dir() or (folder / "cola_dit").is_dir(), cola_cases.check),
-    Form("llama", _llama, _not_built),
+    Form("llama", is_llama, llama_cases.check),
 )
 
 

@@ -24,6 +24,29 @@ def attend(q_BQHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: jax.Ar
     return _swap(_attend(*_heads_first(q_BQHK, k_BMHK, v_BMHK), mask))
 
 
+def attend_behind(
+    q_BQHK: jax.Array,
+    past: tuple[jax.Array, jax.Array],
+    own: tuple[jax.Array, jax.Array],
+    past_mask: jax.Array,
+) -> jax.Array:
+    """Attention of new positions over cached ones and over each other, without copying the cache. Returns (B, Q, H, K).
+
+    Args:
+      past: cached keys and values, heads first: (B, H, M, K). own: keys and values of the new positions, (B, Q, H, K).
+      past_mask: booleans (B, 1, 1, M): which cached positions count.
+    """
+    q, k_own, v_own = _heads_first(q_BQHK, *own)
+    q = q * q.shape[-1] ** -0.5
+    scores = lambda k_BHMK: jnp.einsum("bhqk,bhmk->bhqm", q, k_BHMK, preferred_element_type=jnp.float32)
+    k_past, v_past = past
+    both = jnp.concatenate([jnp.where(past_mask, scores(k_past), MASKED), scores(k_own)], axis=-1)
+    weights = jax.nn.softmax(both, axis=-1).astype(v_own.dtype)
+    split = k_past.shape[2]
+    mixed = jnp.einsum("bhqm,bhmk->bhqk", weights[..., :split], v_past)
+    return _swap(mixed + jnp.einsum("bhqm,bhmk->bhqk", weights[..., split:], v_own))
+
+
 def block_causal_attention(
     q_BNHK: jax.Array,
     k_BNHK: jax.Array,
@@ -43,6 +66,19 @@ def block_causal_attention(
         mask = _block_mask(visibility.block_causal, (start, end), (0, end), block_size, segments_BN)
         outputs.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask))
     return _swap(jnp.concatenate(outputs, axis=2))
+
+
+def full_attention(
+    q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array, *, segments_BN: jax.Array | None
+) -> jax.Array:
+    """Self-attention of every position with every one of its document. Returns (B, N, H, K).
+
+    segments_BN: document of each position, or None where a row is one document.
+    """
+    if segments_BN is None:
+        return attend(q_BNHK, k_BNHK, v_BNHK, None)
+    mask = visibility.same_segment(segments_BN[:, None, :, None], segments_BN[:, None, None, :])
+    return attend(q_BNHK, k_BNHK, v_BNHK, mask)
 
 
 def clean_noisy_attention(
@@ -106,9 +142,14 @@ def _swap(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 1, 2)
 
 
+def past_mask(length_B: jax.Array, cached: int) -> jax.Array:
+    """Mask (B, 1, 1, M): the first `length_B` of M cached positions."""
+    return visibility.cached(jnp.arange(cached), length_B[:, None])[:, None, None, :]
+
+
 def cached_mask(length_B: jax.Array, cached: int, own_QQ: jax.Array) -> jax.Array:
     """Mask (B, 1, Q, M + Q) of Q new positions over the first `length_B` of M cached ones and over each other."""
-    past = visibility.cached(jnp.arange(cached), length_B[:, None])[:, None, None, :]
+    past = past_mask(length_B, cached)
     shape = (length_B.shape[0], 1, own_QQ.shape[0])
     return jnp.concatenate(
         [jnp.broadcast_to(past, (*shape, cached)), jnp.broadcast_to(own_QQ, (*shape, own_QQ.shape[1]))], axis=-1

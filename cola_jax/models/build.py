@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import ComputeConfig, RunConfig
+from cola_jax.models.backbone import Backbone
 from cola_jax.models.dit import DiT
 from cola_jax.models.text_vae import Decoder, Encoder
 
@@ -27,3 +28,7 @@ def decoder(cfg: RunConfig) -> Decoder:
 
 def dit(cfg: RunConfig) -> DiT:
     return DiT(cfg.dit, cfg.vae.latent_dim, cfg.compute, compute_dtype(cfg.compute))
+
+
+def backbone(cfg: RunConfig) -> Backbone:
+    return Backbone(cfg.backbone, cfg.compute, compute_dtype(cfg.compute))

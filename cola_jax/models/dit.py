@@ -9,7 +9,7 @@ T distinct times, M cached latents.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +41,29 @@ class TimeModulation(NamedTuple):
     output: tuple[jax.Array, jax.Array]
 
 
+class BlockPositions(NamedTuple):
+    """RoPE positions of the cached keys, (B, M), and of a new block's keys and queries, (B, S)."""
+
+    k_past: jax.Array
+    k_new: jax.Array
+    q_new: jax.Array
+
+
 class Context(NamedTuple):
-    """What one block sees of earlier ones.
+    """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
-      cache: keys, rotated, and values (layers, B, M, H, K), of which the first `length` (B,) of each row count.
-      q_positions, k_positions: RoPE positions (B, S) of the block's own queries and keys.
+      layers: (parameters, keys, values) of every layer as `layers.split_layers` has them; keys are rotated, and heads come
+        first: (B, H, M, K).
+      length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
+      q_rope, k_rope: rotations of the block's own queries and keys.
     """
 
-    cache: KVCache
+    layers: Any
     length: jax.Array
-    q_positions: jax.Array
-    k_positions: jax.Array
+    mask: jax.Array
+    q_rope: jax.Array
+    k_rope: jax.Array
 
 
 class DiTBlock(nn.Module):
@@ -211,7 +222,7 @@ class DiT(nn.Module):
         earlier = layers.layer_of(self.blocks, slice(0, -1))
         if self.config.num_layers > 1:
             x, _ = layers.over_layers(body, x, earlier, scan=compute.scan_layers, remat=compute.remat)
-        final = layers.rematerialized(lambda x, params: layer(x, params, last=True)[0], compute.remat)
+        final = layers.rematerialized(lambda x, params: layer(x, params, last=True)[0], compute.remat, looped=False)
         _, noisy = final(x, layers.layer_of(self.blocks, -1))
         return self._read_out(noisy, *(place(m) for m in self._output_modulation(emb)))
 
@@ -235,10 +246,14 @@ class DiT(nn.Module):
 
         return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none")[1]
 
-    def rotated(self, cache: KVCache, positions_BM: jax.Array) -> KVCache:
-        """The cache as attention reads it: keys rotated to their positions."""
-        rope = self._rope(positions_BM)
-        return KVCache(jax.vmap(rotate, in_axes=(0, None))(cache.k, rope), cache.v)
+    def context(self, cache: KVCache, length_B: jax.Array, positions: BlockPositions) -> Context:
+        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them."""
+        rope = self._rope(positions.k_past)
+        heads_first = lambda x_LBMHK: jnp.swapaxes(x_LBMHK, 2, 3)
+        k = heads_first(jax.vmap(rotate, in_axes=(0, None))(cache.k, rope))
+        per_layer = layers.split_layers((self.blocks, k, heads_first(cache.v)), self.compute.scan_layers)
+        mask = attention.past_mask(length_B, cache.k.shape[2])
+        return Context(per_layer, length_B, mask, self._rope(positions.q_new), self._rope(positions.k_new))
 
     def denoise_block(
         self,
@@ -260,19 +275,17 @@ class DiT(nn.Module):
         """
         batch, size = z_BSC.shape[:2]
         copies = 2 if guided else 1
-        q_rope, k_rope = self._rope(context.q_positions), self._rope(context.k_positions)
         own_rope = self._rope(jnp.arange(size)[None])
-        mask = attention.cached_mask(context.length, context.cache.k.shape[2], jnp.ones((size, size), bool))
         known = None if known_BS is None else jnp.tile(known_BS, (copies, 1))[..., None]
         place = lambda m_t, m_0: m_t if known is None else jnp.where(known, m_0, m_t)
 
         def body(x, layer):
-            params, mod_t, mod_0, k_old, v_old = layer
+            (params, *past), mod_t, mod_0 = layer
             mod = jax.tree.map(place, mod_t, mod_0)
             q, k, v = self._apply(params, "project", x, mod)
             own = slice(0, batch)
-            keys = jnp.concatenate([k_old, rotate(k[own], k_rope)], 1)
-            heads = attention.attend(rotate(q[own], q_rope), keys, jnp.concatenate([v_old, v[own]], 1), mask)
+            new = (rotate(k[own], context.k_rope), v[own])
+            heads = attention.attend_behind(rotate(q[own], context.q_rope), past, new, context.mask)
             if guided:
                 alone = slice(batch, 2 * batch)
                 q_alone, k_alone = rotate(q[alone], own_rope), rotate(k[alone], own_rope)
@@ -280,8 +293,10 @@ class DiT(nn.Module):
             return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
 
         x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
-        per_layer = (self.blocks, at_t.layers, at_0.layers, *context.cache)
-        x, fresh = layers.over_layers(body, x, per_layer, scan=self.compute.scan_layers, remat="none")
+        scan = self.compute.scan_layers
+        mods = layers.split_layers((at_t.layers, at_0.layers), scan)
+        per_layer = (context.layers, *mods) if scan else [(c, *m) for c, m in zip(context.layers, mods)]
+        x, fresh = layers.over_layers(body, x, per_layer, scan=scan, remat="none")
         v = self._read_out(x, *jax.tree.map(place, at_t.output, at_0.output))
         return v[:batch], (v[batch:] if guided else None), fresh
 

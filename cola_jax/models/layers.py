@@ -28,6 +28,18 @@ class LayerNorm(nn.Module):
         return y.astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + eps) over the last axis in fp32, times a gain; returned in the dtype of the input."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * self.param("scale", nn.initializers.ones, (x.shape[-1],))).astype(x.dtype)
+
+
 def normalize(x: jax.Array, eps: float) -> jax.Array:
     """Returns x with zero mean and unit variance over its last axis, in fp32."""
     x = x.astype(jnp.float32)
@@ -96,20 +108,42 @@ def layer_of(stacked: Any, index: int | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
+def split_layers(stacked: Any, scan: bool) -> Any:
+    """Returns stacked trees as `over_layers` reads them without cutting them again: as they are (scan), or a list by layer.
+
+    Done once outside a loop, it saves the loop a copy of every parameter each time round.
+    """
+    if scan:
+        return stacked
+    return [layer_of(stacked, index) for index in range(len(jax.tree.leaves(stacked)[0]))]
+
+
 def over_layers(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, scan: bool, remat: str
 ) -> tuple[Any, Any]:
-    """Runs `carry, y = body(carry, layer)` over stacked layers; ys come stacked. See ComputeConfig for scan and remat."""
-    body = rematerialized(body, remat)
-    return jax.lax.scan(body, carry, stacked, unroll=1 if scan else True)
+    """Runs `carry, y = body(carry, layer)` over stacked layers; ys come stacked. See ComputeConfig for scan and remat.
+
+    stacked: trees with a leading layer axis, or what `split_layers` made of them.
+    """
+    body = rematerialized(body, remat, looped=scan)
+    if scan:
+        return jax.lax.scan(body, carry, stacked)
+    ys = []
+    for layer in stacked if isinstance(stacked, list) else split_layers(stacked, scan):
+        carry, y = body(carry, layer)
+        ys.append(y)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
 
 
-def rematerialized(body: Callable[..., Any], remat: str) -> Callable[..., Any]:
-    """Returns `body` with the named rematerialisation policy: none, minimal (matmul outputs stay) or full."""
+def rematerialized(body: Callable[..., Any], remat: str, looped: bool) -> Callable[..., Any]:
+    """Returns `body` with the named rematerialisation policy: none, minimal (matmul outputs stay) or full.
+
+    looped: whether it is the body of a scan, where the compiler cannot merge the second computation with the first anyway.
+    """
     if remat == "none":
         return body
     policies = {
         "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         "full": jax.checkpoint_policies.nothing_saveable,
     }
-    return jax.checkpoint(body, policy=policies[remat], prevent_cse=False)
+    return jax.checkpoint(body, policy=policies[remat], prevent_cse=not looped)

@@ -20,20 +20,20 @@ Rules = tuple[tuple[str, P], ...]
 
 RULES: Rules = (
     # Gains, biases and norms: too small to split.
-    (r"(encoder|decoder|dit)/(.*/)?(bias|scale)", P()),
+    (r"(encoder|decoder|dit|backbone)/(.*/)?(bias|scale)", P()),
     # (layers, in, out): the first matmul of a pair splits its output over tensor, the second its input.
-    (r"(encoder|decoder|dit)/blocks/(qkv|ffn_in|mlp_in)/kernel", P(None, "fsdp", "tensor")),
-    (r"(encoder|decoder|dit)/blocks/(attn_out|ffn_out|mlp_out)/kernel", P(None, "tensor", "fsdp")),
+    (r"(encoder|decoder|dit|backbone)/blocks/(qkv|ffn_in|mlp_in)/kernel", P(None, "fsdp", "tensor")),
+    (r"(encoder|decoder|dit|backbone)/blocks/(attn_out|ffn_out|mlp_out)/kernel", P(None, "tensor", "fsdp")),
     (r"dit/blocks/ada_(attn|mlp)_(in|out)/kernel", P(None, "fsdp", "tensor")),
-    # (V+1, D): V+1 is rarely divisible, so the width is split.
-    (r"encoder/embedding", P(None, ("fsdp", "tensor"))),
+    # (V or V+1, D): that is rarely divisible, so the width is split.
+    (r"(encoder|backbone)/embedding", P(None, ("fsdp", "tensor"))),
     (r"encoder/patch/kernel", P("fsdp", "tensor")),
     (r"encoder/head/kernel", P("fsdp", None)),
     # (C, D) and (F, D): narrow inputs, not worth gathering over fsdp.
     (r"(decoder|dit)/input/kernel", P(None, "tensor")),
     (r"dit/time/in/kernel", P(None, "tensor")),
     (r"decoder/unpatch/kernel", P("fsdp", "tensor")),
-    (r"decoder/logits/kernel", P("fsdp", "tensor")),
+    (r"(decoder|backbone)/logits/kernel", P("fsdp", "tensor")),
     (r"dit/time/(hidden|out)/kernel", P("fsdp", "tensor")),
     (r"dit/output_ada/kernel", P("fsdp", "tensor")),
     (r"dit/output/kernel", P("fsdp", None)),

@@ -124,7 +124,8 @@ POSITIVE = [
     "dit.num_heads", "dit.head_dim", "dit.block_size", "dit.expand_ratio", "dit.time_frequencies", "train.steps",
     "train.batch_size", "train.accumulate", "train.sequence_length", "train.log_every", "compute.attention_chunks",
     "compute.cross_entropy_chunk", "checkpoint.every", "checkpoint.keep_last", "sampling.steps",
-    "sampling.max_new_tokens",
+    "sampling.max_new_tokens", "backbone.vocab_size", "backbone.dim", "backbone.ffn_dim", "backbone.num_layers",
+    "backbone.num_heads", "backbone.kv_heads",
 ]  # fmt: skip
 
 
@@ -176,6 +177,26 @@ INCONSISTENT = [
     ({"sampling__temperature": -1.0}, "sampling.temperature=-1.0 must not be negative"),
     ({"sampling__repetition_penalty": 0.0}, "sampling.repetition_penalty must be positive"),
     ({"sampling__repaint_rounds": 0}, "sampling.repaint_rounds must be at least 1"),
+    ({"backbone__dim": 2064}, "backbone.dim=2064 is not a multiple of twice backbone.num_heads=16: RoPE needs pairs"),
+    ({"backbone__kv_heads": 3}, "backbone.num_heads=16 is not a multiple of backbone.kv_heads=3"),
+    ({"llada__mask_id": 100_278}, "llada.mask_id=100278 must be below backbone.vocab_size=100278, or -1"),
+    ({"llada__random_length_probability": 1.5}, "llada.random_length_probability=1.5 must be between 0 and 1"),
+    ({"sampling__llada__steps": -1}, "sampling.llada.steps=-1 must not be negative"),
+    ({"sampling__llada__block_length": -1}, "sampling.llada.block_length=-1 must not be negative"),
+    ({"sampling__llada__guidance": -0.5}, "sampling.llada.guidance=-0.5 must not be negative"),
+    (
+        {"family": "llada", "sampling__llada__block_length": 5},
+        "sampling.max_new_tokens=32 is not a multiple of sampling.llada.block_length=5",
+    ),
+    (
+        {"family": "llada", "sampling__llada__block_length": 8, "sampling__llada__steps": 6},
+        "sampling.llada.steps=6 is not a multiple of the 4 blocks of sampling.llada.block_length=8",
+    ),
+    ({"family": "llada", "backbone__vocab_size": 1}, "backbone.vocab_size=1 has no spare id for the mask"),
+    ({"family": "ar", "sampling__steps": 8}, "sampling.steps=8 is not read by family 'ar': leave it out"),
+    ({"family": "llada", "sampling__guidance": 1.0}, "sampling.guidance=1.0 is not read by family 'llada'"),
+    ({"family": "ar", "objective__vae_from": "w"}, "objective.vae_from='w' is not read by family 'ar'"),
+    ({"family": "cola", "sampling__llada__steps": 8}, "is not read by family 'cola'"),
     ({"mesh__fsdp": -1}, "mesh: only one of data, fsdp, tensor may be -1"),
     ({"mesh__tensor": 0}, "mesh: sizes are positive or -1"),
 ]
@@ -261,7 +282,24 @@ def test_the_projects_own_configs_hold_together(spec):
     assert cfg.objective.vae_from == ("w" if spec.endswith(",w") else "")
 
 
-@pytest.mark.parametrize("spec", ["tinyworld:both", "pydocs:x", "own_text", "own_text:vae", "cola_2b", "cola_2b:joint"])
+def test_a_matched_pair_differs_in_its_family_alone():
+    cola, ar, llada = (config.to_dict(config.resolve(config.load(spec))) for spec in
+                       ("cola_2b:joint,p", "ar_2b:p", "llada_2b:p"))  # fmt: skip
+    assert config.differences(cola, ar) == ["family: 'cola' -> 'ar'", "objective.latent_policy: 'scratch' -> 'joint'"]
+    assert config.differences(ar, llada) == ["family: 'ar' -> 'llada'", "sampling.repetition_penalty: 1.1 -> 1.0"]
+
+
+def test_text_leaves_room_for_the_mask_and_starts_anywhere_where_there_are_no_blocks():
+    sizes = {}
+    for family in ("cola", "ar", "llada"):
+        cfg = tiny_config(family=family, vae__vocab_size=20)
+        sizes[family] = (config.vocabulary(cfg).of_text, config.tokens_of_block(cfg))
+    assert sizes == {"cola": (20, 4), "ar": (13, 1), "llada": (12, 1)}
+    assert config.vocabulary(tiny_config(family="llada", llada__mask_id=5)).of_text == 13
+
+
+@pytest.mark.parametrize("spec", ["tinyworld:both", "pydocs:x", "own_text", "own_text:vae", "cola_2b", "cola_2b:joint", "ar_2b",
+                                  "llada_2b"])  # fmt: skip
 def test_the_projects_own_configs_refuse_an_argument_they_do_not_know(spec):
     with pytest.raises(ConfigError, match=spec.split(":")[0]):
         config.load(spec)

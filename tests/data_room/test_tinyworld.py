@@ -10,7 +10,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.data.tinyworld_check import aggregate, by_question, check
 
 COUNT = 1500
-FIRST_STORY_SHA256 = "8579d128b97f555d"
+FIRST_STORY_SHA256 = "54cb2785bcd7451d"
 
 
 @pytest.fixture(scope="module")

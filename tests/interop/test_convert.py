@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 import tiny
-from release_folder import PARTS, copy_of, released_folder, tensors_of, write_tokenizer
+from release_folder import GOLDENS, PARTS, copy_of, released_folder, tensors_of, write_tokenizer
 
 from cola_jax import cli
 from cola_jax.data import tokenizers
@@ -74,6 +77,32 @@ def test_an_export_of_an_import_gives_every_byte_back(capsys, tmp_path, dtype, s
         assert {path.name for path in back.iterdir()} == {path.name for path in given.iterdir()}
         assert all((back / path.name).read_bytes() == path.read_bytes() for path in given.glob("*.json"))
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (source / "tokenizer.json").read_bytes()
+
+
+ON_FOUR_DEVICES = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from cola_jax import convert
+from cola_jax.config import RunConfig
+from cola_jax.interop import released
+folder = Path(sys.argv[1]) / "cola_dit"
+dit = released.read_dit_config(folder)
+mesh = convert.roomiest_mesh(RunConfig(dit=dit), ("cola_dit",))
+assert dict(mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 1}, mesh
+split, whole = (released.read_dit(folder, dit, on)["dit"] for on in (mesh, None))
+kernel = split["blocks"]["mlp_in"]["kernel"]
+assert [shard.data.shape for shard in kernel.addressable_shards] == [(3, 16, 256)] * 4
+assert len(whole["blocks"]["mlp_in"]["kernel"].sharding.device_set) == 1
+assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(split), jax.tree.leaves(whole), strict=True))
+"""
+
+
+def test_weights_go_straight_into_their_shards(source):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    program = [sys.executable, "-c", ON_FOUR_DEVICES, str(source)]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_export_in_another_dtype_rounds_the_weights_and_says_so(capsys, tmp_path, source, workdir):
@@ -230,6 +259,7 @@ def test_a_checkpoint_without_a_tokenizer_needs_one_by_name(capsys, tmp_path, so
     [
         (("import", "{none}", "{new}"), "does not exist"),
         (("import", "{source}", "{source}"), "is not an empty folder"),
+        (("import", "{llama}", "{new}"), "is of the LLaMA form, which convert does not import"),
         (("import", "{source}", "{new}", "--step", "3"), "takes no --step"),
         (("import", "{source}", "{new}", "--config.train.sequence_length=33"), "train.sequence_length=33"),
         (("import", "{source}", "{new}", "--config.train.nothing=1"), "no such field"),
@@ -241,6 +271,7 @@ def test_a_checkpoint_without_a_tokenizer_needs_one_by_name(capsys, tmp_path, so
 )
 def test_misuse_is_one_line_and_leaves_nothing_behind(capsys, tmp_path, source, workdir, arguments, part):
     places = {"none": tmp_path / "none", "new": tmp_path / "new", "source": source, "workdir": workdir}
+    places["llama"] = GOLDENS / "llama"
     status, _, err = command(capsys, "convert", *(argument.format(**places) for argument in arguments))
     assert status in (1, 2) and len(err.splitlines()) == 1 and part in err
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,122 @@
+"""The autoregressive baseline: next-token cross-entropy over the causal backbone (SPEC 5).
+
+Axes: B batch, L tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.families.family import Family
+from cola_jax.families.keys import key_of, sample_keys
+from cola_jax.generate import next_token
+from cola_jax.generate.next_token import Stretch
+from cola_jax.generate.prompts import PromptError, pad_prompts
+from cola_jax.models import build
+from cola_jax.models.backbone import causal
+from cola_jax.models.cross_entropy import chunked_cross_entropy
+
+STRETCH = 16  # tokens that are written between two returns to the host
+PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
+
+
+def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
+    """Returns new parameters {"backbone"}."""
+    token = jnp.zeros((1, 1), jnp.int32)
+    return {"backbone": build.backbone(cfg).init(key_of(rng, "backbone"), token, token, None, causal)["params"]}
+
+
+def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Returns the token behind each position, and 1 where it is to be predicted: in the same document, and no padding."""
+    tokens, segments, weights = batch["tokens"], batch["segments"], batch["weights"]
+    same = (segments[:, 1:] == segments[:, :-1]).astype(weights.dtype)
+    behind = ((0, 0), (0, 1))
+    return jnp.pad(tokens[:, 1:], behind), jnp.pad(weights[:, 1:] * same, behind)
+
+
+def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
+    """There is nothing to draw; counts the predicted tokens."""
+    return {}, {"tokens": jnp.sum(next_tokens(batch)[1])}
+
+
+def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
+    """Returns the microbatch's share of -log p of the predicted tokens, in nats a token, and its sums."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    segments = None if cfg.data.packing == "concat" else batch["segments"]
+    hidden, _ = net.apply(variables, batch["tokens"], batch["positions"], segments, causal, method="hidden")
+    targets, weights = next_tokens(batch)
+    losses, correct = chunked_cross_entropy(
+        lambda h: net.apply(variables, h, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
+    )
+    sums = {
+        "cross_entropy": jnp.sum(losses * weights),
+        "correct": jnp.sum(correct * weights),
+        "tokens": jnp.sum(weights),
+    }
+    return sums["cross_entropy"] / jnp.maximum(counts["tokens"], 1.0), sums
+
+
+def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
+    tokens = jnp.maximum(sums["tokens"], 1.0)
+    nats = sums["cross_entropy"] / tokens
+    return {"cross_entropy": nats, "perplexity": jnp.exp(nats), "accuracy": sums["correct"] / tokens}
+
+
+def generate(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+) -> Iterator[tuple[list[list[int]], Stretch]]:
+    """Continues prompts, token by token, as cfg.sampling says.
+
+    Args:
+      prompts: token ids of each row, at least one: the model has no distribution of a document's first token.
+      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
+        (seed, sample, position) alone, whatever else is in the batch.
+
+    Yields:
+      for each stretch of at most STRETCH tokens, its new tokens by row, and the stretch itself.
+
+    Raises:
+      PromptError: for no prompts, an empty one, or a token outside the vocabulary.
+    """
+    batch = pad_prompts(
+        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size
+    )
+    empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise PromptError(f"prompt {empty[0]} is empty: family 'ar' continues a text of at least one token")
+    keys_B = sample_keys(seed, len(prompts), samples)
+    count = min(STRETCH, cfg.sampling.max_new_tokens)
+    stretches = -(-cfg.sampling.max_new_tokens // count)
+    compiled = next_token.compiled_config(cfg)
+    prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
+    progress = next_token.read_prompt(prompt_config, params, batch.tokens, batch.known, stretches * count)
+    for index in range(stretches):
+        first = jnp.int32(index * count)
+        stretch, progress = next_token.write_tokens(compiled, params, progress, keys_B, first, count)
+        yield jax.device_get(stretch.tokens).tolist(), stretch
+
+
+FAMILY = Family(
+    name="ar",
+    groups=("backbone",),
+    init=init,
+    draw=draw,
+    loss=loss,
+    summarize=summarize,
+    trained=lambda cfg, step: ("backbone",),
+    learning_rate_ratio=lambda cfg: {"backbone": 1.0},
+    frozen=lambda cfg, params: {},
+    generate=generate,
+)

@@ -1,0 +1,205 @@
+"""The masked diffusion baseline: the backbone without its causal mask predicts masked tokens (BASELINES 2).
+
+The mask is a spare id of the vocabulary and has no parameters of its own: sizes and checkpoints are those of family ar.
+Axes: B batch, L tokens, N padded tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.config import RunConfig, mask_id
+from cola_jax.families.family import Family
+from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.generate import unmask
+from cola_jax.generate.prompts import PromptBatch, PromptError, pad_prompts
+from cola_jax.models import build
+from cola_jax.models.backbone import bidirectional
+from cola_jax.models.cross_entropy import chunked_cross_entropy
+
+LEAST_PROBABILITY = 1e-3  # e in p = (1 - e) t + e
+PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
+DRAWS = 128  # Monte Carlo draws of a likelihood
+
+
+def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
+    """Returns new parameters {"backbone"}."""
+    token = jnp.zeros((1, 1), jnp.int32)
+    return {"backbone": build.backbone(cfg).init(key_of(rng, "backbone"), token, token, None, bidirectional)["params"]}
+
+
+def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
+    """Draws each row's p, the length that the whole batch is cut to, and the masked tokens (B, L)."""
+    rows, (count, length) = batch["rows"], batch["tokens"].shape
+    t = jax.vmap(jax.random.uniform)(row_keys(rng, "t", rows))
+    p = (1.0 - LEAST_PROBABILITY) * t + LEAST_PROBABILITY
+    cut = jax.random.bernoulli(key_of(rng, "cut"), cfg.llada.random_length_probability)
+    kept_length = jnp.where(cut, jax.random.randint(key_of(rng, "length"), (), 1, length + 1), length)
+    noise = {"p": p, "length": jnp.broadcast_to(kept_length, (count,))}
+    masked = jax.vmap(lambda key, p: jax.random.bernoulli(key, p, (length,)))(row_keys(rng, "masked", rows), p)
+    noise["masked"] = masked & kept(batch, noise)
+    return noise, {"tokens": jnp.sum(kept(batch, noise).astype(jnp.float32))}
+
+
+def kept(batch: dict[str, jax.Array], noise: dict[str, jax.Array]) -> jax.Array:
+    """The tokens (B, L) of the batch as it is cut: real ones in front of the drawn length."""
+    return (batch["weights"] > 0) & (jnp.arange(batch["tokens"].shape[1]) < noise["length"][:, None])
+
+
+def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
+    """Returns the microbatch's share of sum(CE / p over masked tokens) / tokens, and its sums.
+
+    A batch that is cut keeps its shape: what stands behind the cut is in segments of its own, which no kept token sees, is
+    not masked, and is not counted. Padding is left out the same way.
+    """
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    masked, inside = noise["masked"], kept(batch, noise)
+    tokens = jnp.where(masked, mask_id(cfg), batch["tokens"])
+    segments = jnp.where(inside, batch["segments"], -1)
+    hidden, _ = net.apply(variables, tokens, batch["positions"], segments, bidirectional, method="hidden")
+    losses, correct = chunked_cross_entropy(
+        lambda h: net.apply(variables, h, method="to_logits"), hidden, batch["tokens"], cfg.compute.cross_entropy_chunk
+    )
+    sums = {
+        "bound": jnp.sum(losses * masked / noise["p"][:, None]),
+        "cross_entropy": jnp.sum(losses * masked),
+        "correct": jnp.sum(correct * masked),
+        "masked": jnp.sum(masked.astype(jnp.float32)),
+        "tokens": jnp.sum(inside.astype(jnp.float32)),
+    }
+    return sums["bound"] / jnp.maximum(counts["tokens"], 1.0), sums
+
+
+def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
+    """Names the metrics: the bound on -log p in nats a token, and how well masked tokens are predicted."""
+    tokens, masked = jnp.maximum(sums["tokens"], 1.0), jnp.maximum(sums["masked"], 1.0)
+    bound = sums["bound"] / tokens
+    return {
+        "bound": bound,
+        "bound_perplexity": jnp.exp(bound),
+        "masked_cross_entropy": sums["cross_entropy"] / masked,
+        "masked_accuracy": sums["correct"] / masked,
+        "masked_share": sums["masked"] / tokens,
+    }
+
+
+def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int) -> PromptBatch:
+    """Returns texts as rows of one length.
+
+    Raises:
+      PromptError: for no texts, or one with a token that is the mask or outside the vocabulary.
+    """
+    batch = pad_prompts(
+        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size
+    )
+    masked = [row for row, text in enumerate(texts) if mask_id(cfg) in text]
+    if masked:
+        raise PromptError(f"prompt {masked[0]} holds token {mask_id(cfg)}, the mask (llada.mask_id): text may not")
+    return batch
+
+
+def generate(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+) -> Iterator[tuple[list[list[int]], jax.Array]]:
+    """Continues prompts by cfg.sampling.max_new_tokens tokens, as cfg.sampling and its group llada say.
+
+    Args:
+      prompts: token ids of each row; an empty prompt writes from nothing.
+      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
+        (seed, sample, pass) alone, whatever else is in the batch.
+
+    Yields:
+      for each block of sampling.llada.block_length tokens, its new tokens by row, and the same as an array (B, M).
+
+    Raises:
+      PromptError: see `padded`.
+    """
+    batch, schedule = padded(cfg, prompts, pad_id), unmask.schedule_of(cfg)
+    canvas = unmask.canvas_of(cfg, batch.tokens, batch.known, pad_id)
+    keys_B, compiled = sample_keys(seed, len(prompts), samples), unmask.compiled_config(cfg)
+    fills = jnp.asarray(schedule.fills)
+    for block in range(schedule.blocks):
+        written, canvas = unmask.fill_block(compiled, params, canvas, keys_B, jnp.int32(block), fills, schedule.length)
+        yield jax.device_get(written).tolist(), written
+
+
+def log_likelihood(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+    draws: int = DRAWS,
+) -> np.ndarray:
+    """Returns a Monte Carlo lower bound on log p(answer | prompt) in nats, (B,): E over l ~ U{1..A} of (A / l) sum log p.
+
+    The sum is over exactly l of the A answer tokens, masked without replacement. Lengths l of a row's draws lie on a grid of
+    one random offset. Where every answer is a single token one draw is exact.
+
+    Raises:
+      PromptError: see `padded`; and for an empty answer.
+    """
+    empty = [row for row, answer in enumerate(answers) if not len(answer)]
+    if empty:
+        raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
+    batch = padded(cfg, [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad_id)
+    count_B = np.array([len(answer) for answer in answers], np.int32)
+    draws = 1 if count_B.max() == 1 else draws
+    keys_B = sample_keys(seed, len(prompts), samples)
+    total = _sum_of_draws(cfg, params, batch.tokens, batch.known, count_B, keys_B, draws)
+    return np.asarray(total) / draws
+
+
+@partial(jax.jit, static_argnums=(0, 6))
+def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
+    """The sum over draws of (A / l) sum log p, the last `count_B` tokens in front of `end_B` being the answer."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    positions = jnp.broadcast_to(jnp.arange(tokens_BN.shape[1]), tokens_BN.shape)
+    answer = (positions < end_B[:, None]) & (positions >= (end_B - count_B)[:, None])
+    segments = (positions < end_B[:, None]).astype(jnp.int32)
+    offset_B = jax.vmap(jax.random.uniform)(keys_B)
+
+    def body(total_B, number):
+        grid_B = jnp.mod(offset_B + number / draws, 1.0)
+        hidden_B = jnp.minimum(1 + jnp.floor(grid_B * count_B).astype(jnp.int32), count_B)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        order = jax.vmap(lambda key: jax.random.uniform(key, tokens_BN.shape[1:]))(keys)
+        rank = jnp.argsort(jnp.argsort(jnp.where(answer, order, 2.0), axis=-1), axis=-1)
+        masked = answer & (rank < hidden_B[:, None])
+        x_BN = jnp.where(masked, mask_id(cfg), tokens_BN)
+        h, _ = net.apply(variables, x_BN, positions, segments, bidirectional, method="hidden")
+        losses, _ = chunked_cross_entropy(
+            lambda h: net.apply(variables, h, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
+        )
+        return total_B - jnp.sum(losses * masked, axis=-1) * count_B / hidden_B, None
+
+    return jax.lax.scan(body, jnp.zeros(tokens_BN.shape[0]), jnp.arange(draws))[0]
+
+
+FAMILY = Family(
+    name="llada",
+    groups=("backbone",),
+    init=init,
+    draw=draw,
+    loss=loss,
+    summarize=summarize,
+    trained=lambda cfg, step: ("backbone",),
+    learning_rate_ratio=lambda cfg: {"backbone": 1.0},
+    frozen=lambda cfg, params: {},
+    generate=generate,
+)

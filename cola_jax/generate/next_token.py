@@ -1,0 +1,77 @@
+"""The token loop of an autoregressive model: read the prompts, then write a stretch of tokens, again and again.
+
+Each function is one compiled program a shape; inside a stretch nothing returns to the host.
+Axes: B batch, L padded prompt tokens, T tokens of a stretch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cola_jax.config import RunConfig
+from cola_jax.generate import tokens
+from cola_jax.models import build
+from cola_jax.models.backbone import causal
+from cola_jax.models.cache import KVCache, grow
+
+
+class Progress(NamedTuple):
+    """What is carried from token to token."""
+
+    cache: KVCache
+    length: jax.Array  # (B,) tokens in the cache
+    seen: jax.Array  # (B, V) tokens written so far
+    logits: jax.Array  # (B, V) of the next token, fp32
+
+
+class Stretch(NamedTuple):
+    """Written tokens (B, T) int32, and log p of each under the model as it is, whatever the sampling, (B, T) fp32."""
+
+    tokens: jax.Array
+    log_probs: jax.Array
+
+
+def compiled_config(cfg: RunConfig) -> RunConfig:
+    """The config as far as `write_tokens` is compiled for it: settings that it never reads are at rest."""
+    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_new_tokens=1, stop_at_eos=True))
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def read_prompt(cfg: RunConfig, params: Any, tokens_BL: jax.Array, length_B: jax.Array, new_tokens: int) -> Progress:
+    """Fills the cache with prompts that end at `length_B` (at least 1), leaving room for new tokens.
+
+    What stands behind a prompt's end is never seen: queries look back only, and new tokens overwrite it in the cache.
+    """
+    batch, longest = tokens_BL.shape
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    positions = jnp.broadcast_to(jnp.arange(longest), (batch, longest))
+    hidden, cache = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
+    last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
+    logits = net.apply(variables, last, method="to_logits")[:, 0]
+    seen = jnp.zeros((batch, cfg.backbone.vocab_size), bool)
+    return Progress(grow(cache, longest + new_tokens), length_B, seen, logits)
+
+
+@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+def write_tokens(
+    cfg: RunConfig, params: Any, progress: Progress, keys_B: jax.Array, first: jax.Array, count: int
+) -> tuple[Stretch, Progress]:
+    """Writes `count` tokens. keys_B: one key a row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    rows = jnp.arange(keys_B.shape[0])
+
+    def body(progress, place):
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, place)
+        chosen = tokens.choose(progress.logits[:, None], progress.seen, keys, cfg.sampling)
+        log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
+        logits, cache = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
+        seen = progress.seen.at[rows, chosen[:, 0]].set(True)
+        return Progress(cache, progress.length + 1, seen, logits[:, 0]), (chosen[:, 0], log_prob)
+
+    progress, (chosen_TB, log_probs_TB) = jax.lax.scan(body, progress, first + jnp.arange(count))
+    return Stretch(chosen_TB.T, log_probs_TB.T), progress

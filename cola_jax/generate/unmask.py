@@ -1,0 +1,118 @@
+"""The sampler of masked diffusion (BASELINES 2): masks become tokens, a few a pass, and never change again.
+
+`fill_block` is one compiled program a shape; inside a block of tokens nothing returns to the host.
+Axes: B batch, N tokens of a row, G new tokens, M tokens of a block, T passes of a block, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cola_jax.config import RunConfig, mask_id
+from cola_jax.generate import tokens
+from cola_jax.models import build
+from cola_jax.models.backbone import bidirectional
+
+
+class Canvas(NamedTuple):
+    """Rows of prompt, new tokens or masks, and padding: tokens and segments (B, N) int32; start (B,): the first new one."""
+
+    tokens: jax.Array
+    segments: jax.Array
+    start: jax.Array
+
+
+class Schedule(NamedTuple):
+    """How the new tokens are filled: `blocks` blocks of `length` tokens, fills[i] of them in pass i of a block."""
+
+    blocks: int
+    length: int
+    fills: np.ndarray
+
+
+def schedule_of(cfg: RunConfig) -> Schedule:
+    """Reads cfg.sampling: m masks in s passes make m // s a pass, and one more in the first m mod s."""
+    new, chosen = cfg.sampling.max_new_tokens, cfg.sampling.llada
+    length = chosen.block_length or new
+    blocks = new // length
+    passes = (chosen.steps or new) // blocks
+    return Schedule(blocks, length, length // passes + (np.arange(passes) < length % passes).astype(np.int32))
+
+
+def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray, pad_id: int) -> Canvas:
+    """Puts cfg.sampling.max_new_tokens masks behind prompts that end at `length_B`; nothing sees the padding behind them."""
+    index = np.arange(prompts_BL.shape[1] + cfg.sampling.max_new_tokens)
+    start, end = length_B[:, None], length_B[:, None] + cfg.sampling.max_new_tokens
+    room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)), constant_values=pad_id)
+    rows = np.where((index >= start) & (index < end), mask_id(cfg), room)
+    return Canvas(jnp.asarray(rows, jnp.int32), jnp.asarray(index < end, jnp.int32), jnp.asarray(length_B, jnp.int32))
+
+
+def compiled_config(cfg: RunConfig) -> RunConfig:
+    """The config as far as `fill_block` is compiled for it: settings that it takes as values, or never reads, are at rest."""
+    llada = dataclasses.replace(cfg.sampling.llada, steps=0, block_length=0)
+    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, stop_at_eos=True, llada=llada))
+
+
+@partial(jax.jit, static_argnums=(0, 6), donate_argnums=2)
+def fill_block(
+    cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array, block: jax.Array, fills_T: jax.Array, length: int
+) -> tuple[jax.Array, Canvas]:
+    """Fills block number `block` of `length` new tokens, fills_T[i] of them in pass i. Returns its tokens (B, M), and all.
+
+    keys_B: one key a row; pass i of the block draws from fold_in(key, passes before it).
+    """
+    begin = canvas.start + block * length
+    rows = jnp.arange(keys_B.shape[0])[:, None]
+    places = begin[:, None] + jnp.arange(length)
+    positions = jnp.broadcast_to(jnp.arange(canvas.tokens.shape[1]), canvas.tokens.shape)
+    prompt = positions < canvas.start[:, None]
+    new = canvas.start[:, None] + jnp.arange(cfg.sampling.max_new_tokens)
+    mask = mask_id(cfg)
+
+    def body(x_BN, step):
+        fill, number = step
+        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        logits = _logits(cfg, params, x_BN, positions, canvas.segments, prompt, places)
+        written = jnp.zeros((x_BN.shape[0], cfg.backbone.vocab_size), bool).at[rows, x_BN[rows, new]].set(True)
+        chosen = tokens.choose(logits, written, keys, cfg.sampling)
+        held = x_BN[rows, places]
+        confidence = jnp.where(held == mask, _confidence(cfg, logits, chosen, keys), -jnp.inf)
+        rank = jnp.argsort(jnp.argsort(-confidence, axis=-1), axis=-1)
+        filled = jnp.where((rank < fill) & (held == mask), chosen, held)
+        return x_BN.at[rows, places].set(filled), None
+
+    passes = fills_T.shape[0]
+    x_BN, _ = jax.lax.scan(body, canvas.tokens, (fills_T, block * passes + jnp.arange(passes)))
+    return x_BN[rows, places], canvas._replace(tokens=x_BN)
+
+
+def _logits(cfg, params, x_BN, positions, segments, prompt, places_BM):
+    """Logits (B, M, V) of the tokens at `places`, guided as cfg says; the mask itself is never chosen."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    guidance, copies = cfg.sampling.llada.guidance, 1
+    if guidance > 0:
+        x_BN, copies = jnp.concatenate([x_BN, jnp.where(prompt, mask_id(cfg), x_BN)]), 2
+    again = lambda x: jnp.concatenate([x] * copies)
+    hidden, _ = net.apply(variables, x_BN, again(positions), again(segments), bidirectional, method="hidden")
+    own = jnp.take_along_axis(hidden, again(places_BM)[..., None], axis=1)
+    logits = net.apply(variables, own, method="to_logits")
+    if guidance > 0:
+        c, u = jnp.split(logits, 2)
+        logits = u + (guidance + 1.0) * (c - u)
+    return logits.at[..., mask_id(cfg)].set(-jnp.inf)
+
+
+def _confidence(cfg, logits_BMV, chosen_BM, keys_B):
+    """What decides which candidates stay: their probability, or chance."""
+    if cfg.sampling.llada.remasking == "random":
+        chance = lambda key: jax.random.uniform(jax.random.fold_in(key, 1), chosen_BM.shape[1:])
+        return jax.vmap(chance)(keys_B)
+    probabilities = jax.nn.softmax(logits_BMV, axis=-1)
+    return jnp.take_along_axis(probabilities, chosen_BM[..., None], axis=-1)[..., 0]

@@ -1,0 +1,139 @@
+"""The LLaMA-form stack that the baselines share: RMSNorm, RoPE, SwiGLU, no biases (SPEC 5, BASELINES 1).
+
+What tells one baseline's network from another's is its attention pattern, a function that is passed in.
+Axes: B batch, L tokens, S new tokens, D width, F feed-forward width, H heads, K head channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cola_jax.config import BackboneConfig, ComputeConfig
+from cola_jax.models import attention, layers, visibility
+from cola_jax.models.cache import KVCache, append
+
+Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, int], jax.Array]
+
+
+def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, chunks: int) -> jax.Array:
+    """Every position sees itself and earlier ones of its document."""
+    return attention.block_causal_attention(q, k, v, block_size=1, segments_BN=segments_BL, chunks=chunks)
+
+
+def bidirectional(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, chunks: int) -> jax.Array:
+    """Every position sees all of its document; there is nothing that chunks of queries could skip."""
+    return attention.full_attention(q, k, v, segments_BN=segments_BL)
+
+
+class BackboneBlock(nn.Module):
+    """One pre-norm block: x + Attn(RMS(x)), then x + SwiGLU(RMS(x))."""
+
+    config: BackboneConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        net = self.config
+        self.head_dim = net.dim // net.num_heads
+        self.norm_attn = layers.RMSNorm(net.norm_eps)
+        self.norm_ffn = layers.RMSNorm(net.norm_eps)
+        self.qkv = self._dense(net.dim + 2 * net.kv_heads * self.head_dim)
+        self.attn_out = self._dense(net.dim)
+        self.ffn_in = self._dense(2 * net.ffn_dim)  # gate | up
+        self.ffn_out = self._dense(net.dim)
+
+    def _dense(self, features: int) -> nn.Dense:
+        return nn.Dense(features, use_bias=False, dtype=self.dtype, kernel_init=dense_init(self.config))
+
+    def __call__(self, x_BLD: jax.Array, rope_BL2K: jax.Array) -> jax.Array:
+        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        _, _, v_BLHK = self.project(x_BLD, rope_BL2K)
+        return self.finish(x_BLD, jnp.repeat(v_BLHK, self.config.num_heads // self.config.kv_heads, axis=2))
+
+    def project(self, x_BLD: jax.Array, rope_BL2K: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns q (B, L, H, K) and k, v (B, L, kv_heads, K), rotated."""
+        net = self.config
+        kv_width = net.kv_heads * self.head_dim
+        q, k, v = jnp.split(self.qkv(self.norm_attn(x_BLD)), [net.dim, net.dim + kv_width], axis=-1)
+        q, k = layers.split_heads(q, net.num_heads), layers.split_heads(k, net.kv_heads)
+        return layers.rope_half(q, rope_BL2K), layers.rope_half(k, rope_BL2K), layers.split_heads(v, net.kv_heads)
+
+    def finish(self, x_BLD: jax.Array, heads_BLHK: jax.Array) -> jax.Array:
+        """Adds the attention output and the feed-forward."""
+        x = x_BLD + self.attn_out(layers.merge_heads(heads_BLHK))
+        gate, up = jnp.split(self.ffn_in(self.norm_ffn(x)), 2, axis=-1)
+        return x + self.ffn_out(nn.silu(gate) * up)
+
+
+class Backbone(nn.Module):
+    """Tokens to logits of tokens, under the attention pattern of the caller."""
+
+    config: BackboneConfig
+    compute: ComputeConfig
+    dtype: jnp.dtype
+
+    def setup(self):
+        net = self.config
+        self.head_dim = net.dim // net.num_heads
+        self.embedding = self.param("embedding", dense_init(net), (net.vocab_size, net.dim))
+        self.block = BackboneBlock(net, self.dtype, parent=None)
+        example = (jnp.zeros((1, 1, net.dim)), jnp.zeros((1, 1, 2, self.head_dim // 2)))
+        self.blocks = self.param("blocks", layers.stacked_init(self.block, net.num_layers, *example))
+        self.final_norm = layers.RMSNorm(net.norm_eps)
+        if not net.tie_embeddings:
+            self.logits = nn.Dense(net.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=dense_init(net))
+
+    def __call__(
+        self, tokens_BL: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None, pattern: Pattern
+    ) -> jax.Array:
+        """Returns fp32 logits (B, L, V). positions: from 0 in every document; segments: see attention."""
+        return self.to_logits(self.hidden(tokens_BL, positions_BL, segments_BL, pattern)[0])
+
+    def hidden(
+        self, tokens_BL: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None, pattern: Pattern
+    ) -> tuple[jax.Array, KVCache]:
+        """Returns what the read-out sees, (B, L, D), and the keys and values of every layer."""
+        rope = layers.rope_table(positions_BL, self.head_dim, self.config.rope_theta)
+
+        def body(x, params):
+            q, k, v = self.block.apply({"params": params}, x, rope, method="project")
+            heads = pattern(q, k, v, segments_BL, self.compute.attention_chunks)
+            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+
+        x = self.embed(tokens_BL)
+        x, cache = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        return self.final_norm(x), cache
+
+    def extend(self, tokens_BS: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
+        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and the cache."""
+        new = jnp.arange(tokens_BS.shape[1])
+        rope = layers.rope_table(length_B[:, None] + new, self.head_dim, self.config.rope_theta)
+        own = visibility.block_causal(new[:, None], new[None, :])
+        mask = attention.cached_mask(length_B, cache.k.shape[2], own)
+
+        def body(x, layer):
+            params, k_old, v_old = layer
+            q, k, v = self.block.apply({"params": params}, x, rope, method="project")
+            heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
+            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+
+        per_layer = (self.blocks, *cache)
+        x = self.embed(tokens_BS)
+        x, fresh = layers.over_layers(body, x, per_layer, scan=self.compute.scan_layers, remat="none")
+        return self.to_logits(self.final_norm(x)), append(cache, fresh, length_B)
+
+    def embed(self, tokens_BL: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0)
+
+    def to_logits(self, h_BLD: jax.Array) -> jax.Array:
+        if self.config.tie_embeddings:
+            return jnp.einsum("bld,vd->blv", h_BLD, self.embedding.astype(self.dtype)).astype(jnp.float32)
+        return self.logits(h_BLD).astype(jnp.float32)
+
+
+def dense_init(config: BackboneConfig) -> nn.initializers.Initializer:
+    """Normal with the config's standard deviation, truncated at three of them."""
+    return nn.initializers.truncated_normal(config.init_std, lower=-3.0, upper=3.0)

@@ -1,0 +1,16 @@
+"""What the models of one comparison share: corpus, recipe, mesh (SPEC 2 and 5; the recipe is the base config's).
+
+A config built on it differs from its neighbours in what its family forces and in nothing else.
+"""
+
+from cola_jax import config
+
+
+def matched(family: str, prepared: str):
+    """The shared config of `family` on the corpus in the folder `prepared`."""
+    c = config.base()
+    c.family = family
+    c.data.sources[0].update(kind="prepared", path=(prepared,))
+    c.compute.update(remat="minimal", cross_entropy_chunk=128)
+    c.mesh.update(data=1, fsdp=-1)
+    return c

@@ -1,0 +1,104 @@
+"""The baselines by the command line: one prepared corpus, the published configs at tiny sizes, training and writing."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny import close
+
+from cola_jax import cli, config
+from cola_jax.config import ConfigError, differences
+from cola_jax.interop import llama
+from cola_jax.train.checkpoint import load_params
+from cola_jax.train.metrics import read_metrics
+from cola_jax.writer import Writer
+
+TINY = {
+    "backbone.vocab_size": 259, "backbone.dim": 16, "backbone.ffn_dim": 24, "backbone.num_layers": 2,
+    "backbone.num_heads": 4, "backbone.kv_heads": 2, "backbone.init_std": 0.3, "tokenizer.kind": "bytes",
+    "train.steps": 3, "train.batch_size": 8, "train.sequence_length": 32, "train.log_every": 1, "train.eval_every": 3,
+    "train.eval_batches": 1, "train.plot_every": 0, "checkpoint.every": 100, "checkpoint.asynchronous": False,
+    "optimizer.warmup_steps": 1, "optimizer.decay_steps": 10, "mesh.fsdp": 1, "data.heldout_fraction": 0.2,
+    "data.threads": 1, "data.prefetch": 1, "sampling.max_new_tokens": 8,
+}  # fmt: skip
+
+
+def arguments(**changes):
+    return [f"--config.{path}={value}" for path, value in {**TINY, **changes}.items()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Workdirs of ar_2b and llada_2b, trained on one prepared corpus: {"ar": ..., "llada": ...}."""
+    folder = tmp_path_factory.mktemp("baselines")
+    for number in range(12):
+        (folder / f"{number}.txt").write_text(f"Story {number}. Anna gives {number // 2} apples away. " * 3)
+    sources = {"data.sources.0.kind": "text", "data.sources.0.path": repr((f"{folder}/*.txt",))}
+    prepared, spec = folder / "prepared", "ar_2b:unused"
+    assert cli.main(["prepare", "--config", spec, "--output", str(prepared), *arguments(**sources)]) == 0
+    for family in ("ar", "llada"):
+        spec = f"{family}_2b:{prepared}"
+        assert cli.main(["train", "--config", spec, "--workdir", str(folder / family), *arguments()]) == 0
+    return {family: folder / family for family in ("ar", "llada")}
+
+
+def test_both_train_on_the_corpus_and_report_their_own_terms(trained):
+    terms = {"ar": {"cross_entropy", "perplexity", "accuracy"}, "llada": {"bound", "masked_accuracy", "masked_share"}}
+    for family, workdir in trained.items():
+        lines = read_metrics(workdir)
+        assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
+        assert terms[family] <= set(lines[0])
+        assert any("heldout/loss" in line for line in lines)
+        assert all(np.isfinite(value) for line in lines for value in line.values())
+
+
+def test_the_matched_pair_differs_in_what_the_family_forces(trained):
+    ar, llada = (json.loads((trained[family] / "config.json").read_text()) for family in ("ar", "llada"))
+    assert differences(ar, llada) == ["family: 'ar' -> 'llada'", "sampling.repetition_penalty: 1.1 -> 1.0"]
+    shapes = [jax.tree.map(np.shape, load_params(workdir)[1]) for workdir in trained.values()]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("family", ["ar", "llada"])
+def test_the_command_line_writes_with_them(trained, family, capsys, tmp_path):
+    command = ["generate", "--workdir", str(trained[family]), "--sampling.temperature=1.0"]
+    capsys.readouterr()
+    assert cli.main([*command, "--prompt", "Anna gives "]) == 0
+    assert capsys.readouterr().out.startswith("Anna gives ")
+    (tmp_path / "prompts.txt").write_text("Anna\nStory 3\n")
+    assert cli.main([*command, "--prompts", str(tmp_path / "prompts.txt")]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["prompt"] for record in records] == ["Anna", "Story 3"]
+
+
+def test_sampling_of_llada_is_set_by_dotted_names_and_that_of_cola_is_refused(trained):
+    writer = Writer.load(trained["llada"])
+    changed = writer.with_sampling(**{"llada.steps": 2, "llada.block_length": 4, "temperature": 0.5})
+    assert (changed.cfg.sampling.llada.steps, changed.cfg.sampling.llada.block_length) == (2, 4)
+    assert changed.cfg.sampling.temperature == 0.5
+    assert len(changed.write(["Anna"])) == 1
+    with pytest.raises(ConfigError, match="no such sampling field: llada.stepz"):
+        writer.with_sampling(**{"llada.stepz": 2})
+    with pytest.raises(ConfigError, match=r"sampling.guidance=2.0 is not read by family 'llada'"):
+        writer.with_sampling(guidance=2.0)
+    with pytest.raises(ConfigError, match=r"sampling.llada=.*is not read by family 'ar'"):
+        Writer.load(trained["ar"]).with_sampling(**{"llada.steps": 2})
+
+
+def test_a_trained_run_goes_out_to_the_llama_form_and_comes_back(trained, tmp_path):
+    tree, params = load_params(trained["ar"])
+    net = config.resolve(tree).backbone
+    llama.write(tmp_path / "hf", net, params, eos_id=Writer.load(trained["ar"]).tokenizer.eos_id)
+    assert llama.read_config(tmp_path / "hf") == net
+    close(llama.read(tmp_path / "hf", net), jax.tree.map(np.asarray, params), atol=0, rtol=0)
+
+
+def test_a_vocabulary_without_room_for_the_mask_is_refused(trained, tmp_path, capsys):
+    prepared = json.loads((trained["llada"] / "config.json").read_text())["data"]["sources"][0]["path"][0]
+    command = ["train", "--config", f"llada_2b:{prepared}", "--workdir", str(tmp_path / "w")]
+    assert cli.main([*command, *arguments(**{"backbone.vocab_size": 258})]) == 2
+    said = capsys.readouterr().err
+    assert "backbone.vocab_size=258: the tokenizer has 258 ids, and the mask takes the last one" in said
+    assert cli.main([*command, *arguments(**{"backbone.vocab_size": 200})]) == 2
+    assert "backbone.vocab_size=200 is smaller than the tokenizer's 258" in capsys.readouterr().err
