@@ -34,10 +34,8 @@ from cola_jax.train.workdir import WorkdirError, claim, stored_config
 
 RECORD = "released"  # folder of an imported workdir
 PARTS = ("cola_vae", "cola_dit")
-NOT_RELEASED = {
-    "vae": ("fixed_logsnr",),
-    "dit": ("zero_init",),
-}  # fields that the config keeps: no released field says them
+# Model fields that the config keeps: no released field says them.
+NOT_RELEASED = {"vae": ("fixed_logsnr",), "dit": ("zero_init",)}
 Say = Callable[[str], None]
 
 
@@ -143,6 +141,7 @@ def _new_folder(path: Path) -> Iterator[Path]:
     Raises:
       WorkdirError: where `path` holds something.
     """
+    path = path.absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkdirError(f"{path} is not an empty folder: remove it, or name another one")
     partial = path.with_name(path.name + ".partial")

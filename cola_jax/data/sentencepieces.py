@@ -58,8 +58,9 @@ class SentencePieceTokenizer:
         return self._inner.decode(kept)
 
     def lost(self, text: str) -> str:
-        pieces = self._inner.encode(text.replace(SPACE_SIGN, ""), out_type="immutable_proto").pieces
-        return "".join(piece.surface for piece in pieces if piece.id == self._inner.unk_id())
+        text, unknown = text.replace(SPACE_SIGN, ""), self._inner.unk_id()
+        pieces = zip(self._inner.encode(text), self._inner.encode(text, out_type=str))
+        return "".join(piece.replace(SPACE_SIGN, "") for index, piece in pieces if index == unknown)
 
 
 def _replace(ids: list[int], old: list[int], new: list[int]) -> list[int]:

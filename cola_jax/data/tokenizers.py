@@ -128,9 +128,12 @@ class HuggingFaceTokenizer:
         except Exception:  # as in `encode`
             return text
         unknown = getattr(self._inner.model, "unk_token", None)
+        if unknown is None:  # such a model drops what it has no token for, and what follows loses its place
+            alone = lambda c: self._inner.encode(c, add_special_tokens=False).ids
+            return "".join(c for c in dict.fromkeys(text) if not c.isspace() and not alone(c))
         covered = np.zeros(len(text), bool)
         for token, (start, end) in zip(encoding.tokens, encoding.offsets):
-            covered[start:end] |= unknown is None or token != unknown
+            covered[start:end] |= token != unknown
         return "".join(c for c, kept in zip(text, covered) if not kept and not c.isspace())
 
 

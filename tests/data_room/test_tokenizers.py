@@ -1,16 +1,18 @@
 """Tokenizers: text comes back exactly, also in pieces; a saved one is the same one; bad files are named."""
 
 import dataclasses
+import io
 import json
 import random
 
 import pytest
+import sentencepiece
 
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import DataConfig, TokenizerConfig
 from cola_jax.data import tinyworld, tokenizers
 from cola_jax.data.errors import DataError
-from cola_jax.data.sentencepieces import train_sentencepiece
+from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
 
 TEXTS = [
     "", " ", "a", " lead", "trail ", "two  spaces   three", "\n", "line\n\nline\r\n\tend", "日本語 \U0001f600 é e\u0301",
@@ -61,6 +63,37 @@ def test_decoding_gives_the_text_back(tokenizer, stories):
         ids = tokenizer.encode(text)
         assert tokenizer.decode(ids) == text or text in special
         assert all(0 <= i < tokenizer.vocab_size for i in ids) and not {tokenizer.pad_id, tokenizer.eos_id} & set(ids)
+
+
+def test_no_character_is_lost_where_bytes_have_tokens(tokenizer, stories):
+    assert not [text for text in TEXTS + stories[:50] if tokenizer.lost(text)]
+
+
+def test_characters_without_a_token_are_named(tmp_path):
+    hf = pytest.importorskip("tokenizers")
+    words = {"[PAD]": 0, "[END]": 1, "[UNK]": 2, "a": 3, "b": 9}
+    for unknown in ("[UNK]", None):
+        inner = hf.Tokenizer(hf.models.BPE(words, [], unk_token=unknown))
+        inner.save(str(tmp_path / "tokenizer.json"))
+        loaded = tokenizers.from_file(tmp_path / "tokenizer.json", "[PAD]", "[END]")
+        assert loaded.lost("abba") == "" and loaded.lost("a\u00e9b \u6570a") == "\u00e9\u6570"
+        assert loaded.vocab_size == 10, "ids may have gaps; the largest must have an embedding"
+    inner = hf.Tokenizer(hf.models.WordLevel({**words, "ab": 4}, unk_token="[GONE]"))
+    inner.save(str(tmp_path / "tokenizer.json"))
+    loaded = tokenizers.from_file(tmp_path / "tokenizer.json", "[PAD]", "[END]")
+    assert loaded.lost("ab") == "" and loaded.lost("abc") == "abc"
+    with pytest.raises(DataError, match="the tokenizer cannot encode 'abc'"):
+        loaded.encode("abc")
+
+
+def test_sentencepiece_without_bytes_names_what_it_cannot_say(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b ab ba"] * 9), model_writer=model, vocab_size=8, hard_vocab_limit=False, pad_id=3,
+        minloglevel=2,
+    )  # fmt: skip
+    loaded = SentencePieceTokenizer(model.getvalue(), "<pad>", "</s>", "the model")
+    assert loaded.lost("ab a") == "" and loaded.lost("a\u6570 b") == "\u6570"
 
 
 def test_text_in_pieces_joins_to_the_whole_and_has_no_half_character(tokenizer):
