@@ -43,7 +43,7 @@ class Model(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Samples as one batch: values (B, longest, ...), positions and segments (B, longest) of whatever is a row's unit."""
+    """Samples as one batch: values (B, longest, ...), and the length of each."""
 
     values: jax.Array
     lengths: list[int]
