@@ -21,30 +21,32 @@ def get_config(arg: str | None = None):
     c.tokenizer.update(vocab_size=640, training_documents=2000)
     c.vae.update(
         vocab_size=640,
-        dim=128,
-        ffn_dim=384,
-        num_heads=4,
+        dim=64,
+        ffn_dim=192,
+        num_heads=2,
         encoder_blocks=2,
         decoder_blocks=2,
         latent_dim=16,
         block_size=1,
     )
     c.vae.block.update(init_std=0.05)
-    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=8, rope_dim=32)
-    c.train.update(batch_size=32, sequence_length=64, log_every=50, eval_every=500, eval_batches=4, plot_every=0)
-    c.checkpoint.update(every=500, keep_last=2)
-    c.compute.update(cross_entropy_chunk=64, attention_chunks=2, scan_layers=False)
-    c.optimizer.update(learning_rate=2e-3, initial_learning_rate=1e-5, final_learning_rate=1e-4, warmup_steps=100)
-    c.sampling.update(steps=16, guidance=2.0, repetition_penalty=1.0, max_new_tokens=48)
+    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=2, rope_dim=32)
+    c.train.update(sequence_length=48, eval_batches=8, plot_every=0)
+    c.checkpoint.update(keep_last=2)
+    c.compute.update(cross_entropy_chunk=48, attention_chunks=1, scan_layers=False)
+    c.optimizer.update(initial_learning_rate=1e-5, final_learning_rate=1e-4, warmup_steps=100)
+    c.sampling.update(steps=16, guidance=3.0, repetition_penalty=1.0, max_new_tokens=48)
     if stage == "vae":
         c.family = "text_vae"
-        c.train.steps = 200
-        c.optimizer.decay_steps = 250
+        c.train.update(batch_size=32, steps=200, log_every=50, eval_every=200)
+        c.checkpoint.every = 200
+        c.optimizer.update(learning_rate=2e-3, decay_steps=250)
     else:
         c.family = "cola"
-        c.train.steps = 1500
-        c.optimizer.decay_steps = 1500
+        c.train.update(batch_size=8, steps=8500, log_every=100, eval_every=2000)
+        c.checkpoint.every = 2000
+        c.optimizer.update(learning_rate=5e-3, decay_steps=8500, weight_decay=0.1)
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
-        c.objective.update(vae_lr_ratio=0.1, mask_weight=0.0, reference_weight=0.1 if vae_from else 0.0)
-        c.flow.update(time_per="block")
+        c.objective.update(vae_lr_ratio=0.3, mask_weight=0.0, reference_weight=0.03 if vae_from else 0.0)
+        c.flow.update(timestep_loc=0.7)
     return c

@@ -92,7 +92,7 @@ def test_the_module_is_the_program():
         ("own_text:vae", None, "give own_text:vae,FILES"),
         ("tinyworld:vae", "--config.vae.depth=3", "--config.vae.depth: no such field"),
         ("tinyworld:vae", "--config.vae.dim=wide", "vae.dim must be int, got 'wide'"),
-        ("tinyworld:vae", "--config.vae.dim=30", "vae.dim=30 is not a multiple of vae.num_heads=4"),
+        ("tinyworld:vae", "--config.vae.dim=63", "vae.dim=63 is not a multiple of vae.num_heads=2"),
         ("tinyworld:vae", "--config.data.packing=loose", "data.packing='loose' is not one of"),
         ("own_text:vae,/no/such/*.txt", None, "'/no/such/*.txt' names no file or folder"),
         ("tinyworld:vae", "--config.vae.vocab_size=100", "vae.vocab_size=100 is smaller than the tokenizer's"),
