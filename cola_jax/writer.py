@@ -98,6 +98,8 @@ class Writer:
         )
         cuts = [Cut(writer.cfg.sampling.max_new_tokens, writer._stop_id()) for _ in rows]
         decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
+        for decoder, row in zip(decoders, rows):
+            decoder.push(row)  # what follows continues its prompt: with the space between them
         for tokens, _ in blocks:
             kept = [cut(row) for cut, row in zip(cuts, tokens)]
             yield [decoder.push(row) for decoder, row in zip(decoders, kept)]

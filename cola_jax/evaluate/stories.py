@@ -104,7 +104,7 @@ def _blocks(writer: Writer, prompts: Sequence[str], seed: int, numbers: Sequence
     cuts = [Cut(cfg.sampling.max_new_tokens, stop) for _ in rows]
     decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
     for decoder, row in zip(decoders, rows):
-        decoder.push(row)  # what follows is decoded as the continuation of its prompt: with the space between them
+        decoder.push(row)  # as `Writer.stream_batch`
     for tokens, _ in blocks:
         yield [decoder.push(cut(row)) for decoder, cut, row in zip(decoders, cuts, tokens)]
         if all(cut.done for cut in cuts):
