@@ -1,8 +1,14 @@
 """A trained run as a writer: streams, batches, cuts and what it refuses."""
 
+import dataclasses
+
 import pytest
+import tiny
 
 from cola_jax.config import ConfigError
+from cola_jax.data import tinyworld
+from cola_jax.data.sentencepieces import train_sentencepiece
+from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import PromptError
 from cola_jax.train.stored import CheckpointError
 from cola_jax.writer import Cut, Writer
@@ -35,6 +41,19 @@ def test_the_seed_and_the_number_of_a_prompt_change_its_text(writer, written):
     assert writer.write(PROMPTS) == written
     assert writer.write(PROMPTS, seed=1)[0] != written[0]
     assert writer.write([PROMPTS[0]], samples=[7])[0] != written[0]
+
+
+def test_a_continuation_keeps_the_space_behind_its_prompt(monkeypatch):
+    tokenizer = train_sentencepiece([tinyworld.story(0, "train", i) for i in range(200)], 640)
+    told = tinyworld.story(0, "train", 0)
+    prompt = tinyworld.prompt_of(told)
+    ids = tokenizer.encode(told)
+    new = ids[len(tokenizer.encode(prompt)) :]
+    blocks = [([new[start : start + 4]], None) for start in range(0, len(new), 4)]
+    family = dataclasses.replace(FAMILIES["cola"], generate=lambda *given, **named: iter(blocks))
+    monkeypatch.setitem(FAMILIES, "cola", family)
+    cfg = tiny.config(vae__vocab_size=tokenizer.vocab_size, sampling__max_new_tokens=len(new))
+    assert prompt + Writer(cfg, {}, tokenizer).write([prompt])[0] == told
 
 
 def test_a_text_has_at_most_the_tokens_asked_for(writer, written):
