@@ -1,0 +1,41 @@
+"""`cola-jax convert`."""
+
+from __future__ import annotations
+
+import argparse
+
+from cola_jax.commands.arguments import Misuse, command, config_arguments, step_of
+
+
+def add(commands) -> None:
+    example = "cola-jax convert import released/ runs/continued --config own_text:joint,notes/*.txt"
+    parser = command(
+        commands, "convert", run, "turn a released checkpoint into a workdir, or a workdir into one", example
+    )
+    parser.add_argument("direction", choices=("import", "export"), help="into a workdir, or out of one")
+    parser.add_argument("source", help="released folder (cola_vae/, cola_dit/, tokenizer.json); export: the workdir")
+    parser.add_argument("target", help="folder to make; it must be empty or absent")
+    config_arguments(parser, required=False)
+    parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default=None,
+        help="export: of all weights; by default as imported, or float32",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax import config
+    from cola_jax.convert import export_released, import_released
+
+    if options.direction == "export":
+        if options.config or options.assignments:
+            raise Misuse("convert export takes no --config: a workdir has its own")
+        export_released(options.source, options.target, step_of(options.step), options.dtype, print)
+        return 0
+    if options.step or options.dtype:
+        raise Misuse(
+            "convert import takes no --step and no --dtype: weights are fp32 here, and an export remembers theirs"
+        )
+    tree = config.override(config.load(options.config) if options.config else config.base(), options.assignments)
+    import_released(options.source, options.target, tree, [path for path, _ in options.assignments], print)
+    return 0

@@ -1,0 +1,33 @@
+"""`cola-jax train`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cola_jax.commands.arguments import command, config_arguments
+
+
+def add(commands) -> None:
+    example = "cola-jax train --config own_text:vae,notes/*.txt --workdir runs/notes --config.train.steps=2000"
+    parser = command(commands, "train", run, "train the model of a config, or continue its workdir", example)
+    config_arguments(parser, required=False)
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        help="folder of the run; the same command continues it, and --config may be left out",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax import config, runs
+    from cola_jax.train.workdir import stored_config
+
+    if options.config is None:
+        tree = config.to_config_dict(config.resolve(stored_config(Path(options.workdir))))
+    else:
+        tree = config.load(options.config)
+    cfg = config.resolve(config.override(tree, options.assignments))
+    summary = runs.run(cfg, options.workdir)
+    print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
+    return 1 if summary.interrupted else 0
