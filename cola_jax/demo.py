@@ -45,7 +45,7 @@ def demo(
     workdir: str | Path,
     seed: int | None = None,
     overrides: Sequence[tuple[str, str]] = (),
-    stream: TextIO = sys.stderr,
+    stream: TextIO | None = None,
     plan: Plan | None = None,
 ) -> dict[str, Any]:
     """Trains both stages in `workdir`, evaluates the result and writes WORKDIR/report/index.html.
@@ -64,11 +64,11 @@ def demo(
       ConfigError: for an override that does not fit, or sets what the demo sets itself. WorkdirError: where `workdir` holds a
         demo with another config. KeyboardInterrupt: where a signal stopped a stage, after its checkpoint.
     """
-    workdir, clock = Path(workdir).resolve(), Clock(stream)
+    workdir, clock = Path(workdir).resolve(), Clock(stream or sys.stderr)
     configs = stage_configs(workdir, seed, overrides)
     for number, (stage, cfg) in enumerate(configs.items(), 1):
         with clock.part(f"stage {number} ({stage})"):
-            interrupted = runs.run(cfg, workdir / stage, stream).interrupted
+            interrupted = runs.run(cfg, workdir / stage, clock.stream).interrupted
         if interrupted:
             clock.say("stopped; the same command continues")
             raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +20,7 @@ from cola_jax.train.workdir import check
 TOKENIZER = "tokenizer"  # folder of a workdir
 
 
-def run(cfg: RunConfig, workdir: str | Path, stream: TextIO = sys.stderr) -> RunSummary:
+def run(cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None) -> RunSummary:
     """Trains `cfg` in `workdir`, or continues what stands there.
 
     Raises:

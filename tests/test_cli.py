@@ -219,7 +219,7 @@ def test_a_workdir_whose_checkpoints_are_all_damaged_has_failed(capsys, tmp_path
 
 
 def test_a_bug_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "read_prompts", lambda path: 1 / 0)
+    monkeypatch.setattr("cola_jax.commands.generate.read_prompts", lambda path: 1 / 0)
     monkeypatch.setattr("cola_jax.writer.Writer.load", lambda *_: type("W", (), {"with_sampling": lambda self: self})())
     with pytest.raises(ZeroDivisionError):
         cli.main(["generate", "--workdir", "/", "--prompts", "x"])

@@ -52,7 +52,7 @@ def train(
     tokenizer: dict[str, bytes] | str | Path | None = None,
     params_init: Tree | None = None,
     devices: Sequence[jax.Device] | None = None,
-    stream: TextIO = sys.stderr,
+    stream: TextIO | None = None,
 ) -> RunSummary:
     """Trains up to cfg.train.steps, from the newest good checkpoint of `workdir` if it has one.
 
@@ -64,7 +64,7 @@ def train(
       tokenizer: a folder, or {file name: bytes}, that every checkpoint carries.
       params_init: {group: parameters} to start from instead of drawing them; read only where there is no checkpoint.
       devices: the devices of the mesh; all of them by default.
-      stream: takes progress and warnings.
+      stream: takes progress and warnings; stderr by default.
 
     Raises:
       MeshError: where devices, batch or a parameter do not fit the mesh.
@@ -73,7 +73,7 @@ def train(
       TrainingDiverged: where a loss or gradient is not finite.
       ValueError: where batches end early, or checkpoint.best_metric is not a held-out metric.
     """
-    workdir, first = Path(workdir), jax.process_index() == 0
+    workdir, first, stream = Path(workdir), jax.process_index() == 0, stream or sys.stderr
     mesh = make_mesh(cfg.mesh, devices)
     check_batch(cfg.train, mesh)
     abstract = abstract_state(cfg, family, mesh)
