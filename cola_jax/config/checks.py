@@ -104,6 +104,8 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
             optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps,
             f"optimizer.decay_steps={optimizer.decay_steps} must exceed warmup_steps={optimizer.warmup_steps}",
         ),
+        (optimizer.muon_steps < 1, f"optimizer.muon_steps={optimizer.muon_steps} must be at least 1"),
+        (not 0 <= optimizer.muon_momentum < 1, "optimizer.muon_momentum must be at least 0 and less than 1"),
         (optimizer.learning_rate <= 0, f"optimizer.learning_rate={optimizer.learning_rate} must be positive"),
         (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
         (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
