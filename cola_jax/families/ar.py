@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
 from cola_jax.generate.prompts import PromptError, pad_prompts
-from cola_jax.models import build
+from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -108,6 +109,15 @@ def generate(
         yield jax.device_get(stretch.tokens).tolist(), stretch
 
 
+def cost(cfg: RunConfig) -> Cost:
+    net, length = cfg.backbone, cfg.train.sequence_length
+    works = {
+        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute.attention_chunks)),
+        "logits": flops.dense(length, net.dim, net.vocab_size),
+    }
+    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
+
+
 FAMILY = Family(
     name="ar",
     groups=("backbone",),
@@ -119,4 +129,5 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    cost=cost,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import Cost
 
 Tree = Any
 Batch = dict[str, Any]
@@ -34,6 +35,7 @@ class Family:
       generate: (cfg, params, prompts, *, seed, pad_id, samples) -> iterator of (new tokens by row, details) block by block;
         None where a family does not write text.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
+      cost: (cfg) -> parameters, FLOPs of loss and gradient a token, and bytes; of the mean step where steps differ.
     """
 
     name: str
@@ -46,3 +48,4 @@ class Family:
     learning_rate_ratio: Callable[[RunConfig], dict[str, float]]
     frozen: Callable[..., Tree]
     generate: Callable[..., Any] | None
+    cost: Callable[[RunConfig], Cost]

@@ -15,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import RunConfig, mask_id
+from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import unmask
 from cola_jax.generate.prompts import PromptBatch, PromptError, pad_prompts
-from cola_jax.models import build
+from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -191,6 +192,15 @@ def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
     return jax.lax.scan(body, jnp.zeros(tokens_BN.shape[0]), jnp.arange(draws))[0]
 
 
+def cost(cfg: RunConfig) -> Cost:
+    net, length = cfg.backbone, cfg.train.sequence_length
+    works = {
+        "backbone": flops.backbone(net, length, pairs.full(length)),
+        "logits": flops.dense(length, net.dim, net.vocab_size),
+    }
+    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
+
+
 FAMILY = Family(
     name="llada",
     groups=("backbone",),
@@ -202,4 +212,5 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    cost=cost,
 )

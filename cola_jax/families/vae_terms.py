@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import FORWARD, TRAINED, Part
 from cola_jax.families.keys import key_of, row_keys
-from cola_jax.models import build
+from cola_jax.models import build, flops
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 from cola_jax.models.text_vae import Posterior
 
@@ -174,3 +175,15 @@ def summarize(means: dict[str, Any]) -> dict[str, Any]:
 def repeat(where: Layout, copies: int) -> Layout:
     """The layout of a batch that stands `copies` times in its batch axis."""
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * copies), where)
+
+
+def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
+    """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
+    tokens, chunks = cfg.train.sequence_length, cfg.compute.attention_chunks
+    gradient, copies = TRAINED if trained else FORWARD, 2 if cfg.objective.mask_weight > 0 else 1
+    works = {
+        "encoder": flops.encoder(cfg.vae, tokens, chunks),
+        "decoder": flops.decoder(cfg.vae, tokens, chunks),
+        "logits": flops.dense(tokens, cfg.vae.dim, cfg.vae.vocab_size),
+    }
+    return {name: Part(work.times(copies), gradient) for name, work in works.items()}
