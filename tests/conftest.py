@@ -5,7 +5,14 @@ import jax
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = {"models", "diffusion", "families", "generate", "interop", "scaling"}  # many small programs, each run a few times
+QUICK = {
+    "models",
+    "diffusion",
+    "families",
+    "generate",
+    "interop",
+    "scaling",
+}  # many small programs, each run a few times
 
 TINY_TEXT = """
 import json
