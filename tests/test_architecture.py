@@ -25,7 +25,15 @@ MAY_IMPORT = {
     "scaling": {"family", "table"},
     "interop": {"families", "table", "parallel", "generate", "models", "diffusion"},
 }
-ON_TOP = {"cli", "commands", "convert", "demo", "runs", "writer"}  # they put rooms together; no room imports them
+ON_TOP = {
+    "cli",
+    "commands",
+    "compile",
+    "convert",
+    "demo",
+    "runs",
+    "writer",
+}  # they put rooms together; no room imports them
 COMMANDS = {"commands"}  # a room on top: it may import all but the command line
 BELOW_RUNS = {"evaluate"}  # evaluates what runs and writers leave behind
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -129,5 +130,6 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    generate_step=partial(next_token.abstract_step, count=STRETCH),
     cost=cost,
 )

@@ -243,5 +243,6 @@ FAMILY = Family(
     learning_rate_ratio=learning_rate_ratio,
     frozen=frozen,
     generate=generate,
+    generate_step=block_loop.abstract_step,
     cost=cost,
 )

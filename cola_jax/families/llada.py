@@ -212,5 +212,6 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    generate_step=unmask.abstract_step,
     cost=cost,
 )

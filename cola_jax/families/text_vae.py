@@ -50,5 +50,6 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"encoder": 1.0, "decoder": 1.0},
     frozen=lambda cfg, params: {},
     generate=None,
+    generate_step=None,
     cost=cost,
 )
