@@ -54,7 +54,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     hidden, _ = net.apply(variables, batch["tokens"], batch["positions"], segments, causal, method="hidden")
     targets, weights = next_tokens(batch)
     losses, correct = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
+        lambda h: net.apply(variables, h, True, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
     )
     sums = {
         "cross_entropy": jnp.sum(losses * weights),

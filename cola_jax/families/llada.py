@@ -65,7 +65,10 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     segments = jnp.where(inside, batch["segments"], -1)
     hidden, _ = net.apply(variables, tokens, batch["positions"], segments, bidirectional, method="hidden")
     losses, correct = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"), hidden, batch["tokens"], cfg.compute.cross_entropy_chunk
+        lambda h: net.apply(variables, h, True, method="to_logits"),
+        hidden,
+        batch["tokens"],
+        cfg.compute.cross_entropy_chunk,
     )
     sums = {
         "bound": jnp.sum(losses * masked / noise["p"][:, None]),
@@ -185,7 +188,7 @@ def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
         x_BN = jnp.where(masked, mask_id(cfg), tokens_BN)
         h, _ = net.apply(variables, x_BN, positions, segments, bidirectional, method="hidden")
         losses, _ = chunked_cross_entropy(
-            lambda h: net.apply(variables, h, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
+            lambda h: net.apply(variables, h, True, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
         )
         return total_B - jnp.sum(losses * masked, axis=-1) * count_B / hidden_B, None
 
