@@ -154,7 +154,7 @@ class _Reader:
         for one in self._computations[name]:
             if one.operation == "while":
                 body, condition = _called(one, "body"), _called(one, "condition")
-                trips = self._trips(one, condition[0])
+                trips = self._trips(one, condition[0], body[0])
                 total.unknown_loops += trips is None
                 total.add(self.total(body[0]), trips or 1)
             elif one.operation in ("call", "conditional"):
@@ -184,14 +184,32 @@ class _Reader:
     def _flops(self, one: Instruction, types: dict[str, str]) -> float:
         return sum(_matmul(inner, inner_types) for inner, inner_types in self._reached(one, types))
 
-    def _trips(self, loop: Instruction, condition: str) -> int | None:
+    def _trips(self, loop: Instruction, condition: str, body: str) -> int | None:
         known = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.text)
         if known:
             return int(known.group(1))
+        inside = {one.name: one for one in self._computations[condition]}
         root = self._computations[condition][-1]
-        constants = {one.name: one.text for one in self._computations[condition] if one.operation == "constant"}
-        limit = re.search(r"constant\((\d+)\)", constants.get(root.operands[-1], "")) if root.operands else None
-        return int(limit.group(1)) if limit and "direction=LT" in root.text else None
+        limit = _constant(inside.get(root.operands[-1])) if root.operands else None
+        if limit is None or "direction=LT" not in root.text:
+            return None
+        counter = re.search(r"index=(\d+)", inside[root.operands[0]].text)
+        return -(-limit // self._stride(body, int(counter.group(1)))) if counter else limit
+
+    def _stride(self, body: str, counter: int) -> int:
+        """What a loop adds to its counter each time round: more than 1 where the compiler has unrolled it."""
+        inside = {one.name: one for one in self._computations[body]}
+        added = inside.get(self._computations[body][-1].operands[counter])
+        while added is not None and added.operation in ("copy", "bitcast"):
+            added = inside.get(added.operands[0])
+        if added is None or added.operation != "add":
+            return 1
+        return next((value for name in added.operands if (value := _constant(inside.get(name)))), 1)
+
+
+def _constant(one: Instruction | None) -> int | None:
+    match = re.search(r"constant\((\d+)\)", one.text) if one is not None and one.operation == "constant" else None
+    return int(match.group(1)) if match else None
 
 
 def _called(one: Instruction, attribute: str) -> list[str]:

@@ -46,7 +46,9 @@ TPU = """
   %i = s32[] get-tuple-element(%p), index=0
   %g = bf16[16,512]{1,0} all-gather(%x), channel_id=3, dimensions={0}
   %r = bf16[8,512]{1,0} all-reduce(%x), channel_id=4, to_apply=%add
-  ROOT %t = (s32[], bf16[8,512]{1,0}) tuple(%i, %r)
+  %one = s32[] constant(1)
+  %n = s32[] add(%i, %one)
+  ROOT %t = (s32[], bf16[8,512]{1,0}) tuple(%n, %r)
 }
 
 %condition (q: (s32[], bf16[8,512])) -> pred[] {
@@ -86,3 +88,8 @@ def test_a_collective_that_is_spread_over_fusions_counts_once():
         "channel_id=4", "channel_id=3"
     )
     assert hlo.read(twice).listed() == [("all-gather", 6, 16 * 512 * 2)]
+
+
+def test_a_loop_that_the_compiler_unrolled_runs_less_often():
+    assert hlo.read(TPU.replace("constant(1)", "constant(2)")).listed()[0].count == 3
+    assert hlo.read(TPU.replace("constant(1)", "constant(4)")).listed()[0].count == 2
