@@ -217,10 +217,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as a mesh of named axes; -1 takes what is left."""
+    """Devices as a mesh of named axes, slowest links first; -1 takes what is left."""
 
-    data: int = -1  # batch split, parameters replicated
+    replica: int = (
+        1  # batch split, parameters replicated, across slices (the data-centre network); a multiple of the slices
+    )
+    data: int = -1  # batch split, parameters replicated, within a slice
     fsdp: int = 1  # batch split, parameters split too
+    sequence: int = 1  # positions of a row split: keys travel, queries and blocks stay
     tensor: int = 1  # heads, feed-forward and vocabulary split
 
 

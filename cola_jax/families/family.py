@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import Cost
 
 Tree = Any
 Batch = dict[str, Any]
@@ -33,7 +34,11 @@ class Family:
       learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
       generate: (cfg, params, prompts, *, seed, pad_id, samples) -> iterator of (new tokens by row, details) block by block;
         None where a family does not write text.
+      generate_step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is
+        called with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too. None where
+        `generate` is.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
+      cost: (cfg) -> parameters, FLOPs of loss and gradient a token, and bytes; of the mean step where steps differ.
     """
 
     name: str
@@ -46,3 +51,5 @@ class Family:
     learning_rate_ratio: Callable[[RunConfig], dict[str, float]]
     frozen: Callable[..., Tree]
     generate: Callable[..., Any] | None
+    generate_step: Callable[[RunConfig, Tree, int, int], tuple[Any, tuple[Any, ...]]] | None
+    cost: Callable[[RunConfig], Cost]
