@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cola_jax.commands import check_goldens, convert, demo, generate, prepare, train
+from cola_jax.commands import check_goldens, convert, demo, generate, prepare, score, train
 from cola_jax.commands.arguments import Misuse, assignments
 
-COMMANDS = (demo, train, generate, prepare, convert, check_goldens)  # in the order of the help
+COMMANDS = (demo, train, generate, score, prepare, convert, check_goldens)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
