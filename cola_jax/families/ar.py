@@ -17,7 +17,7 @@ from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
-from cola_jax.generate.prompts import PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, PromptError, pad_prompts
 from cola_jax.models import build
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -76,6 +76,8 @@ def generate(
     seed: int = 0,
     pad_id: int,
     samples: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    place: Place = jnp.asarray,
 ) -> Iterator[tuple[list[list[int]], Stretch]]:
     """Continues prompts, token by token, as cfg.sampling says.
 
@@ -83,6 +85,8 @@ def generate(
       prompts: token ids of each row, at least one: the model has no distribution of a document's first token.
       samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
         (seed, sample, position) alone, whatever else is in the batch.
+      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
+      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       for each stretch of at most STRETCH tokens, its new tokens by row, and the stretch itself.
@@ -91,17 +95,19 @@ def generate(
       PromptError: for no prompts, an empty one, or a token outside the vocabulary.
     """
     batch = pad_prompts(
-        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size
-    )
+        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
+        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
+    )  # fmt: skip
     empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
         raise PromptError(f"prompt {empty[0]} is empty: family 'ar' continues a text of at least one token")
-    keys_B = sample_keys(seed, len(prompts), samples)
+    keys_B = place(sample_keys(seed, len(prompts), samples))
     count = min(STRETCH, cfg.sampling.max_new_tokens)
     stretches = -(-cfg.sampling.max_new_tokens // count)
     compiled = next_token.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
-    progress = next_token.read_prompt(prompt_config, params, batch.tokens, batch.known, stretches * count)
+    rows, ends = place(batch.tokens), place(batch.known)
+    progress = next_token.read_prompt(prompt_config, params, rows, ends, stretches * count)
     for index in range(stretches):
         first = jnp.int32(index * count)
         stretch, progress = next_token.write_tokens(compiled, params, progress, keys_B, first, count)

@@ -31,8 +31,8 @@ class Family:
       summarize: (cfg, sums) -> metrics by name, sums having been added up over one or several whole batches.
       trained: (cfg, step: int) -> the groups that this step trains; the others are constants of the step.
       learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
-      generate: (cfg, params, prompts, *, seed, pad_id, samples) -> iterator of (new tokens by row, details) block by block;
-        None where a family does not write text.
+      generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
+        details) block by block; None where a family does not write text.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
     """
 
