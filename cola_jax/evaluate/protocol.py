@@ -14,7 +14,7 @@ from cola_jax.evaluate.scoring import RULES
 
 PAPER = Path(__file__).parent / "protocol.toml"
 OTHER = "other"  # the table for tasks that have none of their own
-KINDS = {"rule": str, "shots": int, "lines": list, "optional": list, "max_new_tokens": int, "records": str,
+KINDS = {"rule": str, "paper_rule": str, "shots": int, "lines": list, "optional": list, "max_new_tokens": int, "records": str,
          "demonstrations": list}  # fmt: skip
 
 
@@ -24,7 +24,8 @@ class Task:
 
     Attributes:
       name: how it is called.
-      rule: a key of scoring.RULES.
+      rule: one of scoring.RULES, by which scorer release judges.
+      paper_rule: the same of scorer paper.
       shots: demonstrations before the question.
       lines: the lines of a question; {name} is a field of the record, {choices} its choices as lines "(A) text".
       optional: fields that a record may lack; a line that needs one of them is then left out.
@@ -35,6 +36,7 @@ class Task:
 
     name: str
     rule: str
+    paper_rule: str
     shots: int
     lines: tuple[str, ...]
     optional: tuple[str, ...]
@@ -42,14 +44,9 @@ class Task:
     records: str
     demonstrations: tuple[Record, ...]
 
-    @property
-    def shows_choices(self) -> bool:
-        """Whether every question has its choices among the lines."""
-        return "choices" not in self.optional and any("{choices}" in line for line in self.lines)
-
     def rule_of(self, scorer: str) -> str:
-        """Returns the rule under a scorer: `paper` maps what was written to a choice wherever a task shows some."""
-        return "choice" if scorer == "paper" and self.shows_choices else self.rule
+        """Returns the rule under a scorer of scoring.SCORERS."""
+        return self.paper_rule if scorer == "paper" else self.rule
 
 
 def load(path: str | Path | None = None) -> dict[str, Task]:
@@ -99,13 +96,15 @@ def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
     shown = tuple(_demonstration(f"{where}, demonstration {n}", d) for n, d in enumerate(table["demonstrations"], 1))
     lines, optional = tuple(table["lines"]), tuple(table["optional"])
     records = str(path.parent / table["records"]) if table.get("records") else ""
-    return Task(name, table["rule"], table["shots"], lines, optional, table["max_new_tokens"], records, shown)
+    rules = table["rule"], table["paper_rule"]
+    return Task(name, *rules, table["shots"], lines, optional, table["max_new_tokens"], records, shown)
 
 
 def _impossible(table: dict[str, Any]) -> list[str]:
     """Returns what is wrong with values of the right types."""
     shots, given = table["shots"], len(table["demonstrations"])
-    problems = [f"rule={table['rule']!r} is not one of {', '.join(RULES)}"] * (table["rule"] not in RULES)
+    rules = {name: table[name] for name in ("rule", "paper_rule")}
+    problems = [f"{n}={rule!r} is not one of {', '.join(RULES)}" for n, rule in rules.items() if rule not in RULES]
     problems += [f"shots={shots} needs as many demonstrations, {given} are given"] * (not 0 <= shots <= given)
     problems += [f"max_new_tokens={table['max_new_tokens']} must be at least 1"] * (table["max_new_tokens"] < 1)
     if not table["lines"] or not all(isinstance(line, str) for line in table["lines"] + table["optional"]):

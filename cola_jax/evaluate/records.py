@@ -30,6 +30,7 @@ class Record:
       prompt: a finished prompt; "" where the protocol makes it.
       choices: what can be answered; empty where anything can.
       answers: right answers, at least one.
+      chance: probability that a guess is right where there are no choices to tell; None: not known.
     """
 
     where: str
@@ -38,6 +39,7 @@ class Record:
     prompt: str
     choices: tuple[str, ...]
     answers: tuple[str, ...]
+    chance: float | None = None
 
 
 @dataclass(frozen=True)

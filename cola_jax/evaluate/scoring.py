@@ -28,7 +28,7 @@ class Score:
       records: how many were judged.
       right: how many of them are right.
       low, high: the middle 95 % of the accuracies of bootstrap resamples.
-      chance: mean of 1 / choices; nan where a record has no choices.
+      chance: mean of 1 / choices, or what a record says its chance is; nan where some record has neither.
     """
 
     records: int
@@ -73,5 +73,6 @@ def score(right: Sequence[bool], records: Sequence[Record], seed: int = 0) -> Sc
     # The number of right ones in a resample of n verdicts is binomial: no resample need be drawn one by one.
     resampled = np.random.default_rng(seed).binomial(count, hits / count, RESAMPLES) / count
     low, high = np.quantile(resampled, [0.025, 0.975])
-    chances = [1 / len(record.choices) if record.choices else np.nan for record in records]
+    known = [1 / len(record.choices) if record.choices else record.chance for record in records]
+    chances = [np.nan if chance is None else chance for chance in known]
     return Score(count, hits, float(low), float(high), float(np.mean(chances)))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cola_jax.evaluate import scoring
 from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Generation
+from cola_jax.evaluate.scoring import SCORERS
 
 
 def scored(task: Task, generations: Sequence[Generation], scorers: Sequence[str]) -> list[dict[str, Any]]:
@@ -40,3 +44,35 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of every task that is done in `folder`, by name, and for each scorer the average of several."""
+    found = [row for path in sorted(folder.rglob("result.json")) for row in json.loads(path.read_text())]
+    columns = dict.fromkeys(name for row in found for name in row)
+    rows = [columns | row for row in found]  # what a task's rows lack is None
+    for scorer in SCORERS:
+        own = [row for row in rows if row["scorer"] == scorer]
+        if len(own) > 1:
+            rows.append(columns | {"task": f"average of {len(own)}", "scorer": scorer} | _mean(own))
+    return rows
+
+
+def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    totals = {name: sum(row[name] for row in rows) for name in ("records", "right")}
+    return totals | {"accuracy": round(sum(row["accuracy"] for row in rows) / len(rows), 4)}
+
+
+def write(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """Writes summary.csv and summary.json of all tasks that are done in `folder`. Returns their rows.
+
+    Args:
+      facts: what else the JSON tells: the run, its step, sampling, machine.
+    """
+    rows = collect(folder)
+    with open(folder / "summary.csv", "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
+    (folder / "summary.json").write_text(json.dumps(facts | {"scores": rows}, indent=2) + "\n")
+    return rows

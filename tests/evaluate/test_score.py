@@ -146,6 +146,7 @@ def test_files_that_are_missing_or_no_text_are_one_line(capsys, tmp_path):
 TABLE = """
 [riddle]
 rule = "exact"
+paper_rule = "exact"
 shots = 1
 lines = ["Context: {context}", "Riddle: {question}", "Answer:"]
 optional = ["context"]
