@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
+from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
@@ -114,6 +117,52 @@ def generate(
         yield jax.device_get(stretch.tokens).tolist(), stretch
 
 
+def log_likelihood(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    effort: Effort,
+) -> Likelihood:
+    """Returns log p(answer | prompt), exactly: there is nothing to draw, and no effort to make.
+
+    Raises:
+      PromptError: for an empty prompt or answer, or a token outside the vocabulary.
+    """
+    for name, rows in (("prompt", prompts), ("answer", answers)):
+        empty = [row for row, tokens in enumerate(rows) if not len(tokens)]
+        if empty:
+            raise PromptError(f"{name} {empty[0]} is empty: family 'ar' tells the likelihood of a text behind another")
+    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = pad_prompts(
+        whole, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
+        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
+    )  # fmt: skip
+    first = np.array([len(prompt) for prompt in prompts], np.int32)
+    return Likelihood(np.asarray(_log_p(cfg, params, batch.tokens, first, batch.known)), "exact", {})
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_p(cfg, params, tokens_BL, first_B, end_B):
+    """The sum of log p of tokens first .. end - 1 of each row."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    positions = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
+    hidden, _ = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
+    losses, _ = chunked_cross_entropy(
+        lambda h: net.apply(variables, h, method="to_logits"),
+        hidden[:, :-1],
+        tokens_BL[:, 1:],
+        cfg.compute.cross_entropy_chunk,
+    )
+    place = positions[:, 1:]
+    return -jnp.sum(losses * ((place >= first_B[:, None]) & (place < end_B[:, None])), axis=-1)
+
+
 FAMILY = Family(
     name="ar",
     groups=("backbone",),
@@ -125,4 +174,5 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    log_likelihood=log_likelihood,
 )

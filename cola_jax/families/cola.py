@@ -17,7 +17,7 @@ import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path, timesteps
-from cola_jax.families import vae_terms
+from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
@@ -224,4 +224,5 @@ FAMILY = Family(
     learning_rate_ratio=learning_rate_ratio,
     frozen=frozen,
     generate=generate,
+    log_likelihood=cola_likelihood.log_likelihood,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cola_jax.config import RunConfig
+from cola_jax.families.likelihood import Likelihood
 
 Tree = Any
 Batch = dict[str, Any]
@@ -33,6 +34,8 @@ class Family:
       learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
       generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
         details) block by block; None where a family does not write text.
+      log_likelihood: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each
+        answer given its prompt; None where a family does not write text. prompt_tokens: as in generate, of both together.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
     """
 
@@ -46,3 +49,4 @@ class Family:
     learning_rate_ratio: Callable[[RunConfig], dict[str, float]]
     frozen: Callable[..., Tree]
     generate: Callable[..., Any] | None
+    log_likelihood: Callable[..., Likelihood] | None

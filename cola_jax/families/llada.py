@@ -17,6 +17,7 @@ import numpy as np
 from cola_jax.config import RunConfig, mask_id
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
 from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
 from cola_jax.models import build
@@ -149,8 +150,9 @@ def log_likelihood(
     seed: int = 0,
     pad_id: int,
     samples: Sequence[int] | None = None,
-    draws: int = DRAWS,
-) -> np.ndarray:
+    prompt_tokens: int = 0,
+    effort: Effort,
+) -> Likelihood:
     """Returns a Monte Carlo lower bound on log p(answer | prompt) in nats, (B,): E over l ~ U{1..A} of (A / l) sum log p.
 
     The sum is over exactly l of the A answer tokens, masked without replacement. Lengths l of a row's draws lie on a grid of
@@ -162,12 +164,14 @@ def log_likelihood(
     empty = [row for row, answer in enumerate(answers) if not len(answer)]
     if empty:
         raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
-    batch = padded(cfg, [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad_id)
+    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = padded(cfg, whole, pad_id, prompt_tokens)
     count_B = np.array([len(answer) for answer in answers], np.int32)
-    draws = 1 if count_B.max() == 1 else draws
+    single = count_B.max() == 1
+    draws = 1 if single else effort.draws or DRAWS
     keys_B = sample_keys(seed, len(prompts), samples)
     total = _sum_of_draws(cfg, params, batch.tokens, batch.known, count_B, keys_B, draws)
-    return np.asarray(total) / draws
+    return Likelihood(np.asarray(total) / draws, "exact" if single else "bound", {})
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -207,4 +211,5 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    log_likelihood=log_likelihood,
 )

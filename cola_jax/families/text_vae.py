@@ -45,4 +45,5 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"encoder": 1.0, "decoder": 1.0},
     frozen=lambda cfg, params: {},
     generate=None,
+    log_likelihood=None,
 )
