@@ -6,10 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cola_jax.commands import check_goldens, compile, convert, demo, generate, prepare, train
+from cola_jax.commands import check_goldens, compile, convert, demo, evaluate, generate, prepare, score, train
 from cola_jax.commands.arguments import Misuse, assignments
 
-COMMANDS = (demo, train, generate, prepare, compile, convert, check_goldens)  # in the order of the help
+COMMANDS = (
+    demo,
+    train,
+    generate,
+    evaluate,
+    score,
+    prepare,
+    compile,
+    convert,
+    check_goldens,
+)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,9 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
-        options.assignments = (
-            assignments(rest) if hasattr(options, "config") or options.command == "demo" else none_of(rest)
-        )
+        options.assignments = assigned(options, rest)
         return command(options)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -59,9 +67,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def none_of(rest: Sequence[str]) -> list[tuple[str, str]]:
-    """The assignments of commands without a config: those of sampling fields."""
-    return assignments(rest, "--sampling.")
+def assigned(options: argparse.Namespace, rest: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the assignments that the command takes: of config fields, of sampling fields, or none.
+
+    Raises:
+      Misuse: for any other argument.
+    """
+    if hasattr(options, "config") or options.command == "demo":
+        return assignments(rest)
+    if hasattr(options, "_sampling"):
+        return assignments(rest, "--sampling.")
+    if rest:
+        raise Misuse(f"unknown argument {rest[0]!r}")
+    return []
 
 
 if __name__ == "__main__":

@@ -7,44 +7,51 @@ print(writer.write(["Anna was in the kitchen."], max_new_tokens=48)[0])
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from cola_jax.config import ConfigError as ConfigError
 from cola_jax.config import RunConfig, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
-from cola_jax.generate.prompts import PromptError
+from cola_jax.generate.prompts import Place, PromptError
+from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from cola_jax.runs import TOKENIZER
 from cola_jax.train.checkpoint import load_params
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A model, its parameters and its tokenizer."""
+    """A model, its parameters, its tokenizer, and the mesh that it writes on; None: the first device."""
 
     cfg: RunConfig
     params: Any
     tokenizer: tokenizers.Tokenizer
+    mesh: Mesh | None = None
 
     @classmethod
-    def load(cls, workdir: str | Path, step: int | str | None = None) -> Writer:
-        """Loads a run's newest checkpoint, or that of `step`, or the "best".
+    def load(cls, workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None) -> Writer:
+        """Loads a run's newest checkpoint, or that of `step`, or the "best", onto `mesh`.
 
         Raises:
           CheckpointError: where there is none. ConfigError: where the run's family does not write text.
           DataError: where the tokenizer has more tokens than the model.
         """
-        config, params = load_params(workdir, step)
+        config, params = load_params(workdir, step, mesh)
         cfg = resolve(config)
         if FAMILIES[cfg.family].generate is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
         tokenizer = tokenizers.load(Path(workdir) / TOKENIZER)
         check_vocabulary(cfg, tokenizer)
-        return cls(cfg, params, tokenizer)
+        return cls(cfg, params, tokenizer, mesh)
 
     def with_sampling(self, **changes: Any) -> Writer:
         """Returns a writer with other SamplingConfig fields; "llada.steps" is field steps of its group llada.
@@ -80,24 +87,43 @@ class Writer:
             yield pieces[0]
 
     def stream_batch(
-        self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        samples: Sequence[int] | None = None,
+        prompt_tokens: int = 0,
+        **sampling: Any,
     ) -> Iterator[list[str]]:
         """Yields, block by block, the new text of every prompt, cut at max_new_tokens and at the end of the document.
 
         Args:
           samples: number of each prompt among all that are written with `seed`: the text depends on (seed, number) and the
             prompt, not on what else is in the batch. 0, 1, ... by default.
+          prompt_tokens: prompts are padded to at least so many: batches of as many rows then share their compiled programs.
 
         Raises:
           PromptError: for an empty prompt list or one that is not text.
         """
         writer = self.with_sampling(**sampling) if sampling else self
         rows = [writer.encode(index, prompt) for index, prompt in enumerate(prompts)]
-        blocks = FAMILIES[writer.cfg.family].generate(
-            writer.cfg, writer.params, rows, seed=seed, pad_id=writer.tokenizer.pad_id, samples=samples
-        )
-        cuts = [Cut(writer.cfg.sampling.max_new_tokens, writer._stop_id()) for _ in rows]
-        decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
+        yield from writer.stream_rows(rows, seed=seed, samples=samples, prompt_tokens=prompt_tokens)
+
+    def stream_rows(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        seed: int = 0,
+        samples: Sequence[int] | None = None,
+        prompt_tokens: int = 0,
+    ) -> Iterator[list[str]]:
+        """Does what `stream_batch` does, of prompts that are token ids already."""
+        blocks = FAMILIES[self.cfg.family].generate(
+            self.cfg, self.params, rows, seed=seed, pad_id=self.tokenizer.pad_id, samples=samples,
+            prompt_tokens=prompt_tokens, place=self._place(len(rows)),
+        )  # fmt: skip
+        cuts = [Cut(self.cfg.sampling.max_new_tokens, self._stop_id()) for _ in rows]
+        decoders = [tokenizers.StreamDecoder(self.tokenizer) for _ in rows]
         for decoder, row in zip(decoders, rows):
             decoder.push(row)  # what follows continues its prompt: with the space between them
         for tokens, _ in blocks:
@@ -106,6 +132,14 @@ class Writer:
             if all(cut.done for cut in cuts):
                 break
         yield [decoder.finish() for decoder in decoders]
+
+    def _place(self, rows: int) -> Place:
+        """Rows go over the mesh where they divide, and everywhere whole where they do not."""
+        if self.mesh is None:
+            return jnp.asarray
+        shards = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        sharding = replicated(self.mesh) if rows % shards else batch_sharding(self.mesh)
+        return lambda array: jax.device_put(array, sharding)
 
     def encode(self, index: int, prompt: str) -> list[int]:
         if not isinstance(prompt, str):

@@ -6,13 +6,12 @@ All prompts are written in batches of one shape, so every setting of the sampler
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cola_jax.config import ConfigError, RunConfig
-from cola_jax.data import tinyworld, tinyworld_check, tokenizers
-from cola_jax.families import FAMILIES
-from cola_jax.writer import Cut, Writer
+from cola_jax.data import tinyworld, tinyworld_check
+from cola_jax.writer import Writer
 
 PROMPTS = {"opening": tinyworld.prompt_of, "question": tinyworld.question_prompt}
 Pair = tuple[str, str]
@@ -76,40 +75,13 @@ def continuations(
     for start in range(0, count, batch_size):
         numbers = [min(start + row, count - 1) for row in range(batch_size)]
         texts = [""] * batch_size
-        for pieces in _blocks(writer, [prompts[number] for number in numbers], seed, numbers):
+        chosen, room = [prompts[number] for number in numbers], writer.cfg.train.sequence_length
+        for pieces in writer.stream_batch(chosen, seed=seed, samples=numbers, prompt_tokens=room):
             texts = [text + piece for text, piece in zip(texts, pieces)]
             if watch is not None:
                 watch(start, pieces)
         written += texts[: count - start]
     return list(zip(prompts, written))
-
-
-def _blocks(writer: Writer, prompts: Sequence[str], seed: int, numbers: Sequence[int]) -> Iterator[list[str]]:
-    """Yields the new text of every row, block by block, as `Writer.stream_batch`; but all prompts of a training row's
-    length or less share one compiled shape."""
-    cfg = writer.cfg
-    span = cfg.dit.block_size * cfg.vae.patch_size
-    rows = [writer.encode(index, prompt) for index, prompt in enumerate(prompts)]
-    blocks = FAMILIES[cfg.family].generate(
-        cfg,
-        writer.params,
-        rows,
-        seed=seed,
-        pad_id=writer.tokenizer.pad_id,
-        samples=numbers,
-        blocks=-(-(cfg.sampling.max_new_tokens + span - 1) // span),
-        prompt_blocks=cfg.train.sequence_length // span,
-    )
-    stop = writer.tokenizer.eos_id if cfg.sampling.stop_at_eos else None
-    cuts = [Cut(cfg.sampling.max_new_tokens, stop) for _ in rows]
-    decoders = [tokenizers.StreamDecoder(writer.tokenizer) for _ in rows]
-    for decoder, row in zip(decoders, rows):
-        decoder.push(row)  # as `Writer.stream_batch`
-    for tokens, _ in blocks:
-        yield [decoder.push(cut(row)) for decoder, cut, row in zip(decoders, cuts, tokens)]
-        if all(cut.done for cut in cuts):
-            break
-    yield [decoder.finish() for decoder in decoders]
 
 
 def story_figures(pairs: Sequence[Pair], training: frozenset[str] | None = None) -> dict[str, float]:

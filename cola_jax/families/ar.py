@@ -12,14 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
+from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
-from cola_jax.generate.prompts import PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -78,6 +80,8 @@ def generate(
     seed: int = 0,
     pad_id: int,
     samples: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    place: Place = jnp.asarray,
 ) -> Iterator[tuple[list[list[int]], Stretch]]:
     """Continues prompts, token by token, as cfg.sampling says.
 
@@ -85,6 +89,8 @@ def generate(
       prompts: token ids of each row, at least one: the model has no distribution of a document's first token.
       samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
         (seed, sample, position) alone, whatever else is in the batch.
+      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
+      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       for each stretch of at most STRETCH tokens, its new tokens by row, and the stretch itself.
@@ -93,17 +99,19 @@ def generate(
       PromptError: for no prompts, an empty one, or a token outside the vocabulary.
     """
     batch = pad_prompts(
-        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size
-    )
+        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
+        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
+    )  # fmt: skip
     empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
         raise PromptError(f"prompt {empty[0]} is empty: family 'ar' continues a text of at least one token")
-    keys_B = sample_keys(seed, len(prompts), samples)
+    keys_B = place(sample_keys(seed, len(prompts), samples))
     count = min(STRETCH, cfg.sampling.max_new_tokens)
     stretches = -(-cfg.sampling.max_new_tokens // count)
     compiled = next_token.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
-    progress = next_token.read_prompt(prompt_config, params, batch.tokens, batch.known, stretches * count)
+    rows, ends = place(batch.tokens), place(batch.known)
+    progress = next_token.read_prompt(prompt_config, params, rows, ends, stretches * count)
     for index in range(stretches):
         first = jnp.int32(index * count)
         stretch, progress = next_token.write_tokens(compiled, params, progress, keys_B, first, count)
@@ -119,6 +127,52 @@ def cost(cfg: RunConfig) -> Cost:
     return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
 
 
+def log_likelihood(
+    cfg: RunConfig,
+    params: Any,
+    prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    *,
+    seed: int = 0,
+    pad_id: int,
+    samples: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    effort: Effort,
+) -> Likelihood:
+    """Returns log p(answer | prompt), exactly: there is nothing to draw, and no effort to make.
+
+    Raises:
+      PromptError: for an empty prompt or answer, or a token outside the vocabulary.
+    """
+    for name, rows in (("prompt", prompts), ("answer", answers)):
+        empty = [row for row, tokens in enumerate(rows) if not len(tokens)]
+        if empty:
+            raise PromptError(f"{name} {empty[0]} is empty: family 'ar' tells the likelihood of a text behind another")
+    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = pad_prompts(
+        whole, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
+        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
+    )  # fmt: skip
+    first = np.array([len(prompt) for prompt in prompts], np.int32)
+    return Likelihood(np.asarray(_log_p(cfg, params, batch.tokens, first, batch.known)), "exact", {})
+
+
+@partial(jax.jit, static_argnums=0)
+def _log_p(cfg, params, tokens_BL, first_B, end_B):
+    """The sum of log p of tokens first .. end - 1 of each row."""
+    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    positions = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
+    hidden, _ = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
+    losses, _ = chunked_cross_entropy(
+        lambda h: net.apply(variables, h, method="to_logits"),
+        hidden[:, :-1],
+        tokens_BL[:, 1:],
+        cfg.compute.cross_entropy_chunk,
+    )
+    place = positions[:, 1:]
+    return -jnp.sum(losses * ((place >= first_B[:, None]) & (place < end_B[:, None])), axis=-1)
+
+
 FAMILY = Family(
     name="ar",
     groups=("backbone",),
@@ -132,4 +186,5 @@ FAMILY = Family(
     generate=generate,
     generate_step=partial(next_token.abstract_step, count=STRETCH),
     cost=cost,
+    log_likelihood=log_likelihood,
 )

@@ -17,13 +17,13 @@ import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path, timesteps
-from cola_jax.families import vae_terms
+from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
-from cola_jax.generate.prompts import pad_prompts
+from cola_jax.generate.prompts import Place, pad_prompts
 from cola_jax.models import build, flops
 from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
@@ -136,7 +136,8 @@ def generate(
     samples: Sequence[int] | None = None,
     noise: jax.Array | None = None,
     blocks: int | None = None,
-    prompt_blocks: int = 0,
+    prompt_tokens: int = 0,
+    place: Place = jnp.asarray,
     rope: RopeTable | None = None,
 ) -> Iterator[tuple[list[list[int]], Block]]:
     """Continues prompts block by block, as cfg.sampling says (SPEC 3).
@@ -147,8 +148,10 @@ def generate(
         on (seed, sample, block) alone, whatever else is in the batch.
       noise: (blocks, B, S, C), in place of the seed's.
       blocks: how many blocks to write; by default as many as max_new_tokens need.
+      prompt_tokens: prompts are padded to at least so many tokens, and as many blocks are written as any prompt could need:
+        batches of as many rows then share their compiled programs.
+      place: puts an array whose leading axis is rows onto devices; by default onto the first.
       rope: RoPE positions in place of the natural ones; only to reproduce another program's.
-      prompt_blocks: least number of blocks prompts are padded to, so that batches share a compiled program.
 
     Yields:
       for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself.
@@ -161,17 +164,20 @@ def generate(
         raise ConfigError(f"generation needs vae.block_size={cfg.vae.block_size} to divide dit.block_size={size}")
     batch = pad_prompts(
         prompts, patch_size=patch, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
-        first_block=cfg.sampling.first_block, blocks=prompt_blocks,
+        first_block=cfg.sampling.first_block, blocks=-(-prompt_tokens // (size * patch)),
     )  # fmt: skip
     if blocks is None:
-        blocks = -(-(cfg.sampling.max_new_tokens + int(batch.trim.max())) // (size * patch))
-    keys_B = sample_keys(seed, len(prompts), samples)
+        most = 0 if cfg.sampling.first_block in ("left_pad", "right_pad") else size * patch - 1
+        known = most if prompt_tokens else int(batch.trim.max())
+        blocks = -(-(cfg.sampling.max_new_tokens + known) // (size * patch))
+    keys_B = place(sample_keys(seed, len(prompts), samples))
     compiled = block_loop.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
     times = block_loop.time_table(compiled, params, cfg.sampling.guidance)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
-    progress, first = block_loop.read_prompt(prompt_config, params, batch.tokens, batch.known, blocks, prefix)
+    rows, ends = place(batch.tokens), place(batch.known)
+    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix)
     mixed = bool((batch.known % size).any())
     for index in range(blocks):
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, index)
@@ -245,4 +251,5 @@ FAMILY = Family(
     generate=generate,
     generate_step=block_loop.abstract_step,
     cost=cost,
+    log_likelihood=cola_likelihood.log_likelihood,
 )

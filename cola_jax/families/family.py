@@ -8,6 +8,7 @@ from typing import Any
 
 from cola_jax.config import RunConfig
 from cola_jax.families.cost import Cost
+from cola_jax.families.likelihood import Likelihood
 
 Tree = Any
 Batch = dict[str, Any]
@@ -32,11 +33,13 @@ class Family:
       summarize: (cfg, sums) -> metrics by name, sums having been added up over one or several whole batches.
       trained: (cfg, step: int) -> the groups that this step trains; the others are constants of the step.
       learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
-      generate: (cfg, params, prompts, *, seed, pad_id, samples) -> iterator of (new tokens by row, details) block by block;
-        None where a family does not write text.
+      generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
+        details) block by block; None where a family does not write text.
       generate_step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is
         called with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too. None where
         `generate` is.
+      log_likelihood: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each
+        answer given its prompt; None where a family does not write text. prompt_tokens: as in generate, of both together.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
       cost: (cfg) -> parameters, FLOPs of loss and gradient a token, and bytes; of the mean step where steps differ.
     """
@@ -53,3 +56,4 @@ class Family:
     generate: Callable[..., Any] | None
     generate_step: Callable[[RunConfig, Tree, int, int], tuple[Any, tuple[Any, ...]]] | None
     cost: Callable[[RunConfig], Cost]
+    log_likelihood: Callable[..., Likelihood] | None

@@ -18,8 +18,9 @@ from cola_jax.config import RunConfig, mask_id
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
-from cola_jax.generate.prompts import PromptBatch, PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -93,15 +94,16 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int) -> PromptBatch:
-    """Returns texts as rows of one length.
+def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int, tokens: int = 0) -> PromptBatch:
+    """Returns texts as rows of one length, at least `tokens`.
 
     Raises:
       PromptError: for no texts, or one with a token that is the mask or outside the vocabulary.
     """
     batch = pad_prompts(
-        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size
-    )
+        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
+        blocks=-(-tokens // PROMPT_MULTIPLE),
+    )  # fmt: skip
     masked = [row for row, text in enumerate(texts) if mask_id(cfg) in text]
     if masked:
         raise PromptError(f"prompt {masked[0]} holds token {mask_id(cfg)}, the mask (llada.mask_id): text may not")
@@ -116,6 +118,8 @@ def generate(
     seed: int = 0,
     pad_id: int,
     samples: Sequence[int] | None = None,
+    prompt_tokens: int = 0,
+    place: Place = jnp.asarray,
 ) -> Iterator[tuple[list[list[int]], jax.Array]]:
     """Continues prompts by cfg.sampling.max_new_tokens tokens, as cfg.sampling and its group llada say.
 
@@ -123,6 +127,8 @@ def generate(
       prompts: token ids of each row; an empty prompt writes from nothing.
       samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
         (seed, sample, pass) alone, whatever else is in the batch.
+      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
+      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       for each block of sampling.llada.block_length tokens, its new tokens by row, and the same as an array (B, M).
@@ -130,9 +136,9 @@ def generate(
     Raises:
       PromptError: see `padded`.
     """
-    batch, schedule = padded(cfg, prompts, pad_id), unmask.schedule_of(cfg)
-    canvas = unmask.canvas_of(cfg, batch.tokens, batch.known, pad_id)
-    keys_B, compiled = sample_keys(seed, len(prompts), samples), unmask.compiled_config(cfg)
+    batch, schedule = padded(cfg, prompts, pad_id, prompt_tokens), unmask.schedule_of(cfg)
+    canvas = unmask.Canvas(*map(place, unmask.canvas_of(cfg, batch.tokens, batch.known, pad_id)))
+    keys_B, compiled = place(sample_keys(seed, len(prompts), samples)), unmask.compiled_config(cfg)
     fills = jnp.asarray(schedule.fills)
     for block in range(schedule.blocks):
         written, canvas = unmask.fill_block(compiled, params, canvas, keys_B, jnp.int32(block), fills, schedule.length)
@@ -148,8 +154,9 @@ def log_likelihood(
     seed: int = 0,
     pad_id: int,
     samples: Sequence[int] | None = None,
-    draws: int = DRAWS,
-) -> np.ndarray:
+    prompt_tokens: int = 0,
+    effort: Effort,
+) -> Likelihood:
     """Returns a Monte Carlo lower bound on log p(answer | prompt) in nats, (B,): E over l ~ U{1..A} of (A / l) sum log p.
 
     The sum is over exactly l of the A answer tokens, masked without replacement. Lengths l of a row's draws lie on a grid of
@@ -161,12 +168,14 @@ def log_likelihood(
     empty = [row for row, answer in enumerate(answers) if not len(answer)]
     if empty:
         raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
-    batch = padded(cfg, [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)], pad_id)
+    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    batch = padded(cfg, whole, pad_id, prompt_tokens)
     count_B = np.array([len(answer) for answer in answers], np.int32)
-    draws = 1 if count_B.max() == 1 else draws
+    single = count_B.max() == 1
+    draws = 1 if single else effort.draws or DRAWS
     keys_B = sample_keys(seed, len(prompts), samples)
     total = _sum_of_draws(cfg, params, batch.tokens, batch.known, count_B, keys_B, draws)
-    return np.asarray(total) / draws
+    return Likelihood(np.asarray(total) / draws, "exact" if single else "bound", {})
 
 
 @partial(jax.jit, static_argnums=(0, 6))
@@ -217,4 +226,5 @@ FAMILY = Family(
     generate=generate,
     generate_step=unmask.abstract_step,
     cost=cost,
+    log_likelihood=log_likelihood,
 )

@@ -52,4 +52,5 @@ FAMILY = Family(
     generate=None,
     generate_step=None,
     cost=cost,
+    log_likelihood=None,
 )

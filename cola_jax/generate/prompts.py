@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Place = Callable[[Any], Any]  # an array whose leading axis is rows -> the same on devices
 
 
 class PromptError(ValueError):

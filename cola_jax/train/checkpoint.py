@@ -193,6 +193,16 @@ def load_params(
     return meta["config"], nested(trees["params"])
 
 
+def chosen_step(workdir: str | Path, step: int | str | None = None) -> int:
+    """Returns the step that `load_params` tries first.
+
+    Raises:
+      CheckpointError: where there is no such checkpoint.
+    """
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+        return stored.candidates(orbax, stored.folder(workdir), step)[0]
+
+
 def load_tokenizer(
     workdir: str | Path, step: int | str | None = None, warn: Warn = stored.to_stderr
 ) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from tiny import batch_of, close, config, packed, parameters, replace
 
 from cola_jax.config import mask_id
 from cola_jax.families import FAMILIES, ar, llada
+from cola_jax.families.likelihood import Effort
 from cola_jax.generate.prompts import PromptError
 
 MASK = 12
@@ -229,13 +230,37 @@ def test_the_mask_is_a_spare_id_that_text_may_not_hold():
 # --- likelihood -------------------------------------------------------------------------------------------------------
 
 
+def bound(cfg, params, prompts, answers, draws=0, samples=None):
+    """LLaDA's (B,) bound; draws=0: its own number of them."""
+    effort = Effort(draws, 1, "euler", "exact", "elbo")
+    return llada.log_likelihood(cfg, params, prompts, answers, pad_id=0, samples=samples, effort=effort).log_p
+
+
 def test_a_single_token_has_its_exact_likelihood_in_one_draw():
     cfg, params = setup("llada")
     run = network(cfg, params)
-    found = llada.log_likelihood(cfg, params, [[3, 1, 4], []], [[5], [7]], pad_id=0)
+    found = bound(cfg, params, [[3, 1, 4], []], [[5], [7]])
     for row, (prompt, answer) in enumerate((([3, 1, 4], 5), ([], 7))):
         logits = run([*prompt, MASK], False)[-1]
         assert found[row] == pytest.approx(logits[answer] - np.log(np.exp(logits).sum()), abs=1e-4)
+
+
+def test_the_likelihood_of_the_causal_model_is_the_sum_over_the_answers_tokens():
+    cfg, params = setup("ar")
+    run, pairs = network(cfg, params), [([3, 1, 4], [5, 2, 6]), ([7], [8])]
+    effort = Effort(1, 1, "euler", "exact", "elbo")
+    found = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, effort=effort)
+    assert found.kind == "exact"
+    for row, (prompt, answer) in enumerate(pairs):
+        logits = run([*prompt, *answer], True)
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        expected = sum(log_p[len(prompt) + i - 1, token] for i, token in enumerate(answer))
+        assert found.log_p[row] == pytest.approx(expected, abs=1e-4)
+    padded = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, prompt_tokens=32, effort=effort)
+    close(padded.log_p, found.log_p, atol=1e-4)
+    for prompts, answers, named in (([[]], [[1]], "prompt 0"), ([[1]], [[]], "answer 0")):
+        with pytest.raises(PromptError, match=f"{named} is empty"):
+            ar.log_likelihood(cfg, params, prompts, answers, pad_id=0, effort=effort)
 
 
 def test_the_likelihood_estimate_has_the_mean_over_lengths_and_subsets():
@@ -248,21 +273,21 @@ def test_the_likelihood_estimate_has_the_mean_over_lengths_and_subsets():
         return sum(logits[3 + i, answer[i]] - np.log(np.exp(logits[3 + i]).sum()) for i in hidden)
 
     together, alone = log_of((0, 1)), [2 * log_of((i,)) for i in (0, 1)]  # (A / l) sum log p
-    found = llada.log_likelihood(cfg, params, [prompt] * 40, [answer] * 40, pad_id=0, draws=2)
+    found = bound(cfg, params, [prompt] * 40, [answer] * 40, draws=2)
     possible = [(together + one) / 2 for one in alone]  # the grid of lengths takes each once
     distance = np.abs(found[:, None] - np.array(possible))
     assert np.all(distance.min(axis=1) < 1e-3)
     assert {0, 1} == set(distance.argmin(axis=1))
-    many = llada.log_likelihood(cfg, params, [prompt] * 8, [answer] * 8, pad_id=0)
+    many = bound(cfg, params, [prompt] * 8, [answer] * 8)
     assert many.mean() == pytest.approx(np.mean(possible), abs=4 * np.std(possible) / np.sqrt(8 * 64) + 1e-3)
 
 
 def test_the_likelihood_of_a_row_does_not_depend_on_the_others():
     cfg, params = setup("llada")
     pairs = [([1, 2], [3, 4, 5]), ([6], [7]), ([], [8, 9, 1, 2])]
-    whole = llada.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, draws=4)
+    whole = bound(cfg, params, *zip(*pairs), draws=4)
     for number, (prompt, answer) in enumerate(pairs):
-        alone = llada.log_likelihood(cfg, params, [prompt], [answer], pad_id=0, draws=4, samples=[number])
+        alone = bound(cfg, params, [prompt], [answer], draws=4, samples=[number])
         assert alone[0] == pytest.approx(whole[number], abs=1e-4)
     with pytest.raises(PromptError, match="answer 1 is empty"):
-        llada.log_likelihood(cfg, params, [[1], [2]], [[3], []], pad_id=0)
+        bound(cfg, params, [[1], [2]], [[3], []])

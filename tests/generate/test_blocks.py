@@ -50,7 +50,7 @@ def test_a_row_depends_on_its_prompt_seed_and_number_and_not_on_the_batch(first_
     fields = (DRAWN, ("first_block", first_block))
     together, latents = written(*fields)
     for row in (0, 1):
-        alone, latents_alone = write([PROMPTS[row]], fields=fields, samples=[row], prompt_blocks=2)
+        alone, latents_alone = write([PROMPTS[row]], fields=fields, samples=[row], prompt_tokens=8)
         close(latents_alone[:, 0], latents[: len(latents_alone), row], atol=1e-4)
         assert alone[0][:6] == together[row][:6]
 

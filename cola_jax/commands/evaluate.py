@@ -1,0 +1,68 @@
+"""`cola-jax evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cola_jax.commands.arguments import Misuse, command, step_of
+
+
+def add(commands) -> None:
+    example = "cola-jax evaluate --workdir runs/notes/joint --tasks lambada=lambada.jsonl my_task=questions.jsonl"
+    parser = command(commands, "evaluate", run, "answer the questions of tasks and score the answers", example)
+    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    parser.add_argument(
+        "--tasks", required=True, nargs="+", metavar="NAME[=FILE]",
+        help="a task of the protocol, or any name, with the JSONL file of its records; or tinyworld/NAME, which needs none",
+    )  # fmt: skip
+    parser.add_argument("--world-seed", type=int, default=0, help="seed of the stories of tasks tinyworld/NAME")
+    parser.add_argument("--protocol", default=None, metavar="FILE", help="TOML in place of the paper's protocol")
+    parser.add_argument("--output", default=None, help="folder of the answers; WORKDIR/evaluation/STEP by default")
+    parser.add_argument("--limit", type=int, default=None, help="only so many records of each task, its first")
+    parser.add_argument("--batch-size", type=int, default=32, help="questions answered at once")
+    parser.add_argument(
+        "--context", type=int, default=0, help="tokens of prompt and answer; a training row's by default"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    parser.add_argument(
+        "--shard-parameters", action="store_true", help="split parameters over the devices in place of copying them"
+    )
+    parser.add_argument(
+        "--sampling.NAME=VALUE",
+        dest="_sampling",
+        metavar="",
+        default=None,
+        help="any field of SamplingConfig, e.g. guidance; max_new_tokens is the protocol's",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax.config import literal
+    from cola_jax.evaluate import benchmark
+
+    for name in ("limit", "batch_size"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if not Path(options.workdir).is_dir():
+        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    sampling = {name: literal(value) for name, value in options.assignments}
+    if "max_new_tokens" in sampling:
+        raise Misuse("--sampling.max_new_tokens: the protocol says how much a task generates; give --protocol FILE")
+    request = benchmark.Request(
+        workdir=Path(options.workdir),
+        step=step_of(options.step),
+        tasks=tuple(options.tasks),
+        protocol=options.protocol,
+        output=options.output,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        context=options.context,
+        seed=options.seed,
+        world_seed=options.world_seed,
+        shard_parameters=options.shard_parameters,
+    )
+    print(benchmark.run(request, sampling))
+    return 0

@@ -1,0 +1,153 @@
+"""How each task is asked and judged, read from a TOML file: `protocol.toml` beside this file is the paper's (SPEC 7)."""
+
+from __future__ import annotations
+
+import string
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cola_jax.data.errors import DataError
+from cola_jax.evaluate.records import Record
+from cola_jax.evaluate.scoring import RULES
+
+PAPER = Path(__file__).parent / "protocol.toml"
+OTHER = "other"  # the table for tasks that have none of their own
+KINDS = {"rule": str, "paper_rule": str, "shots": int, "lines": list, "optional": list, "max_new_tokens": int, "records": str,
+         "demonstrations": list}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a protocol.
+
+    Attributes:
+      name: how it is called.
+      rule: one of scoring.RULES, by which scorer release judges.
+      paper_rule: the same of scorer paper.
+      shots: demonstrations before the question.
+      lines: the lines of a question; {name} is a field of the record, {choices} its choices as lines "(A) text".
+      optional: fields that a record may lack; a line that needs one of them is then left out.
+      max_new_tokens: how much is generated.
+      records: JSONL file of the task; "" where the command line names it.
+      demonstrations: records as tables; each is the lines and, behind the last, its answer.
+    """
+
+    name: str
+    rule: str
+    paper_rule: str
+    shots: int
+    lines: tuple[str, ...]
+    optional: tuple[str, ...]
+    max_new_tokens: int
+    records: str
+    demonstrations: tuple[Record, ...]
+
+    def rule_of(self, scorer: str) -> str:
+        """Returns the rule under a scorer of scoring.SCORERS."""
+        return self.paper_rule if scorer == "paper" else self.rule
+
+
+def load(path: str | Path | None = None) -> dict[str, Task]:
+    """Returns the tasks of a protocol file by name; of the paper's where none is named.
+
+    Raises:
+      DataError: for a file that cannot be read, and for a task with an unknown, a missing or an impossible field.
+    """
+    path = Path(path or PAPER)
+    if not path.is_file():
+        raise DataError(f"--protocol {path}: no such file")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"--protocol {path} is not TOML: {error}") from error
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise DataError(f"--protocol {path}: expected a table for each task, e.g. [mmlu]")
+    return {name: _task(path, name, table) for name, table in tables.items()}
+
+
+def task_of(tasks: dict[str, Task], name: str) -> Task:
+    """Returns the task of a name, or the table `other` under that name.
+
+    Raises:
+      DataError: where the protocol has neither.
+    """
+    if name in tasks:
+        return tasks[name]
+    if OTHER not in tasks:
+        raise DataError(f"task {name!r} is not in the protocol, which has {', '.join(tasks)} and no table {OTHER!r}")
+    return Task(**{field.name: getattr(tasks[OTHER], field.name) for field in fields(Task)} | {"name": name})
+
+
+def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
+    problems = [f"unknown field {field}" for field in table if field not in KINDS]
+    problems += [f"field {field} is missing" for field in KINDS if field not in table and field != "records"]
+    problems += [
+        f"{field} must be {KINDS[field].__name__}, got {value!r}"
+        for field, value in table.items()
+        if field in KINDS and (not isinstance(value, KINDS[field]) or isinstance(value, bool))
+    ]
+    if not problems:
+        problems = _impossible(table)
+    if problems:
+        raise DataError(f"--protocol {path}, [{name}]: {'; '.join(problems)} (fields: {', '.join(KINDS)})")
+    where = f"{path}, [{name}]"
+    shown = tuple(_demonstration(f"{where}, demonstration {n}", d) for n, d in enumerate(table["demonstrations"], 1))
+    lines, optional = tuple(table["lines"]), tuple(table["optional"])
+    records = str(path.parent / table["records"]) if table.get("records") else ""
+    rules = table["rule"], table["paper_rule"]
+    return Task(name, *rules, table["shots"], lines, optional, table["max_new_tokens"], records, shown)
+
+
+def _impossible(table: dict[str, Any]) -> list[str]:
+    """Returns what is wrong with values of the right types."""
+    shots, given = table["shots"], len(table["demonstrations"])
+    rules = {name: table[name] for name in ("rule", "paper_rule")}
+    problems = [f"{n}={rule!r} is not one of {', '.join(RULES)}" for n, rule in rules.items() if rule not in RULES]
+    problems += [f"shots={shots} needs as many demonstrations, {given} are given"] * (not 0 <= shots <= given)
+    problems += [f"max_new_tokens={table['max_new_tokens']} must be at least 1"] * (table["max_new_tokens"] < 1)
+    if not table["lines"] or not all(isinstance(line, str) for line in table["lines"] + table["optional"]):
+        return [*problems, "lines and optional must be lists of texts, lines not empty"]
+    try:
+        fields_of(table["lines"])
+    except ValueError as error:
+        problems.append(f"lines: {error}; braces that stand for themselves are doubled")
+    return problems
+
+
+def fields_of(lines: list[str] | tuple[str, ...]) -> set[str]:
+    """Returns the names in braces. Raises ValueError where braces do not pair."""
+    return {name for line in lines for _, name, _, _ in string.Formatter().parse(line) if name is not None}
+
+
+def _demonstration(where: str, table: Any) -> Record:
+    if not isinstance(table, dict) or not isinstance(table.get("answer"), str):
+        raise DataError(f"{where}: expected a table with a text answer")
+    named = {name: value for name, value in table.items() if isinstance(value, str) and name != "answer"}
+    return Record(where, where, named, "", tuple(table.get("choices", ())), (table["answer"],))
+
+
+def prompt_of(task: Task, record: Record) -> str:
+    """Returns a record's prompt: its own finished one, or demonstrations and its lines, the last of which asks for the answer.
+
+    Raises:
+      DataError: where the record or a demonstration lacks a field of the lines that is not optional.
+    """
+    if record.prompt:
+        return record.prompt
+    shown = [f"{_asked(task, demo)} {demo.answers[0]}" for demo in task.demonstrations[: task.shots]]
+    return "\n\n".join([*shown, _asked(task, record)])
+
+
+def _asked(task: Task, record: Record) -> str:
+    values = dict(record.fields)
+    if record.choices:
+        values["choices"] = "\n".join(f"({chr(ord('A') + i)}) {choice}" for i, choice in enumerate(record.choices))
+    missing = sorted(fields_of(task.lines) - set(values) - set(task.optional))
+    if missing:
+        raise DataError(
+            f"{record.where}: no {', '.join(missing)}, which task {task.name} asks with; give a finished prompt, or say "
+            "otherwise in a protocol file"
+        )
+    return "\n".join(line.format(**values) for line in task.lines if fields_of([line]) <= set(values))

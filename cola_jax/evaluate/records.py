@@ -1,0 +1,148 @@
+"""Records of a task, read from JSONL: what is asked, among which choices, and what the right answer is.
+
+A record has `prompt`, a finished one, or the fields that a protocol's lines name (`question`, `context`); `choices`, a list of
+texts, where there are some; and `answer` or `ground_truth`: a text, a list of texts that are all right, or, with choices, the
+number of one, 0 being the first. `id` is kept. Generations have what was written in `generate` besides.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cola_jax.data.errors import DataError
+
+SHOWN = 5  # bad records that one error names
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One question.
+
+    Attributes:
+      where: "FILE, line N", for messages.
+      id: as the file has it, or the record's number, 0 being the first.
+      fields: the texts that a protocol's lines may name, by name.
+      prompt: a finished prompt; "" where the protocol makes it.
+      choices: what can be answered; empty where anything can.
+      answers: right answers, at least one.
+      chance: probability that a guess is right where there are no choices to tell; None: not known.
+    """
+
+    where: str
+    id: str | int
+    fields: dict[str, str]
+    prompt: str
+    choices: tuple[str, ...]
+    answers: tuple[str, ...]
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A record and the text that was generated for it."""
+
+    record: Record
+    text: str
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Reads a task's records.
+
+    Raises:
+      DataError: naming the bad records by file and line.
+    """
+    return _read(Path(path), _record)
+
+
+def read_generations(path: str | Path) -> list[Generation]:
+    """Reads records with what was generated for them.
+
+    Raises:
+      DataError: naming the bad records by file and line.
+    """
+
+    def generation(where: str, number: int, tree: dict[str, Any]) -> Generation:
+        return Generation(_record(where, number, tree), _text(tree, "generate", required=True))
+
+    return _read(Path(path), generation)
+
+
+def _read(path: Path, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
+    made, problems = [], []
+    for line, tree in json_lines(path):
+        where = f"{path}, line {line}"
+        try:
+            if not isinstance(tree, dict):
+                raise ValueError(f"expected a record in braces, got {str(tree)[:40]!r}")
+            made.append(make(where, len(made) + len(problems), tree))
+        except ValueError as error:
+            problems.append(f"{where}: {error}")
+    if problems:
+        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise DataError("; ".join(problems[:SHOWN]) + more)
+    if not made:
+        raise DataError(f"{path} holds no records")
+    return made
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yields (number, value) of every line that is not blank, 1 being the first.
+
+    Raises:
+      DataError: where the file is missing, not text, or a line is not JSON.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold the other ends of lines that Unicode has
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+
+
+def _record(where: str, number: int, tree: dict[str, Any]) -> Record:
+    choices = tree.get("choices") or []
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice.strip() for choice in choices):
+        raise ValueError(f"choices must be a list of texts that are not empty, got {choices!r}")
+    if len(choices) == 1 or len(choices) > 26:
+        raise ValueError(f"choices has {len(choices)} entries; between 2 and 26 have letters")
+    taken = ("prompt", "choices", "answer", "ground_truth", "id", "generate")
+    fields = {name: value for name, value in tree.items() if isinstance(value, str) and name not in taken}
+    answers = _answers(tree, choices)
+    return Record(where, tree.get("id", number), fields, _text(tree, "prompt", required=False), tuple(choices), answers)
+
+
+def _answers(tree: dict[str, Any], choices: list[str]) -> tuple[str, ...]:
+    names = [name for name in ("answer", "ground_truth") if tree.get(name) is not None]
+    if len(names) != 1:
+        raise ValueError("a record needs an answer" if not names else "answer and ground_truth: give one of them")
+    given = tree[names[0]]
+    if isinstance(given, int) and not isinstance(given, bool) and choices:
+        if not 0 <= given < len(choices):
+            raise ValueError(
+                f"{names[0]}={given} is not the number of one of {len(choices)} choices, 0 being the first"
+            )
+        return (choices[given],)
+    answers = given if isinstance(given, list) else [given]
+    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise ValueError(f"{names[0]} must be a text or a list of texts, got {given!r}")
+    return tuple(answers)
+
+
+def _text(tree: dict[str, Any], name: str, required: bool) -> str:
+    value = tree.get(name)
+    if value is None and not required:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"field {name} must be a text, got {value!r}" if name in tree else f"field {name} is missing")
+    return value

@@ -1,0 +1,143 @@
+"""Tasks on the small world in the formats of the eight benchmarks, drawn from a seed: no downloads, and chance is known.
+
+Each record is a story of the held-out split, up to where its answer is left to write. A model of the small world has never seen
+a list of options, so none is shown: options are what an answer is mapped to. Wrong ones are what else the story mentions of
+the answer's class, filled up from other stories.
+
+  lambada                the last word of the story
+  squad                  the answer, in the words of the story
+  mmlu, obqa, race       four options: any question; about things; after a long story
+  siqa                   three options: who has or owns something, and what somebody did
+  hellaswag, story_cloze the story's end, four and two options; scorer release wants it word for word
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cola_jax.data import tinyworld
+from cola_jax.data.errors import DataError
+from cola_jax.data.tinyworld_check import Report, check
+from cola_jax.data.tokenizers import Tokenizer
+from cola_jax.evaluate import stories
+from cola_jax.evaluate.protocol import Task
+from cola_jax.evaluate.records import Record
+
+PREFIX = "tinyworld/"
+RECORDS = 500  # of each task, where no limit is given
+LONG = 8  # sentences of a long story, question and answer included
+PATIENCE = 100  # stories looked at for each record that is asked for
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format: options (0: none are given), rule and paper_rule, and which kinds of question it takes (none: all)."""
+
+    options: int
+    rule: str
+    paper_rule: str
+    kinds: tuple[str, ...] = ()
+    sentences: int = 0  # at least
+    mentioned: int = 0  # exactly so many things of the answer's class are in the story; 0: any number
+
+
+FORMS = {
+    "lambada": Form(0, "first_word", "first_word"),
+    "mmlu": Form(4, "choice", "choice"),
+    "obqa": Form(4, "choice", "choice", ("colour", "where_thing", "inside")),
+    "hellaswag": Form(4, "exact", "choice"),
+    "race": Form(4, "choice", "choice", sentences=LONG),
+    "siqa": Form(3, "choice", "choice", ("who_has", "who_owns", "first_deed", "last_deed")),
+    "squad": Form(0, "exact", "exact"),
+    "story_cloze": Form(2, "exact", "choice", mentioned=2),
+}
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a task is one of the small world's."""
+    return name.startswith(PREFIX)
+
+
+def records_of(name: str, seed: int, count: int) -> list[Record]:
+    """Returns the first `count` records of a task of the small world, the same for every model.
+
+    Raises:
+      DataError: for a name that is none of them, or where too few stories suit the task.
+    """
+    form = FORMS.get(name.removeprefix(PREFIX))
+    if form is None:
+        raise DataError(f"task {name!r} is not one of {', '.join(PREFIX + known for known in FORMS)}")
+    records: list[Record] = []
+    seen: dict[str, list[str]] = {}
+    stream = len(FORMS) * seed + list(FORMS).index(name.removeprefix(PREFIX))  # every task has stories of its own
+    for index in range(count * PATIENCE):
+        story = tinyworld.story(stream, "heldout", index)
+        report = check(story)
+        known = seen.setdefault(_class(report, story), [])
+        known += [phrase for phrase in _phrases(report, story) if phrase not in known]
+        if _suits(form, report) and len(known) >= form.options:
+            record = _record(name, form, story, report, known, random.Random(f"{name}/{seed}/{index}"))
+            records.append(dataclasses.replace(record, where=f"{name}, record {len(records)}"))
+        if len(records) == count:
+            return records
+    raise DataError(f"task {name}: {len(records)} of {count * PATIENCE} stories suit it, {count} records are asked for")
+
+
+def task_of(name: str, records: Sequence[Record], tokenizer: Tokenizer) -> Task:
+    """Returns how a task of the small world is judged; as many tokens are generated as its longest answer has, and one more."""
+    form = FORMS[name.removeprefix(PREFIX)]
+    longest = max(
+        len(tokenizer.encode(record.prompt + " " + _ended(record))) - len(tokenizer.encode(record.prompt))
+        for record in records
+    )
+    return Task(name, form.rule, form.paper_rule, 0, (), (), longest + 1, "", ())
+
+
+def checked(pairs: Sequence[stories.Pair]) -> dict[str, float]:
+    """Returns, in per cent, what the checker finds in prompts with their answers: well formed sentences, entailed answers."""
+    figures = stories.story_figures(pairs)
+    return {name: round(100 * figures[name], 4) for name in ("well_formed", "entailed")}
+
+
+def _ended(record: Record) -> str:
+    return f"{record.answers[0]}."
+
+
+def _suits(form: Form, report: Report) -> bool:
+    right_kind = not form.kinds or report.question in form.kinds
+    mentioned = not form.mentioned or len(report.choices) == form.mentioned
+    return right_kind and mentioned and report.sentences >= form.sentences and report.entailed
+
+
+def _class(report: Report, story: str) -> str:
+    """What kind of thing answers the question, so far as wrong options must be alike: its kind and the words around it."""
+    return f"{report.question}/{_form(report, story)}"
+
+
+def _form(report: Report, story: str) -> str:
+    """The answer with a gap where the bare one stands, e.g. "the {}"."""
+    return tinyworld.answer_of(story).rstrip(".").replace(report.given, "{}")
+
+
+def _phrases(report: Report, story: str) -> list[str]:
+    return [_form(report, story).replace("{}", choice) for choice in report.choices]
+
+
+def _record(name: str, form: Form, story: str, report: Report, known: Sequence[str], rng: random.Random) -> Record:
+    """Makes a record; `known` are phrases of the answer's class in this story and in earlier ones."""
+    right, prompt = tinyworld.answer_of(story).rstrip("."), tinyworld.question_prompt(story)
+    if name.endswith("/lambada"):
+        *before, last = right.split()
+        return Record("", 0, {}, " ".join([prompt, *before]), (), (last,), report.chance)
+    if not form.options:
+        return Record("", 0, {}, prompt, (), (right,), report.chance)
+    own = [phrase for phrase in _phrases(report, story) if phrase != right]
+    rng.shuffle(own)
+    others = [phrase for phrase in known if phrase != right and phrase not in own]
+    rng.shuffle(others)
+    choices = [right, *[*own, *others][: form.options - 1]]
+    rng.shuffle(choices)
+    return Record("", 0, {}, prompt, tuple(choices), (right,))
