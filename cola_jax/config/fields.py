@@ -227,7 +227,8 @@ class ComputeConfig:
     dtype: str = "auto"  # matmul dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU, float32 on CPU)
     scan_layers: bool = True  # one compiled layer in a loop, or all layers unrolled
     remat: str = "none"  # none | minimal (keep matmul outputs) | full (keep layer inputs only)
-    attention_chunks: int = 8  # query chunks of a masked attention; keys no query of a chunk may see are skipped
+    attention: str = "auto"  # kernel of training: xla | splash (TPU) | auto (splash on TPUs where it can, else xla)
+    attention_chunks: int = 8  # query chunks of attention by xla; keys no query of a chunk may see are skipped
     cross_entropy_chunk: int = 512  # positions of a row whose logits exist at once
 
 
@@ -303,6 +304,7 @@ CHOICES = {
     "objective.latent_policy": ("fixed", "joint", "scratch", "interval"),
     "optimizer.schedule": ("cosine", "constant"),
     "compute.dtype": ("auto", "float32", "bfloat16"),
+    "compute.attention": ("auto", "xla", "splash", "cudnn"),
     "compute.remat": ("none", "minimal", "full"),
     "sampling.solver": ("euler", "midpoint", "heun"),
     "sampling.llada.remasking": ("low_confidence", "random"),

@@ -113,7 +113,7 @@ def generate(
 def cost(cfg: RunConfig) -> Cost:
     net, length = cfg.backbone, cfg.train.sequence_length
     works = {
-        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute.attention_chunks)),
+        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute)),
         "logits": flops.dense(length, net.dim, net.vocab_size),
     }
     return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))

@@ -223,12 +223,11 @@ def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
     parts = vae_terms.cost_parts(cfg, vae_trained)
     frozen: tuple[str, ...] = ()
     if cfg.objective.reference_weight > 0:
-        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute.attention_chunks), FORWARD)
+        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
         frozen = ("encoder",)
     times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1
     shared = cfg.train.accumulate / cfg.train.batch_size  # the clean stream's t = 0 is embedded once a microbatch
-    chunks = cfg.compute.attention_chunks
-    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, chunks), TRAINED)
+    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, cfg.compute), TRAINED)
     return of_parts(cfg, init, parts, ("encoder", "decoder", "dit") if vae_moments else ("dit",), frozen)
 
 

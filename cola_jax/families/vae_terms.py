@@ -189,11 +189,11 @@ def repeat(where: Layout, copies: int) -> Layout:
 
 def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
     """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
-    tokens, chunks = cfg.train.sequence_length, cfg.compute.attention_chunks
+    tokens, compute = cfg.train.sequence_length, cfg.compute
     gradient, copies = TRAINED if trained else FORWARD, 2 if cfg.objective.mask_weight > 0 else 1
     works = {
-        "encoder": flops.encoder(cfg.vae, tokens, chunks),
-        "decoder": flops.decoder(cfg.vae, tokens, chunks),
+        "encoder": flops.encoder(cfg.vae, tokens, compute),
+        "decoder": flops.decoder(cfg.vae, tokens, compute),
         "logits": flops.dense(tokens, cfg.vae.dim, cfg.vae.vocab_size),
     }
     return {name: Part(work.times(copies), gradient) for name, work in works.items()}
