@@ -44,6 +44,7 @@ class Report:
     Attributes:
       state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what the step
         needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program itself.
+      host_bytes: temporaries that wait in the host's memory (compute.remat=offload).
       capacity: bytes that the device has for programs; None where its kind is not known.
       flops: matmuls as compiled, loops multiplied out; those of attention kernels by our count.
       useful_flops: those that our count asks for (`Cost.useful`).
@@ -63,6 +64,7 @@ class Report:
     state_bytes: int | None = None
     temporary_bytes: int | None = None
     total_bytes: int | None = None
+    host_bytes: int | None = None
     capacity: int | None = None
     flops: float | None = None
     useful_flops: float | None = None
@@ -182,6 +184,7 @@ def measured(report: Report, compiled: jax.stages.Compiled, ours: OurCount, devi
         report,
         state_bytes=state,
         temporary_bytes=memory.temp_size_in_bytes,
+        host_bytes=memory.host_temp_size_in_bytes,
         total_bytes=state + fresh + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         flops=totals.flops + ours.kernels,
         useful_flops=useful,
@@ -211,7 +214,8 @@ def as_text(report: Report) -> str:
     lines += [
         f"  compiled in {report.compile_seconds:.0f} s",
         f"  memory a device: state {size(report.state_bytes)}, temporaries {size(report.temporary_bytes)}, "
-        f"total {size(report.total_bytes)}{room}",
+        f"total {size(report.total_bytes)}{room}"
+        + (f"; on the host {size(report.host_bytes)}" if report.host_bytes else ""),
         f"  work a device: {report.flops:.4g} FLOPs in matmuls, {report.bytes_accessed:.4g} bytes" + _useful(report),
         *(f"  {line}" for line in _collective_lines(report.collectives)),
     ]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.config import RunConfig, SamplingConfig, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
@@ -31,7 +31,8 @@ PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths s
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"backbone"}."""
     token = jnp.zeros((1, 1), jnp.int32)
-    return {"backbone": build.backbone(cfg).init(key_of(rng, "backbone"), token, token, None, causal)["params"]}
+    net = build.backbone(without_kernels(cfg))  # one token is no kernel's shape
+    return {"backbone": net.init(key_of(rng, "backbone"), token, token, None, causal)["params"]}
 
 
 def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:

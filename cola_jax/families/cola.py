@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ConfigError, RunConfig, SamplingConfig
+from cola_jax.config import ConfigError, RunConfig, SamplingConfig, without_kernels
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
@@ -33,7 +33,9 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"encoder", "decoder", "dit"}."""
     latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
     example = (latent, jnp.zeros((1, 1)), jnp.zeros((1, 1), jnp.int32), None)
-    return vae_terms.init(cfg, rng) | {"dit": build.dit(cfg).init(key_of(rng, "dit"), *example)["params"]}
+    return vae_terms.init(cfg, rng) | {
+        "dit": build.dit(without_kernels(cfg)).init(key_of(rng, "dit"), *example)["params"]
+    }
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:

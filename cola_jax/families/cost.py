@@ -82,14 +82,15 @@ def of_parts(
     shapes = jax.eval_shape(lambda: init(cfg, jax.random.PRNGKey(0)))
     sizes = {group: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for group, tree in shapes.items()}
     tokens = cfg.train.sequence_length
-    held = sum(sizes.values()) + sum(sizes[group] for group in frozen) + 2 * sum(sizes[group] for group in trained)
+    kept = sum(sizes.values()) + sum(sizes[group] for group in frozen)
+    a_moment = 2 if cfg.optimizer.moment_dtype == "bfloat16" else 4  # bytes
     return Cost(
         params=sizes,
         forward={name: (part.work.weights + part.work.attention) / tokens for name, part in parts.items()},
         backward={name: part.backward / tokens for name, part in parts.items()},
         masked=sum(part.masked for part in parts.values()) / tokens,
         attention=sum(part.work.attention * (1.0 + part.gradient[1]) for part in parts.values()) / tokens,
-        state_bytes=4 * held,
+        state_bytes=4 * kept + 2 * a_moment * sum(sizes[group] for group in trained),
     )
 
 
