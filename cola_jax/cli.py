@@ -6,10 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cola_jax.commands import check_goldens, convert, demo, evaluate, generate, prepare, score, train
+from cola_jax.commands import check_goldens, convert, demo, evaluate, generate, likelihood, prepare, score, train
 from cola_jax.commands.arguments import Misuse, assignments
 
-COMMANDS = (demo, train, generate, evaluate, score, prepare, convert, check_goldens)  # in the order of the help
+COMMANDS = (
+    demo,
+    train,
+    generate,
+    evaluate,
+    score,
+    likelihood,
+    prepare,
+    convert,
+    check_goldens,
+)  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
