@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cola_jax.commands import check_goldens, convert, demo, evaluate, generate, likelihood, prepare, score, train
+from cola_jax.commands import (
+    check_goldens,
+    compile,
+    convert,
+    demo,
+    evaluate,
+    generate,
+    likelihood,
+    prepare,
+    score,
+    train,
+)
 from cola_jax.commands.arguments import Misuse, assignments
 
 COMMANDS = (
@@ -17,6 +28,7 @@ COMMANDS = (
     score,
     likelihood,
     prepare,
+    compile,
     convert,
     check_goldens,
 )  # in the order of the help

@@ -1,11 +1,19 @@
 import json
+import os
 from pathlib import Path
 
 import jax
 import pytest
 
 HERE = Path(__file__).parent
-QUICK = {"models", "diffusion", "families", "generate", "interop"}  # many small programs, each run a few times
+QUICK = {
+    "models",
+    "diffusion",
+    "families",
+    "generate",
+    "interop",
+    "scaling",
+}  # many small programs, each run a few times
 
 TINY_TEXT = """
 import json
@@ -40,6 +48,14 @@ def compile_in_a_hurry(request):
     jax.config.update("jax_disable_most_optimizations", folder == HERE or folder.name in QUICK)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session")
+def tpu_compiler():
+    """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install libtpu")
+    os.putenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    os.putenv("TPU_SKIP_MDS_QUERY", "1")
 
 
 @pytest.fixture(scope="session")

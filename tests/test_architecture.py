@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cola_jax"
 FOLDERS = ("cola_jax", "experiments", "tests", "benchmarks", "launch")
 
-# Who may import whom; everyone may import config, and a room itself. `family` is families.family, what a family is.
+# Who may import whom; everyone may import config, and a room itself. `family` is families.family and families.cost: what a
+# family is and costs.
 MAY_IMPORT = {
     "config": set(),
     "models": set(),
@@ -20,11 +21,19 @@ MAY_IMPORT = {
     "families": {"models", "diffusion", "generate"},
     "data": set(),
     "parallel": set(),
-    "train": {"parallel", "family", "table"},
+    "train": {"parallel", "family", "table", "scaling"},
     "scaling": {"family", "table"},
     "interop": {"families", "table", "parallel", "generate", "models", "diffusion"},
 }
-ON_TOP = {"cli", "commands", "convert", "demo", "runs", "writer"}  # they put rooms together; no room imports them
+ON_TOP = {
+    "cli",
+    "commands",
+    "compile",
+    "convert",
+    "demo",
+    "runs",
+    "writer",
+}  # they put rooms together; no room imports them
 COMMANDS = {"commands"}  # a room on top: it may import all but the command line
 BELOW_RUNS = {"evaluate"}  # evaluates what runs and writers leave behind
 
@@ -53,7 +62,9 @@ def room(module):
     """The room of a module. Of the families, `family` and the table FAMILIES are told apart from what is in them."""
     parts = module.split(".")[1:]
     if parts and parts[0] == "families":
-        return {("families",): "table", ("families", "family"): "family"}.get(tuple(parts), "families")
+        return {("families",): "table", ("families", "family"): "family", ("families", "cost"): "family"}.get(
+            tuple(parts), "families"
+        )
     return parts[0] if parts else "cola_jax"
 
 

@@ -75,6 +75,7 @@ from cola_jax.config.fields import (
 from cola_jax.config.fields import (
     VAEBlockConfig as VAEBlockConfig,
 )
+from cola_jax.config.platform import for_platform as for_platform
 from cola_jax.config.sizes import mask_id as mask_id
 from cola_jax.config.sizes import tokens_of_block as tokens_of_block
 from cola_jax.config.sizes import vocabulary as vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from cola_jax.config.axes import MESH_AXES
 from cola_jax.config.fields import ObjectiveConfig, RunConfig, SamplingConfig
 from cola_jax.config.sizes import tokens_of_block
 
@@ -97,18 +98,20 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
     }
     checks = [(not 0 <= value <= 1, f"{name}={value} must be between 0 and 1") for name, value in shares.items()]
     checks += [(value < 0, f"{name}={value} must not be negative") for name, value in weights.items()]
-    axes = (c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
+    axes = tuple(getattr(c.mesh, axis) for axis in MESH_AXES)
     return checks + [
         (flow.timestep_scale <= 0, f"flow.timestep_scale={flow.timestep_scale} must be positive"),
         (
             optimizer.schedule == "cosine" and optimizer.decay_steps <= optimizer.warmup_steps,
             f"optimizer.decay_steps={optimizer.decay_steps} must exceed warmup_steps={optimizer.warmup_steps}",
         ),
+        (optimizer.muon_steps < 1, f"optimizer.muon_steps={optimizer.muon_steps} must be at least 1"),
+        (not 0 <= optimizer.muon_momentum < 1, "optimizer.muon_momentum must be at least 0 and less than 1"),
         (optimizer.learning_rate <= 0, f"optimizer.learning_rate={optimizer.learning_rate} must be positive"),
         (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
         (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
         (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
-        (axes.count(-1) > 1, f"mesh: only one of data, fsdp, tensor may be -1, got {axes}"),
+        (axes.count(-1) > 1, f"mesh: only one of {', '.join(MESH_AXES)} may be -1, got {axes}"),
         (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
     ]
 

@@ -166,8 +166,14 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule (Table 8). Weight decay applies to every parameter, the default of torch.optim.AdamW."""
+    """AdamW and its schedule (Table 8). Weight decay applies to every parameter, the default of torch.optim.AdamW.
 
+    muon: the momentum of a layer's matrices is orthogonalised by Newton-Schulz steps (Jordan et al. 2024) and scaled so that
+    its root mean square is that of an AdamW update, 0.2 (Liu et al. 2025, arXiv 2502.16982): rates and decay carry over.
+    Everything else (embeddings, read-outs, norms, biases) stays with AdamW.
+    """
+
+    name: str = "adamw"  # adamw | muon
     learning_rate: float = 1.5e-4
     initial_learning_rate: float = 1e-6
     final_learning_rate: float = 1e-5
@@ -179,6 +185,8 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 0.01
     clip_norm: float = 1.0  # global gradient norm; 0: no clip
+    muon_momentum: float = 0.95
+    muon_steps: int = 5  # Newton-Schulz iterations
 
 
 @dataclass(frozen=True)
@@ -209,10 +217,14 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as a mesh of named axes; -1 takes what is left."""
+    """Devices as a mesh of named axes, slowest links first; -1 takes what is left."""
 
-    data: int = -1  # batch split, parameters replicated
+    replica: int = (
+        1  # batch split, parameters replicated, across slices (the data-centre network); a multiple of the slices
+    )
+    data: int = -1  # batch split, parameters replicated, within a slice
     fsdp: int = 1  # batch split, parameters split too
+    sequence: int = 1  # positions of a row split: keys travel, queries and blocks stay
     tensor: int = 1  # heads, feed-forward and vocabulary split
 
 
@@ -297,6 +309,7 @@ CHOICES = {
     "flow.time_per": ("sample", "block"),
     "flow.encoder_gradient": ("none", "input", "input_and_target"),
     "objective.latent_policy": ("fixed", "joint", "scratch", "interval"),
+    "optimizer.name": ("adamw", "muon"),
     "optimizer.schedule": ("cosine", "constant"),
     "compute.dtype": ("auto", "float32", "bfloat16"),
     "compute.remat": ("none", "minimal", "full"),

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
-from cola_jax.models import build
+from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -55,7 +56,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     hidden, _ = net.apply(variables, batch["tokens"], batch["positions"], segments, causal, method="hidden")
     targets, weights = next_tokens(batch)
     losses, correct = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
+        lambda h: net.apply(variables, h, True, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
     )
     sums = {
         "cross_entropy": jnp.sum(losses * weights),
@@ -117,6 +118,15 @@ def generate(
         yield jax.device_get(stretch.tokens).tolist(), stretch
 
 
+def cost(cfg: RunConfig) -> Cost:
+    net, length = cfg.backbone, cfg.train.sequence_length
+    works = {
+        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute.attention_chunks)),
+        "logits": flops.dense(length, net.dim, net.vocab_size),
+    }
+    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
+
+
 def log_likelihood(
     cfg: RunConfig,
     params: Any,
@@ -174,5 +184,7 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    generate_step=partial(next_token.abstract_step, count=STRETCH),
+    cost=cost,
     log_likelihood=log_likelihood,
 )

@@ -18,12 +18,13 @@ import numpy as np
 from cola_jax.config import ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
+from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
 from cola_jax.generate.prompts import Place, pad_prompts
-from cola_jax.models import build
+from cola_jax.models import build, flops
 from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
 
@@ -213,6 +214,30 @@ def frozen(cfg: RunConfig, params: Any) -> Any:
     return {"encoder": params["encoder"]} if cfg.objective.reference_weight > 0 else {}
 
 
+def cost(cfg: RunConfig) -> Cost:
+    """The cost of a step; under latent_policy=interval, the mean over a period."""
+    policy, period, joint = cfg.objective.latent_policy, cfg.objective.interval_period, cfg.objective.interval_joint
+    if policy != "interval":
+        return _step_cost(cfg, policy != "fixed", policy != "fixed")
+    share = joint / period
+    return mean([(share, _step_cost(cfg, True, True)), (1.0 - share, _step_cost(cfg, False, True))])
+
+
+def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
+    """The cost of a step that trains the VAE or not, in a run that keeps moments of the VAE or not."""
+    length, latents = cfg.train.sequence_length, cfg.train.sequence_length // cfg.vae.patch_size
+    parts = vae_terms.cost_parts(cfg, vae_trained)
+    frozen: tuple[str, ...] = ()
+    if cfg.objective.reference_weight > 0:
+        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute.attention_chunks), FORWARD)
+        frozen = ("encoder",)
+    times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1
+    shared = cfg.train.accumulate / cfg.train.batch_size  # the clean stream's t = 0 is embedded once a microbatch
+    chunks = cfg.compute.attention_chunks
+    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, chunks), TRAINED)
+    return of_parts(cfg, init, parts, ("encoder", "decoder", "dit") if vae_moments else ("dit",), frozen)
+
+
 FAMILY = Family(
     name="cola",
     groups=("encoder", "decoder", "dit"),
@@ -224,5 +249,7 @@ FAMILY = Family(
     learning_rate_ratio=learning_rate_ratio,
     frozen=frozen,
     generate=generate,
+    generate_step=block_loop.abstract_step,
+    cost=cost,
     log_likelihood=cola_likelihood.log_likelihood,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import Cost
 from cola_jax.families.likelihood import Likelihood
 
 Tree = Any
@@ -34,9 +35,13 @@ class Family:
       learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
       generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
         details) block by block; None where a family does not write text.
+      generate_step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is
+        called with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too. None where
+        `generate` is.
       log_likelihood: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each
         answer given its prompt; None where a family does not write text. prompt_tokens: as in generate, of both together.
       frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
+      cost: (cfg) -> parameters, FLOPs of loss and gradient a token, and bytes; of the mean step where steps differ.
     """
 
     name: str
@@ -49,4 +54,6 @@ class Family:
     learning_rate_ratio: Callable[[RunConfig], dict[str, float]]
     frozen: Callable[..., Tree]
     generate: Callable[..., Any] | None
+    generate_step: Callable[[RunConfig, Tree, int, int], tuple[Any, tuple[Any, ...]]] | None
+    cost: Callable[[RunConfig], Cost]
     log_likelihood: Callable[..., Likelihood] | None

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import RunConfig, mask_id
+from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
 from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
-from cola_jax.models import build
+from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -65,7 +66,10 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     segments = jnp.where(inside, batch["segments"], -1)
     hidden, _ = net.apply(variables, tokens, batch["positions"], segments, bidirectional, method="hidden")
     losses, correct = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"), hidden, batch["tokens"], cfg.compute.cross_entropy_chunk
+        lambda h: net.apply(variables, h, True, method="to_logits"),
+        hidden,
+        batch["tokens"],
+        cfg.compute.cross_entropy_chunk,
     )
     sums = {
         "bound": jnp.sum(losses * masked / noise["p"][:, None]),
@@ -193,11 +197,20 @@ def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
         x_BN = jnp.where(masked, mask_id(cfg), tokens_BN)
         h, _ = net.apply(variables, x_BN, positions, segments, bidirectional, method="hidden")
         losses, _ = chunked_cross_entropy(
-            lambda h: net.apply(variables, h, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
+            lambda h: net.apply(variables, h, True, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
         )
         return total_B - jnp.sum(losses * masked, axis=-1) * count_B / hidden_B, None
 
     return jax.lax.scan(body, jnp.zeros(tokens_BN.shape[0]), jnp.arange(draws))[0]
+
+
+def cost(cfg: RunConfig) -> Cost:
+    net, length = cfg.backbone, cfg.train.sequence_length
+    works = {
+        "backbone": flops.backbone(net, length, pairs.full(length)),
+        "logits": flops.dense(length, net.dim, net.vocab_size),
+    }
+    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
 
 
 FAMILY = Family(
@@ -211,5 +224,7 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"backbone": 1.0},
     frozen=lambda cfg, params: {},
     generate=generate,
+    generate_step=unmask.abstract_step,
+    cost=cost,
     log_likelihood=log_likelihood,
 )

@@ -8,6 +8,7 @@ import jax
 
 from cola_jax.config import RunConfig
 from cola_jax.families import vae_terms
+from cola_jax.families.cost import Cost, of_parts
 from cola_jax.families.family import Family
 
 
@@ -34,6 +35,10 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
     return vae_terms.summarize(vae_terms.per_token(cfg, sums, sums))
 
 
+def cost(cfg: RunConfig) -> Cost:
+    return of_parts(cfg, vae_terms.init, vae_terms.cost_parts(cfg, trained=True), ("encoder", "decoder"))
+
+
 FAMILY = Family(
     name="text_vae",
     groups=("encoder", "decoder"),
@@ -45,5 +50,7 @@ FAMILY = Family(
     learning_rate_ratio=lambda cfg: {"encoder": 1.0, "decoder": 1.0},
     frozen=lambda cfg, params: {},
     generate=None,
+    generate_step=None,
+    cost=cost,
     log_likelihood=None,
 )

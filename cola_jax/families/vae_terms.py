@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import FORWARD, TRAINED, Part
 from cola_jax.families.keys import key_of, row_keys
-from cola_jax.models import build
+from cola_jax.models import build, flops
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 from cola_jax.models.text_vae import Posterior
 
@@ -72,11 +73,11 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 class Encoded(NamedTuple):
-    """The rows as they are and, where the mask loss is on, with masked tokens, one after the other in the batch axis."""
+    """The rows as they are and, where the mask loss is on, with masked tokens, each beside its row in the batch axis."""
 
     posterior: Posterior  # of the rows as they are
     z0: jax.Array  # (B, N, C) samples
-    all_z0: jax.Array  # (B or 2B, N, C): those, then the masked rows' samples
+    all_z0: jax.Array  # (B or 2B, N, C): those and the masked rows' samples, in turns
     copies: int
 
 
@@ -85,13 +86,24 @@ def encode(cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, 
     tokens, eps, copies = batch["tokens"], noise["posterior"], 1
     if "masked" in noise:
         masked = jnp.where(noise["masked"], cfg.vae.vocab_size, tokens)  # row V of the embedding is the mask token
-        tokens, copies = jnp.concatenate([tokens, masked]), 2
-        eps = jnp.concatenate([eps, noise["posterior_masked"]])
+        tokens, copies = in_turns(tokens, masked), 2
+        eps = in_turns(eps, noise["posterior_masked"])
     both = repeat(where, copies)
     posterior = posterior_of(cfg, params, tokens, both, copies)
     z0 = posterior.mean if posterior.logvar is None else posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
-    rows = batch["tokens"].shape[0]
-    return Encoded(jax.tree.map(lambda leaf: leaf[:rows], posterior), z0[:rows], z0, copies)
+    first = lambda leaf: apart(leaf, copies)[:, 0]
+    return Encoded(jax.tree.map(first, posterior), first(z0), z0, copies)
+
+
+def in_turns(*copies: jax.Array) -> jax.Array:
+    """Returns copies of a batch with the copies of a row beside each other: where rows are split over devices, none moves."""
+    together = jnp.stack(copies, axis=1)
+    return together.reshape(-1, *together.shape[2:])
+
+
+def apart(x: jax.Array, copies: int) -> jax.Array:
+    """The inverse of `in_turns`: (copies B, ...) -> (B, copies, ...)."""
+    return x.reshape(-1, copies, *x.shape[1:])
 
 
 def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layout, copies: int = 1) -> Posterior:
@@ -99,14 +111,13 @@ def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layou
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, where.positions, where.segments)
     if cfg.vae.fixed_logsnr is None:
         return posterior
-    apart = lambda x: x.reshape(copies, -1, *x.shape[1:])
-    total = jnp.sum(apart(jnp.square(posterior.mean) * where.weights[..., None]), axis=(1, 2, 3), keepdims=True)
-    latents = jnp.sum(apart(where.weights), axis=(1, 2))[:, None, None, None]
+    squares = apart(jnp.square(posterior.mean) * where.weights[..., None], copies)
+    total = jnp.sum(squares, axis=(0, 2, 3))[:, None, None]
+    latents = jnp.sum(apart(where.weights, copies), axis=(0, 2))[:, None, None]
     power = jnp.where(latents > 0, total / jnp.maximum(latents * cfg.vae.latent_dim, 1.0), 1.0)
     logvar = jax.lax.stop_gradient(jnp.log(power)) - cfg.vae.fixed_logsnr  # sigma^2 = mean(mu^2) e^{-logSNR}, SPEC 2
-    return Posterior(
-        posterior.mean, jnp.broadcast_to(logvar, apart(posterior.mean).shape).reshape(posterior.mean.shape)
-    )
+    shape = posterior.mean.shape
+    return Posterior(posterior.mean, jnp.broadcast_to(logvar, apart(posterior.mean, copies).shape).reshape(shape))
 
 
 def decode_sums(
@@ -116,17 +127,17 @@ def decode_sums(
     net, variables = build.decoder(cfg), {"params": params["decoder"]}
     both = repeat(where, encoded.copies)
     hidden, _ = net.apply(variables, encoded.all_z0, both.positions, both.segments, method="hidden")
-    targets = jnp.concatenate([batch["tokens"]] * encoded.copies)
+    targets = in_turns(*[batch["tokens"]] * encoded.copies)
     losses, correct = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
+        lambda h: net.apply(variables, h, True, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
     )
-    rows = batch["tokens"].shape[0]
+    losses, correct = apart(losses, encoded.copies), apart(correct, encoded.copies)
     sums = {
-        "reconstruction": jnp.sum(losses[:rows] * batch["weights"]),
-        "correct": jnp.sum(correct[:rows] * batch["weights"]),
+        "reconstruction": jnp.sum(losses[:, 0] * batch["weights"]),
+        "correct": jnp.sum(correct[:, 0] * batch["weights"]),
     }
     if encoded.copies == 2:
-        sums["mask"] = jnp.sum(losses[rows:] * noise["masked"])
+        sums["mask"] = jnp.sum(losses[:, 1] * noise["masked"])
     return sums
 
 
@@ -172,5 +183,17 @@ def summarize(means: dict[str, Any]) -> dict[str, Any]:
 
 
 def repeat(where: Layout, copies: int) -> Layout:
-    """The layout of a batch that stands `copies` times in its batch axis."""
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf] * copies), where)
+    """The layout of a batch whose rows stand `copies` times in its batch axis."""
+    return jax.tree.map(lambda leaf: in_turns(*[leaf] * copies), where)
+
+
+def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
+    """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
+    tokens, chunks = cfg.train.sequence_length, cfg.compute.attention_chunks
+    gradient, copies = TRAINED if trained else FORWARD, 2 if cfg.objective.mask_weight > 0 else 1
+    works = {
+        "encoder": flops.encoder(cfg.vae, tokens, chunks),
+        "decoder": flops.decoder(cfg.vae, tokens, chunks),
+        "logits": flops.dense(tokens, cfg.vae.dim, cfg.vae.vocab_size),
+    }
+    return {name: Part(work.times(copies), gradient) for name, work in works.items()}

@@ -150,6 +150,21 @@ def write_block(
     return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
 
 
+def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[Any, tuple[Any, ...]]:
+    """Returns `write_block` and its arguments as shapes, behind `rows` prompts of whole blocks, at least `prompt` tokens."""
+    tokens_a_block = cfg.dit.block_size * cfg.vae.patch_size
+    padded = -(-prompt // tokens_a_block) * tokens_a_block
+    blocks = -(-cfg.sampling.max_new_tokens // tokens_a_block)
+    of = jax.ShapeDtypeStruct
+    times = jax.eval_shape(partial(time_table, cfg, guidance=cfg.sampling.guidance), params)
+    read = partial(read_prompt, cfg, new_blocks=blocks)
+    progress, _ = jax.eval_shape(
+        lambda p, tokens, known: read(p, tokens, known), params, of((rows, padded), "int32"), of((rows,), "int32")
+    )
+    noise = of((rows, cfg.dit.block_size, cfg.vae.latent_dim), "float32")
+    return write_block, (compiled_config(cfg), params, times, progress, None, noise, of((rows, 2), "uint32"))
+
+
 def _guided_velocity(cfg, params, times, context, z_BSC, at_t, known_BS):
     """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
     guided = cfg.sampling.guidance != 1.0

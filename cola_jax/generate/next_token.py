@@ -75,3 +75,11 @@ def write_tokens(
 
     progress, (chosen_TB, log_probs_TB) = jax.lax.scan(body, progress, first + jnp.arange(count))
     return Stretch(chosen_TB.T, log_probs_TB.T), progress
+
+
+def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int, count: int) -> tuple[Any, tuple[Any, ...]]:
+    """Returns `write_tokens` and its arguments as shapes: `count` tokens, behind `rows` prompts of `prompt` tokens."""
+    of, room = jax.ShapeDtypeStruct, -(-cfg.sampling.max_new_tokens // count) * count
+    read = lambda params, tokens_BL, length_B: read_prompt(cfg, params, tokens_BL, length_B, room)
+    progress = jax.eval_shape(read, params, of((rows, prompt), "int32"), of((rows,), "int32"))
+    return write_tokens, (compiled_config(cfg), params, progress, of((rows, 2), "uint32"), of((), "int32"), count)

@@ -93,6 +93,16 @@ def fill_block(
     return x_BN[rows, places], canvas._replace(tokens=x_BN)
 
 
+def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[Any, tuple[Any, ...]]:
+    """Returns `fill_block` and its arguments as shapes, for `rows` prompts of `prompt` tokens."""
+    of, schedule = jax.ShapeDtypeStruct, schedule_of(cfg)
+    tokens = of((rows, prompt + cfg.sampling.max_new_tokens), "int32")
+    canvas = Canvas(tokens, tokens, of((rows,), "int32"))
+    fills = of(schedule.fills.shape, "int32")
+    keys, block = of((rows, 2), "uint32"), of((), "int32")
+    return fill_block, (compiled_config(cfg), params, canvas, keys, block, fills, schedule.length)
+
+
 def _logits(cfg, params, x_BN, positions, segments, prompt, places_BM):
     """Logits (B, M, V) of the tokens at `places`, guided as cfg says; the mask itself is never chosen."""
     net, variables = build.backbone(cfg), {"params": params["backbone"]}

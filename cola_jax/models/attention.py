@@ -107,12 +107,13 @@ def clean_noisy_attention(
     last = k_clean.shape[2]
     clean_out, noisy_out = [], []
     for start, end in chunk_bounds(q_noisy.shape[2], block_size, chunks):
-        seen = min(end, last)
-        past = _block_mask(visibility.earlier_block, (start, end), (0, seen), block_size, segments_BN)
+        before = (end - 1) // block_size * block_size  # the last of these queries see no clean block but earlier ones
+        past = _block_mask(visibility.earlier_block, (start, end), (0, before), block_size, segments_BN)
         own = _block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
-        keys = jnp.concatenate([k_clean[:, :, :seen], k_noisy[:, :, start:end]], axis=2)
-        values = jnp.concatenate([v_clean[:, :, :seen], v_noisy[:, :, start:end]], axis=2)
+        keys = jnp.concatenate([k_clean[:, :, :before], k_noisy[:, :, start:end]], axis=2)
+        values = jnp.concatenate([v_clean[:, :, :before], v_noisy[:, :, start:end]], axis=2)
         noisy_out.append(_attend(q_noisy[:, :, start:end], keys, values, jnp.concatenate([past, own], axis=-1)))
+        seen = min(end, last)
         if q_clean is not None and start < seen:
             mask = _block_mask(visibility.block_causal, (start, seen), (0, seen), block_size, segments_BN)
             clean_out.append(_attend(q_clean[:, :, start:seen], k_clean[:, :, :seen], v_clean[:, :, :seen], mask))

@@ -14,6 +14,7 @@ from flax import linen as nn
 
 from cola_jax.config import BackboneConfig, ComputeConfig
 from cola_jax.models import attention, layers, visibility
+from cola_jax.models.axes import lay_out
 from cola_jax.models.cache import KVCache, append
 
 Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, int], jax.Array]
@@ -59,13 +60,14 @@ class BackboneBlock(nn.Module):
         kv_width = net.kv_heads * self.head_dim
         q, k, v = jnp.split(self.qkv(self.norm_attn(x_BLD)), [net.dim, net.dim + kv_width], axis=-1)
         q, k = layers.split_heads(q, net.num_heads), layers.split_heads(k, net.kv_heads)
-        return layers.rope_half(q, rope_BL2K), layers.rope_half(k, rope_BL2K), layers.split_heads(v, net.kv_heads)
+        q, k, v = (lay_out(x, "batch", "length", "heads", None) for x in (q, k, layers.split_heads(v, net.kv_heads)))
+        return layers.rope_half(q, rope_BL2K), layers.rope_half(k, rope_BL2K), v
 
     def finish(self, x_BLD: jax.Array, heads_BLHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
-        x = x_BLD + self.attn_out(layers.merge_heads(heads_BLHK))
-        gate, up = jnp.split(self.ffn_in(self.norm_ffn(x)), 2, axis=-1)
-        return x + self.ffn_out(nn.silu(gate) * up)
+        x = x_BLD + lay_out(self.attn_out(layers.merge_heads(heads_BLHK)), "batch", "length", None)
+        gate, up = jnp.split(lay_out(self.ffn_in(self.norm_ffn(x)), "batch", "length", "hidden"), 2, axis=-1)
+        return x + lay_out(self.ffn_out(nn.silu(gate) * up), "batch", "length", None)
 
 
 class Backbone(nn.Module):
@@ -84,7 +86,7 @@ class Backbone(nn.Module):
         self.blocks = self.param("blocks", layers.stacked_init(self.block, net.num_layers, *example))
         self.final_norm = layers.RMSNorm(net.norm_eps)
         if not net.tie_embeddings:
-            self.logits = nn.Dense(net.vocab_size, use_bias=False, dtype=self.dtype, kernel_init=dense_init(net))
+            self.logits = layers.ToVocabulary(net.vocab_size, self.dtype, dense_init(net), use_bias=False)
 
     def __call__(
         self, tokens_BL: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None, pattern: Pattern
@@ -126,12 +128,14 @@ class Backbone(nn.Module):
         return self.to_logits(self.final_norm(x)), append(cache, fresh, length_B)
 
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0)
+        return lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
 
-    def to_logits(self, h_BLD: jax.Array) -> jax.Array:
-        if self.config.tie_embeddings:
-            return jnp.einsum("bld,vd->blv", h_BLD, self.embedding.astype(self.dtype)).astype(jnp.float32)
-        return self.logits(h_BLD).astype(jnp.float32)
+    def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
+        """Returns fp32 logits (B, L, V); padded: see `layers.ToVocabulary`."""
+        if not self.config.tie_embeddings:
+            return self.logits(h_BLD, padded)
+        size, kernel = self.config.vocab_size, self.embedding.astype(self.dtype).T
+        return layers.finish_logits(layers.vocabulary_logits(h_BLD, kernel, size), size, padded)
 
 
 def dense_init(config: BackboneConfig) -> nn.initializers.Initializer:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from cola_jax.models.axes import lay_out
+
 
 def chunked_cross_entropy(
     to_logits: Callable[[jax.Array], jax.Array], h_BLD: jax.Array, targets_BL: jax.Array, chunk: int
@@ -24,20 +26,28 @@ def chunked_cross_entropy(
         return _cross_entropy(to_logits(h_BLD), targets_BL)
     pieces = -(-length // chunk)
     pad = pieces * chunk - length
-    h = jnp.pad(h_BLD, ((0, 0), (0, pad), (0, 0))).reshape(h_BLD.shape[0], pieces, chunk, -1)
-    targets = jnp.pad(targets_BL, ((0, 0), (0, pad))).reshape(-1, pieces, chunk)
+    # Position i goes to piece i mod pieces: where positions are split over devices, every device has a share of each piece.
+    apart = lambda x: jnp.moveaxis(jnp.pad(x, _behind(x, pad)).reshape(x.shape[0], chunk, pieces, *x.shape[2:]), 2, 0)
 
     @jax.checkpoint
     def piece(h_BcD, targets_Bc):
-        return _cross_entropy(to_logits(h_BcD), targets_Bc)
+        return _cross_entropy(to_logits(lay_out(h_BcD, "batch", "length", None)), targets_Bc)
 
-    losses, correct = jax.lax.map(lambda args: piece(*args), (jnp.moveaxis(h, 1, 0), jnp.moveaxis(targets, 1, 0)))
-    back = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1)[:, :length]
+    losses, correct = jax.lax.map(lambda args: piece(*args), (apart(h_BLD), apart(targets_BL)))
+    back = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1)[:, :length]
     return back(losses), back(correct)
 
 
+def _behind(x: jax.Array, pad: int) -> list[tuple[int, int]]:
+    return [(0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)]
+
+
 def _cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Nothing here is looked up by index: where the vocabulary is split over devices, only sums and maxima travel."""
     logits = logits_BLV.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, targets_BL[..., None], axis=-1)[..., 0]
-    correct = jnp.argmax(jax.lax.stop_gradient(logits), axis=-1) == targets_BL
-    return jax.nn.logsumexp(logits, axis=-1) - chosen, correct.astype(jnp.float32)
+    ids = jnp.arange(logits.shape[-1])
+    chosen = jnp.sum(jnp.where(ids == targets_BL[..., None], logits, 0.0), axis=-1)
+    fixed = jax.lax.stop_gradient(logits)
+    highest = jnp.max(fixed, axis=-1, keepdims=True)
+    argmax = jnp.min(jnp.where(fixed == highest, ids, ids.size), axis=-1)  # the first, as jnp.argmax has it
+    return jax.nn.logsumexp(logits, axis=-1) - chosen, (argmax == targets_BL).astype(jnp.float32)

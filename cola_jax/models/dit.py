@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
+from cola_jax.models.axes import lay_out
 from cola_jax.models.cache import KVCache
 from cola_jax.models.layers import rope_half as rotate
 
@@ -111,14 +112,16 @@ class DiTBlock(nn.Module):
         dit = self.config
         h = layers.modulate(x_BND, mod.attn_shift, mod.attn_scale, dit.norm_eps)
         q, k, v = (layers.split_heads(part, dit.num_heads) for part in jnp.split(self.qkv(h), 3, axis=-1))
+        q, k, v = (lay_out(part, "batch", "length", "heads", None) for part in (q, k, v))
         return self.q_norm(q), self.k_norm(k), v
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array, mod: Modulation) -> jax.Array:
         """Adds the gated attention output and the gated MLP."""
-        a = self.attn_out(layers.merge_heads(heads_BNHK))
+        a = lay_out(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
         x = x_BND + (mod.attn_gate * a).astype(x_BND.dtype)
         h = layers.modulate(x, mod.mlp_shift, mod.mlp_scale, self.config.norm_eps)
-        f = self.mlp_out(layers.gelu_tanh(self.mlp_in(h)))
+        f = self.mlp_out(layers.gelu_tanh(lay_out(self.mlp_in(h), "batch", "length", "hidden")))
+        f = lay_out(f, "batch", "length", None)
         return x + (mod.mlp_gate * f).astype(x.dtype)
 
 
@@ -312,7 +315,7 @@ class DiT(nn.Module):
         return layers.rope_table(positions_BN, self.config.rope_dim, self.config.rope_theta)
 
     def _embed(self, z_BNC):
-        return self.input(z_BNC.astype(self.dtype))
+        return lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
 
     def _output_modulation(self, emb):
         return tuple(jnp.split(self.output_ada(nn.silu(emb)).astype(jnp.float32), 2, axis=-1))

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cola_jax.models.axes import lay_out, shards
+
 
 class LayerNorm(nn.Module):
     """Layer norm over the last axis in fp32, returned in the dtype of the input."""
@@ -38,6 +40,46 @@ class RMSNorm(nn.Module):
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         return (y * self.param("scale", nn.initializers.ones, (x.shape[-1],))).astype(x.dtype)
+
+
+class ToVocabulary(nn.Module):
+    """A dense layer to the logits of V tokens, split over devices by token, whatever V is.
+
+    The kernel is kept as the rules have it. To be multiplied it is padded to a multiple of the shards; the padding's logits
+    are -inf and, unless `padded`, cut off.
+    """
+
+    vocab_size: int
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
+        """Returns fp32 logits (B, L, V), or (B, L, V rounded up) if padded."""
+        kernel = self.param("kernel", self.kernel_init, (h_BLD.shape[-1], self.vocab_size))
+        bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,)) if self.use_bias else None
+        logits = vocabulary_logits(h_BLD.astype(self.dtype), kernel.astype(self.dtype), self.vocab_size)
+        if bias is not None:
+            logits = logits + jnp.pad(bias, (0, logits.shape[-1] - self.vocab_size)).astype(self.dtype)
+        return finish_logits(logits, self.vocab_size, padded)
+
+
+def vocabulary_logits(h_BLD: jax.Array, kernel_DV: jax.Array, vocab_size: int) -> jax.Array:
+    """h W with W's columns padded to a multiple of the vocabulary's shards and split over them."""
+    pad = -vocab_size % shards("vocabulary")
+    kernel = lay_out(jnp.pad(kernel_DV, ((0, 0), (0, pad))), None, "vocabulary")
+    return lay_out(h_BLD @ kernel, "batch", "length", "vocabulary")
+
+
+def finish_logits(logits_BLV: jax.Array, vocab_size: int, padded: bool) -> jax.Array:
+    """fp32 logits, those of no token at -inf or cut off."""
+    logits = logits_BLV.astype(jnp.float32)
+    if logits.shape[-1] == vocab_size:
+        return logits
+    if not padded:
+        return logits[..., :vocab_size]
+    return jnp.where(jnp.arange(logits.shape[-1]) < vocab_size, logits, -jnp.inf)
 
 
 def normalize(x: jax.Array, eps: float) -> jax.Array:

@@ -13,6 +13,7 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, TextVAEConfig
 from cola_jax.models import attention, layers, visibility
+from cola_jax.models.axes import lay_out
 from cola_jax.models.cache import KVCache, append
 
 LOGVAR_RANGE = (-30.0, 20.0)
@@ -65,11 +66,12 @@ class VAEBlock(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = layers.split_heads(q, vae.num_heads), layers.split_heads(k, self.kv_heads)
         v = layers.split_heads(v, self.kv_heads)
+        q, k, v = (lay_out(x, "batch", "length", "heads", None) for x in (q, k, v))
         return layers.rope_half(q, rope_BN2K), layers.rope_half(k, rope_BN2K), v
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
-        a = self.attn_out(layers.merge_heads(heads_BNHK))
+        a = lay_out(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
         if self.config.block.post_norm:
             x = self.norm_attn(x_BND) + a
             return x + self.norm_ffn(self.feed_forward(x))
@@ -77,7 +79,7 @@ class VAEBlock(nn.Module):
         return x + self.feed_forward(self.norm_ffn(x))
 
     def feed_forward(self, x_BND: jax.Array) -> jax.Array:
-        h = self.ffn_in(x_BND)
+        h = lay_out(self.ffn_in(x_BND), "batch", "length", "hidden")
         match self.config.block.activation:
             case "swiglu":
                 value, gate = jnp.split(h, 2, axis=-1)
@@ -86,7 +88,7 @@ class VAEBlock(nn.Module):
                 h = nn.silu(h)
             case "gelu":
                 h = nn.gelu(h, approximate=False)
-        return self.ffn_out(h)
+        return lay_out(self.ffn_out(h), "batch", "length", None)
 
 
 class BlockStack(nn.Module):
@@ -168,8 +170,9 @@ class Encoder(nn.Module):
         """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
         vae = self.config
         batch, length = tokens_BL.shape
-        x = jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0)
+        x = lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
         x = self.patch(x.reshape(batch, length // vae.patch_size, vae.patch_size * vae.dim))
+        x = lay_out(x, "batch", "length", None)
         x, _ = self.stack(x, positions_BN, segments_BN)
         h = self.head(x.astype(jnp.float32))
         mean, logvar = h[..., : vae.latent_dim], None
@@ -194,7 +197,7 @@ class Decoder(nn.Module):
         nn.share_scope(self, self.stack)
         self.unpatch = nn.Dense(vae.patch_size * vae.dim, dtype=self.dtype, kernel_init=dense_init(vae))
         self.final_norm = layers.LayerNorm(vae.block.norm_eps)
-        self.logits = nn.Dense(vae.vocab_size, use_bias=vae.block.bias, dtype=self.dtype, kernel_init=dense_init(vae))
+        self.logits = layers.ToVocabulary(vae.vocab_size, self.dtype, dense_init(vae), vae.block.bias)
 
     def __call__(self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> jax.Array:
         """Decodes latents to fp32 logits (B, L, V)."""
@@ -204,7 +207,8 @@ class Decoder(nn.Module):
         self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
     ) -> tuple[jax.Array, KVCache]:
         """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
-        x, cache = self.stack(self.input(z_BNC.astype(self.dtype)), positions_BN, segments_BN)
+        x = lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
+        x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
 
     def extend(self, z_BSC: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
@@ -212,12 +216,13 @@ class Decoder(nn.Module):
         x, cache = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B)
         return self.to_logits(self._unpatch(x)), cache
 
-    def to_logits(self, h_BLD: jax.Array) -> jax.Array:
-        return self.logits(h_BLD).astype(jnp.float32)
+    def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
+        """Returns fp32 logits (B, L, V); padded: see `layers.ToVocabulary`."""
+        return self.logits(h_BLD, padded)
 
     def _unpatch(self, x_BND: jax.Array) -> jax.Array:
         batch, length, dim = x_BND.shape
-        x = self.unpatch(x_BND).reshape(batch, length, dim, self.config.patch_size)
+        x = lay_out(self.unpatch(x_BND), "batch", "length", None).reshape(batch, length, dim, self.config.patch_size)
         return self.final_norm(jnp.einsum("bndp->bnpd", x).reshape(batch, -1, dim))
 
 

@@ -6,20 +6,20 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cola_jax.config.axes import BATCH_AXES as BATCH_AXES
+from cola_jax.config.axes import MESH_AXES as AXES
 from cola_jax.config.fields import MeshConfig, TrainConfig
-
-AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # both split the rows of a batch
 
 
 class MeshError(ValueError):
     """Sizes that do not fit the devices, the batch or a parameter; the message names the field to change."""
 
 
-def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, int, int]:
+def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, ...]:
     """Returns the sizes of AXES on `num_devices` devices, -1 filled in.
 
     Raises:
@@ -42,23 +42,35 @@ def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns the mesh over `devices` (all of them by default), axes data, fsdp, tensor, types Auto.
+    """Returns the mesh over `devices` (all of them by default), axes AXES, types Auto.
+
+    Where the devices lie in several slices, the replica axis alone runs across them.
 
     Raises:
-      MeshError: where the sizes do not multiply to the number of devices.
+      MeshError: where the sizes do not multiply to the number of devices, or the replica axis does not cover the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(cfg, len(devices))
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    if slices == 1:
+        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    if sizes[0] % slices:
+        raise MeshError(
+            f"mesh.replica={sizes[0]}: the devices lie in {slices} slices, which the replica axis alone runs across: "
+            f"it must be a multiple of {slices}"
+        )
+    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
+    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over data and fsdp, everything else whole."""
+    """Rows over the batch axes, everything else whole."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def microbatch_sharding(mesh: Mesh) -> NamedSharding:
-    """(microbatches, rows, ...): the rows of each microbatch over data and fsdp."""
+    """(microbatches, rows, ...): the rows of each microbatch over the batch axes."""
     return NamedSharding(mesh, P(None, BATCH_AXES))
 
 
@@ -73,6 +85,6 @@ def check_batch(cfg: TrainConfig, mesh: Mesh) -> None:
     if cfg.batch_size % cfg.accumulate or (cfg.batch_size // cfg.accumulate) % shards:
         raise MeshError(
             f"train.batch_size={cfg.batch_size} in train.accumulate={cfg.accumulate} microbatches does not divide over "
-            f"data*fsdp={mesh.shape['data']}*{mesh.shape['fsdp']} devices: train.batch_size must be a multiple of "
-            f"{cfg.accumulate * shards}"
+            f"{'*'.join(BATCH_AXES)}={'*'.join(str(mesh.shape[axis]) for axis in BATCH_AXES)} devices: train.batch_size must "
+            f"be a multiple of {cfg.accumulate * shards}"
         )

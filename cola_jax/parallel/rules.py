@@ -33,7 +33,8 @@ RULES: Rules = (
     (r"(decoder|dit)/input/kernel", P(None, "tensor")),
     (r"dit/time/in/kernel", P(None, "tensor")),
     (r"decoder/unpatch/kernel", P("fsdp", "tensor")),
-    (r"(decoder|backbone)/logits/kernel", P("fsdp", "tensor")),
+    # (D, V): the same; it is split by token where it is multiplied (models.layers.ToVocabulary).
+    (r"(decoder|backbone)/logits/kernel", P(("fsdp", "tensor"), None)),
     (r"dit/time/(hidden|out)/kernel", P("fsdp", "tensor")),
     (r"dit/output_ada/kernel", P("fsdp", "tensor")),
     (r"dit/output/kernel", P("fsdp", None)),

@@ -6,16 +6,21 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
 import jax
+from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
+from cola_jax.families.cost import Cost
 from cola_jax.families.family import Batch, Family, Tree
+from cola_jax.parallel.chips import chip_of
 from cola_jax.parallel.hosts import any_process, batch_putter
 from cola_jax.parallel.mesh import check_batch, make_mesh
 from cola_jax.parallel.rules import describe
+from cola_jax.scaling import accounting
 from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
@@ -94,11 +99,15 @@ def train(
             state = init_state(cfg, family, abstract, params_init)
         elif state.opt_state is None:
             state = begin(cfg, family, abstract, state.params)
+        cost = family.cost(cfg)
+        say(accounting.describe(cfg, cost))
+        mfu_of = _mfu_of(cost, mesh)
         put = batch_putter(mesh, cfg.train.batch_size)
-        log, progress = _writers(cfg, workdir, start, stream if first else None)
+        log, progress = _writers(cfg, workdir, start, stream if first else None, mfu_of)
         stack.callback(log.close)
         stack.callback(progress.close)
         run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, checkpoints, log, progress)
+        run.mfu_of = mfu_of
         check_best_metric(run)
         if first:
             claim(workdir, cfg)
@@ -107,11 +116,19 @@ def train(
         return _loop(run, state, start, batches, stop_asked)
 
 
-def _writers(cfg: RunConfig, workdir: Path, start: int, stream: TextIO | None) -> tuple[MetricsLog | NoLog, Progress]:
+def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
+    """Returns tokens a second -> MFU, None where the peak of the mesh's devices is not known."""
+    chip = chip_of(mesh.devices.flat[0])
+    return None if chip is None else partial(accounting.mfu, cost.useful, peak=chip.flops * mesh.size)
+
+
+def _writers(
+    cfg: RunConfig, workdir: Path, start: int, stream: TextIO | None, mfu_of: Callable[[float], float] | None
+) -> tuple[MetricsLog | NoLog, Progress]:
     """Returns the metrics log and the progress; those of processes without a stream write nothing."""
     tokens = cfg.train.batch_size * cfg.train.sequence_length
     log = NoLog() if stream is None else MetricsLog(workdir, start)
-    return log, Progress(stream, start, cfg.train.steps, tokens)
+    return log, Progress(stream, start, cfg.train.steps, tokens, mfu_of)
 
 
 def _loop(

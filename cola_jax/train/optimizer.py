@@ -1,4 +1,4 @@
-"""AdamW with one state a parameter group, one clip over the groups a step trains, and the learning rate's schedule."""
+"""AdamW or Muon with one state a parameter group, one clip over the groups a step trains, and the learning rate's schedule."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import optax
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import OptimizerConfig
 from cola_jax.families.family import Family
+from cola_jax.train import muon
 
 Tree = Any
 
@@ -28,9 +29,25 @@ def schedule(cfg: OptimizerConfig) -> Callable[[Any], jax.Array]:
     return optax.join_schedules([warmup, after], [cfg.warmup_steps])
 
 
-def adam(cfg: OptimizerConfig) -> optax.GradientTransformation:
-    """The moments and their bias correction; decay, rate and clip are applied in `update`."""
-    return optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+def directions(cfg: OptimizerConfig) -> optax.GradientTransformation:
+    """What turns gradients into directions by their moments; decay, rate and clip are applied in `update`."""
+    adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
+    if cfg.name == "adamw":
+        return adam
+    return optax.partition({"muon": muon.muon(cfg), "adam": adam}, muon.labels)
+
+
+def place_state(cfg: OptimizerConfig, state: Tree, places: Tree, rest: Any) -> Tree:
+    """Returns where each leaf of a group's moments goes: with its parameter (`places`), or to `rest`."""
+    is_absent = lambda x: isinstance(x, optax.MaskedNode)  # a parameter that another of the two transforms serves
+    return optax.tree.map_params(
+        directions(cfg),
+        lambda moment, place: moment if is_absent(moment) else place,
+        state,
+        places,
+        transform_non_params=lambda _: rest,
+        is_leaf=is_absent,
+    )
 
 
 def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
@@ -45,13 +62,13 @@ def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
 
 def init(cfg: RunConfig, family: Family, params: Tree) -> Tree:
     """Returns {group: moments} for the groups that are ever trained."""
-    return {group: adam(cfg.optimizer).init(params[group]) for group in ever_trained(cfg, family)}
+    return {group: directions(cfg.optimizer).init(params[group]) for group in ever_trained(cfg, family)}
 
 
 def update(
     cfg: RunConfig, family: Family, grads: Tree, opt_state: Tree, params: Tree, step: Any
 ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-    """Applies one AdamW update to the groups of `grads`; other groups keep their parameters and moments.
+    """Applies one update to the groups of `grads`; other groups keep their parameters and moments.
 
     Args:
       grads: {group: gradients} of the groups this step trains.
@@ -71,9 +88,9 @@ def update(
     params, opt_state = dict(params), dict(opt_state)
     for group in grads:
         clipped = jax.tree.map(lambda g: g * clip, grads[group])
-        direction, opt_state[group] = adam(opt).update(clipped, opt_state[group])
+        direction, opt_state[group] = directions(opt).update(clipped, opt_state[group])
         step_size = rate * ratios[group]
-        # p <- p - rate (m / (sqrt(v) + eps) + decay p)
+        # p <- p - rate (direction + decay p)
         params[group] = jax.tree.map(
             lambda p, d, size=step_size: p - size * (d + opt.weight_decay * p), params[group], direction
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
@@ -20,8 +20,16 @@ def clock(seconds: float) -> str:
 class Progress:
     """Progress over steps `start`..`total`. The time of the first step, which compiles, and of pauses does not count."""
 
-    def __init__(self, stream: TextIO | None, start: int, total: int, tokens_per_step: int):
-        """`stream` None says nothing, as all processes but the first do."""
+    def __init__(
+        self,
+        stream: TextIO | None,
+        start: int,
+        total: int,
+        tokens_per_step: int,
+        mfu_of: Callable[[float], float] | None = None,
+    ):
+        """`stream` None says nothing, as all processes but the first do. mfu_of: tokens a second to MFU, where it is known."""
+        self._mfu_of = mfu_of
         self._stream, self._total, self._tokens = stream, total, tokens_per_step
         self._mark: tuple[int, float] | None = None  # a step and the moment it was done
         self._paused = 0.0
@@ -41,9 +49,14 @@ class Progress:
         if self._mark is None:
             self._mark = (step, time.monotonic())
         if self._bar is not None:
-            speed = "" if self._rate is None else f", {self._rate:,.0f} tokens/s"
+            speed = "" if self._rate is None else f", {self.speed()}"
             self._bar.set_postfix_str(f"loss {loss:.4f}{speed}", refresh=False)
             self._bar.update(step - self._bar.n)
+
+    def speed(self) -> str:
+        """Returns the rate, and the MFU where the devices' peak is known."""
+        rate = f"{self._rate:,.0f} tokens/s"
+        return rate if self._mfu_of is None else f"{rate}  MFU {self._mfu_of(self._rate):.1%}"
 
     def report(self, step: int, loss: float) -> float | None:
         """Returns tokens a second since the last report, None if unknown yet; off a terminal writes a line too."""
@@ -53,7 +66,7 @@ class Progress:
         left = ""
         if step > since and seconds > 0:
             self._rate = (step - since) * self._tokens / seconds
-            left = f"  {self._rate:,.0f} tokens/s  {clock((self._total - step) * self._tokens / self._rate)} left"
+            left = f"  {self.speed()}  {clock((self._total - step) * self._tokens / self._rate)} left"
             self._mark, self._paused = (step, now), 0.0
         if self._bar is None:
             self.say(f"step {step}/{self._total}  loss {loss:.4f}{left}")

@@ -56,8 +56,14 @@ class Run:
     )
     metrics: dict[str, float] = field(default_factory=dict)
     heldout: dict[str, float] = field(default_factory=dict)
+    mfu_of: Callable[[float], float] | None = None  # tokens a second to MFU, where the devices' peak is known
     updates: dict[tuple[str, ...], Callable] = field(default_factory=dict)
     evaluation: Callable | None = None
+
+    def rates(self, tokens_per_second: float) -> dict[str, float]:
+        """The metrics of speed."""
+        found = {"tokens_per_second": tokens_per_second}
+        return found if self.mfu_of is None else {**found, "mfu": self.mfu_of(tokens_per_second)}
 
 
 def update_for(run: Run, trained: tuple[str, ...]) -> Callable:
@@ -84,7 +90,7 @@ def absorb(run: Run) -> bool:
     if nonfinite or step in (1, train.steps) or step % train.log_every == 0:
         values = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "nonfinite"}
         rate = run.progress.report(step, float(loss))
-        run.metrics = values if rate is None else {**values, "tokens_per_second": rate}
+        run.metrics = values if rate is None else {**values, **run.rates(rate)}
         run.log.write(step, run.metrics)
         if nonfinite:
             raise TrainingDiverged(step, [name for name, value in values.items() if not math.isfinite(value)])

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
@@ -67,12 +66,8 @@ def abstract_state(cfg: RunConfig, family: Family, mesh: Mesh) -> TrainState:
     """
     shapes = jax.eval_shape(_builder(cfg, family), {})
     params = rules.shardings(shapes.params, mesh)
-    moments = lambda group: optax.tree.map_params(
-        optimizer.adam(cfg.optimizer),
-        lambda _, sharding: sharding,
-        shapes.opt_state[group],
-        params[group],
-        transform_non_params=lambda _: replicated(mesh),
+    moments = lambda group: optimizer.place_state(
+        cfg.optimizer, shapes.opt_state[group], params[group], replicated(mesh)
     )
     opt_state = {group: moments(group) for group in shapes.opt_state}
     placed = TrainState(replicated(mesh), params, opt_state, rules.shardings(shapes.frozen, mesh))

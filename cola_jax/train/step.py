@@ -50,7 +50,8 @@ def train_step(
         fixed = {group: p for group, p in state.params.items() if group not in trained}
 
         def loss(params: Tree, *piece: Tree) -> tuple[jax.Array, Tree]:
-            return family.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # on which activations are laid out
+                return family.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
 
         grad = jax.value_and_grad(loss, has_aux=True)
         free = {group: state.params[group] for group in trained}
@@ -86,7 +87,8 @@ def eval_step(
         noise, counts = family.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)
         pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
         loss = lambda piece: family.loss(cfg, state.params, state.frozen, *piece, counts, state.step)
-        value, sums = _total(loss, pieces)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            value, sums = _total(loss, pieces)
         return value, jnp.sum(batch["weights"]), sums
 
     return jax.jit(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cola_jax.config import RunConfig, differences, to_dict
+from cola_jax.config.axes import MESH_AXES
 
 # What may change when a run is resumed: how often things are shown and kept, and what runs where. Nothing here changes a loss
 # beyond the order in which floats are added.
@@ -15,7 +16,7 @@ HARMLESS = (
     "train.log_every", "train.eval_every", "train.plot_every",
     "data.threads", "data.prefetch",
     "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.keep_best",
-    "mesh.data", "mesh.fsdp", "mesh.tensor",
+    *(f"mesh.{axis}" for axis in MESH_AXES),
 )  # fmt: skip
 
 

@@ -174,6 +174,8 @@ INCONSISTENT = [
     ({"objective__interval_joint": 9000}, "objective.interval_joint must be between 1"),
     ({"optimizer__decay_steps": 5000}, "optimizer.decay_steps=5000 must exceed warmup_steps=5000"),
     ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be positive"),
+    ({"optimizer__muon_steps": 0}, "optimizer.muon_steps=0 must be at least 1"),
+    ({"optimizer__muon_momentum": 1.0}, "optimizer.muon_momentum must be at least 0 and less than 1"),
     ({"sampling__temperature": -1.0}, "sampling.temperature=-1.0 must not be negative"),
     ({"sampling__repetition_penalty": 0.0}, "sampling.repetition_penalty must be positive"),
     ({"sampling__repaint_rounds": 0}, "sampling.repaint_rounds must be at least 1"),

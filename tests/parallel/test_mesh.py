@@ -16,9 +16,9 @@ class SizesOnly:
 
 
 def test_minus_one_takes_what_is_left():
-    assert axis_sizes(MeshConfig(data=-1, fsdp=2, tensor=2), 8) == (2, 2, 2)
-    assert axis_sizes(MeshConfig(data=2, fsdp=-1, tensor=1), 8) == (2, 4, 1)
-    assert axis_sizes(MeshConfig(data=8, fsdp=1, tensor=1), 8) == (8, 1, 1)
+    assert axis_sizes(MeshConfig(data=-1, fsdp=2, tensor=2), 8) == (1, 2, 2, 1, 2)
+    assert axis_sizes(MeshConfig(data=2, fsdp=-1, tensor=1), 8) == (1, 2, 4, 1, 1)
+    assert axis_sizes(MeshConfig(data=1, replica=-1, sequence=4), 8) == (2, 1, 1, 4, 1)
 
 
 @pytest.mark.parametrize("sizes", [dict(data=-1, fsdp=3), dict(data=2, fsdp=2), dict(data=16)])
@@ -36,7 +36,7 @@ def test_axis_types_are_auto():
 
 
 def test_a_microbatch_that_does_not_divide_is_refused_with_the_multiple_it_needs():
-    mesh = SizesOnly(data=2, fsdp=2, tensor=2)
+    mesh = SizesOnly(replica=1, data=2, fsdp=2, sequence=1, tensor=2)
     check_batch(TrainConfig(batch_size=16, accumulate=4), mesh)
     with pytest.raises(MeshError, match="multiple of 16"):
         check_batch(TrainConfig(batch_size=24, accumulate=4), mesh)

@@ -11,7 +11,7 @@ from cola_jax.families import cola
 from cola_jax.parallel.mesh import AXES, MeshError
 from cola_jax.parallel.rules import RULES, describe, shardings, spec_of
 
-MESH = AbstractMesh((2, 4, 2), AXES)
+MESH = AbstractMesh((1, 2, 4, 1, 2), AXES)
 
 
 def tree_of(**shapes):

@@ -102,3 +102,14 @@ def test_pauses_do_not_count_as_training_time():
 
 def test_durations_read_as_a_clock():
     assert [clock(5), clock(65), clock(3725)] == ["0:05", "1:05", "1:02:05"]
+
+
+def test_mfu_stands_in_every_line_where_the_peak_is_known():
+    stream = io.StringIO()
+    progress = Progress(stream, 0, 10, tokens_per_step=100, mfu_of=lambda rate: rate * 1e-9)
+    progress.report(1, 2.0)
+    progress.advance(1, 2.0)
+    time.sleep(0.01)
+    assert progress.report(2, 2.0) > 0
+    first, second = stream.getvalue().splitlines()
+    assert "MFU" not in first and "tokens/s  MFU 0.0%" in second

@@ -105,7 +105,7 @@ def test_the_update_is_adamw_after_a_clip_over_all_trained_groups():
     ratio = {"encoder": 0.5, "dit": 1.0}
     params = {group: {"w": jnp.arange(3.0) + 1} for group in ratio}
     grads = {"encoder": {"w": jnp.array([1.0, -2.0, 3.0])}, "dit": {"w": jnp.array([0.5, 0.5, -4.0])}}
-    opt_state = {group: optimizer.adam(opt).init(params[group]) for group in params}
+    opt_state = {group: optimizer.directions(opt).init(params[group]) for group in params}
     chains = {
         group: optax.chain(
             optax.adamw(

@@ -16,6 +16,7 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import CheckpointConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
+from cola_jax.families.cost import Cost
 from cola_jax.families.family import Family
 
 LENGTH, WIDTH = 8, 16
@@ -69,6 +70,7 @@ FAMILY = family(
     trained=trained,
     learning_rate_ratio=lambda cfg: {"encoder": 0.5, "dit": 1.0},
     frozen=lambda cfg, params: {"encoder": params["encoder"]},
+    cost=lambda cfg: Cost({"encoder": 144, "dit": 408}, {"dense": 64.0}, {"dense": 96.0}, 0.0, 6624),
 )
 
 

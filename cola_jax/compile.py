@@ -1,0 +1,270 @@
+"""A config's programs compiled for a topology, with what they need of every device and how long they should take."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from cola_jax.config import ConfigError, RunConfig, for_platform
+from cola_jax.families import FAMILIES
+from cola_jax.parallel import hlo
+from cola_jax.parallel.chips import GiB, chip_of
+from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
+from cola_jax.parallel.rules import shardings
+from cola_jax.parallel.topology import devices_of
+from cola_jax.scaling import accounting
+from cola_jax.train.state import abstract_state
+from cola_jax.train.step import train_step
+
+PROGRAMS = ("train", "generate")
+
+
+class Program(NamedTuple):
+    """A function that jit made, and the shapes and shardings it is called with."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """One program on one topology. Figures are of one device and one step unless they say otherwise.
+
+    Attributes:
+      state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what the step
+        needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program itself.
+      capacity: bytes that the device has for programs; None where its kind is not known.
+      flops: matmuls as compiled, loops multiplied out. useful_flops: those that our count asks for (`Cost.useful`).
+      seconds: the compiler's estimates of all instructions added up, nothing overlapping; None where it makes none.
+      predicted_mfu: useful_flops over peak in those seconds.
+      refusal: what the compiler said where it could not compile, else "".
+    """
+
+    program: str
+    topology: str
+    devices: int
+    device_kind: str
+    mesh: dict[str, int]
+    compile_seconds: float
+    state_bytes: int | None = None
+    temporary_bytes: int | None = None
+    total_bytes: int | None = None
+    capacity: int | None = None
+    flops: float | None = None
+    useful_flops: float | None = None
+    bytes_accessed: float | None = None
+    seconds: float | None = None
+    predicted_mfu: float | None = None
+    collectives: tuple[hlo.Collective, ...] = ()
+    unknown_loops: int = 0
+    refusal: str = ""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the compiler took it, and it is within what the device has where that is known."""
+        return not self.refusal and (self.capacity is None or self.total_bytes <= self.capacity)
+
+
+def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) -> Program:
+    """Returns the true program of a run on a mesh: the update of the groups its first step trains, or a step of generation.
+
+    Args:
+      name: one of PROGRAMS. rows, prompt: prompts of a batch and tokens a prompt, of generation.
+
+    Raises:
+      MeshError: where sizes do not fit. ConfigError: where the family does not write text.
+    """
+    family = FAMILIES[cfg.family]
+    abstract = abstract_state(cfg, family, mesh)
+    if name == "train":
+        batch = abstract_batch(cfg, mesh)
+        return Program(train_step(cfg, family, family.trained(cfg, 0), mesh, abstract), (abstract, batch))
+    if family.generate_step is None:
+        raise ConfigError(f"family {cfg.family!r} does not write text by itself: it has no generate step to compile")
+    placed = jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+        abstract.params,
+        shardings(abstract.params, mesh),
+    )
+    function, arguments = family.generate_step(cfg, placed, rows, prompt)
+    return Program(function, jax.tree.map(lambda x: _by_rows(x, mesh, rows), arguments))
+
+
+def _by_rows(leaf: Any, mesh: Mesh, rows: int) -> Any:
+    """An input of generation: its rows, in front or behind a leading axis of layers, over the batch axes.
+
+    What has a place, or is no array, stays.
+    """
+    if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
+        return leaf
+    axis = next((axis for axis, size in enumerate(leaf.shape[:2]) if size == rows), None)
+    whole = axis is None or rows % math.prod(mesh.shape[name] for name in BATCH_AXES)
+    spec = P() if whole else P(*[None] * axis, BATCH_AXES)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
+
+
+def abstract_batch(cfg: RunConfig, mesh: Mesh) -> dict[str, Any]:
+    """Returns the shapes and shardings of a global batch."""
+    shape, place = (cfg.train.batch_size, cfg.train.sequence_length), batch_sharding(mesh)
+    of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    batch = {name: of(shape, "int32") for name in ("tokens", "segments", "positions")}
+    return batch | {"weights": of(shape, "float32"), "rows": of(shape[:1], "int32")}
+
+
+def compile_for(
+    cfg: RunConfig, topology: str, name: str, rows: int, prompt: int
+) -> tuple[Report, jax.stages.Compiled | None]:
+    """Compiles one program of `cfg` for a topology. Returns the report, and the executable if the compiler made one.
+
+    Raises:
+      TopologyError: for a topology that does not exist. MeshError, ConfigError: see `program_of`.
+    """
+    devices = devices_of(topology)
+    cfg = for_platform(cfg, devices[0].platform)
+    mesh = make_mesh(cfg.mesh, devices)
+    program = program_of(cfg, mesh, name, rows, prompt)
+    chip = chip_of(devices[0])
+    report = Report(
+        name, topology, mesh.size, devices[0].device_kind, dict(mesh.shape), 0.0,
+        capacity=None if chip is None else int(chip.memory),
+    )  # fmt: skip
+    start = time.monotonic()
+    try:
+        compiled = program.function.lower(*program.arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        refusal = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
+        return dataclasses.replace(report, compile_seconds=time.monotonic() - start, refusal=refusal), None
+    report = dataclasses.replace(report, compile_seconds=time.monotonic() - start)
+    useful = useful_flops(cfg, name) / mesh.size if name == "train" else None
+    return measured(report, compiled, useful, devices[0]), compiled
+
+
+def useful_flops(cfg: RunConfig, name: str) -> float:
+    """Returns our count of a training step's FLOPs, all devices together."""
+    return FAMILIES[cfg.family].cost(cfg).useful * accounting.tokens_of(cfg, 1)
+
+
+def measured(report: Report, compiled: jax.stages.Compiled, useful: float | None, device: jax.Device) -> Report:
+    """Fills in what the executable says of itself."""
+    memory, totals, chip = compiled.memory_analysis(), hlo.read(compiled.as_text()), chip_of(device)
+    clock = 0.0 if chip is None else chip.clock
+    seconds = totals.cycles / clock if clock and totals.cycles else None
+    state = memory.argument_size_in_bytes
+    fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return dataclasses.replace(
+        report,
+        state_bytes=state,
+        temporary_bytes=memory.temp_size_in_bytes,
+        total_bytes=state + fresh + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        flops=totals.flops,
+        useful_flops=useful,
+        bytes_accessed=totals.bytes,
+        seconds=seconds,
+        predicted_mfu=useful / (seconds * chip.flops) if seconds and useful else None,
+        collectives=tuple(totals.listed()),
+        unknown_loops=totals.unknown_loops,
+    )
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Returns the report's fields, and whether it fits."""
+    fields = dataclasses.asdict(report) | {"fits": report.fits}
+    return fields | {"collectives": [c._asdict() for c in report.collectives]}
+
+
+def as_text(report: Report) -> str:
+    """Returns the report for people; its last line says whether it fits."""
+    size = lambda value: f"{value / GiB:.2f} GiB"
+    mesh = " ".join(f"{axis} {count}" for axis, count in report.mesh.items())
+    lines = [f"{report.program} step on {report.topology}: {report.devices} x {report.device_kind}, mesh {mesh}"]
+    room = "" if report.capacity is None else f" of {size(report.capacity)}"
+    if report.refusal:
+        return "\n".join([*lines, f"  does not fit: {report.refusal}"])
+    lines += [
+        f"  compiled in {report.compile_seconds:.0f} s",
+        f"  memory a device: state {size(report.state_bytes)}, temporaries {size(report.temporary_bytes)}, "
+        f"total {size(report.total_bytes)}{room}",
+        f"  work a device: {report.flops:.4g} FLOPs in matmuls, {report.bytes_accessed:.4g} bytes" + _useful(report),
+        *(f"  {line}" for line in _collective_lines(report.collectives)),
+    ]
+    if report.unknown_loops:
+        lines.append(f"  {report.unknown_loops} loops of unknown length are counted once")
+    if report.seconds is not None:
+        lines.append(f"  time by the compiler's estimates: {report.seconds:.3f} s a step{_mfu(report)}")
+    share = "" if report.capacity is None else f": {report.total_bytes / report.capacity:.0%} of the memory"
+    return "\n".join([*lines, f"  {'fits' if report.fits else 'does not fit'}{share}"])
+
+
+def _useful(report: Report) -> str:
+    if report.useful_flops is None or not report.flops:
+        return ""
+    return f"; useful share {report.useful_flops / report.flops:.3f} (our count over the compiler's)"
+
+
+def _mfu(report: Report) -> str:
+    if report.predicted_mfu is None:
+        return ""
+    return f", predicted MFU {report.predicted_mfu:.1%} (our count of live matmuls over peak bf16, nothing overlapping)"
+
+
+def _collective_lines(collectives: Sequence[hlo.Collective]) -> list[str]:
+    """The collectives by kind, each with its largest sizes."""
+    kinds = {c.kind: [d for d in collectives if d.kind == c.kind] for c in collectives}
+    lines = []
+    for kind, found in kinds.items():
+        total = sum(c.count * c.bytes for c in found) / GiB
+        sizes = ", ".join(f"{c.count} x {c.bytes / 2**20:.1f} MiB" for c in found[:4])
+        more = f", and {len(found) - 4} other sizes" if len(found) > 4 else ""
+        lines.append(f"{kind}: {sum(c.count for c in found)} a step, {total:.2f} GiB ({sizes}{more})")
+    return lines or ["no collectives"]
+
+
+def save(path: str | Path, report: Report, compiled: jax.stages.Compiled) -> None:
+    """Writes the executable and its report; only a machine with the same devices and jax can run it."""
+    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
+    content = {"jax": jax.__version__, "report": report, "payload": payload, "in_tree": in_tree, "out_tree": out_tree}
+    Path(path).write_bytes(pickle.dumps(content))
+
+
+def load_report(path: str | Path) -> Report:
+    """Returns the report of a saved executable. The file is a pickle: read only what you trust."""
+    return _content(path)["report"]
+
+
+def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    """Returns a saved executable on these devices. The file is a pickle: read only what you trust.
+
+    Raises:
+      ConfigError: where it was compiled by another jax, or for other or fewer devices.
+    """
+    content = _content(path)
+    report, found = content["report"], (len(devices), devices[0].device_kind)
+    if content["jax"] != jax.__version__ or found != (report.devices, report.device_kind):
+        raise ConfigError(
+            f"{path} was compiled by jax {content['jax']} for {report.devices} x {report.device_kind}; "
+            f"here are jax {jax.__version__} and {found[0]} x {found[1]}: compile it again"
+        )
+    trees = (content["in_tree"], content["out_tree"])
+    return serialize_executable.deserialize_and_load(
+        content["payload"], *trees, backend=devices[0].client, execution_devices=list(devices)
+    )
+
+
+def _content(path: str | Path) -> dict[str, Any]:
+    try:
+        return pickle.loads(Path(path).read_bytes())
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"{path} is not an executable that `cola-jax compile --save` wrote: {error}") from error

@@ -1,0 +1,15 @@
+"""The axes of the mesh, and which of them the axes of an activation are split over."""
+
+from __future__ import annotations
+
+MESH_AXES = ("replica", "data", "fsdp", "sequence", "tensor")  # slowest links first
+BATCH_AXES = ("replica", "data", "fsdp")  # all three split the rows of a batch
+
+# An activation names its axes by these, and None where it is never split.
+LOGICAL_AXES: dict[str, tuple[str, ...]] = {
+    "batch": BATCH_AXES,
+    "length": ("sequence",),  # positions of a row
+    "heads": ("tensor",),
+    "hidden": ("tensor",),  # inside a feed-forward
+    "vocabulary": ("tensor",),
+}

@@ -1,0 +1,112 @@
+"""`cola-jax compile`: on CPU devices here, and for TPUs that are not."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from tiny import batch_of, config
+
+from cola_jax import cli, compile
+from cola_jax.config import ConfigError
+from cola_jax.families import FAMILIES
+from cola_jax.parallel.hosts import batch_putter
+from cola_jax.parallel.mesh import make_mesh
+from cola_jax.train.state import abstract_state, init_state
+from cola_jax.train.step import train_step
+
+SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
+
+
+def run(*arguments):
+    """The command in a process of its own, whose backend has yet to start."""
+    program = [sys.executable, "-m", "cola_jax.cli", "compile", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, timeout=500)
+
+
+def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compiler):
+    mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
+    given = ("--topology", "cpu:4", "--topology", "v5e:2x2", "--program", "train", "--json")
+    done = run("--config", f"{text_config}:joint", *given, *mesh)
+    assert done.returncode == 0, done.stderr
+    cpu, tpu = json.loads(done.stdout)
+    assert (cpu["device_kind"], tpu["device_kind"]) == ("cpu", "TPU v5 lite")
+    for report in (cpu, tpu):
+        assert report["devices"] == 4 and report["mesh"]["fsdp"] == 2 and report["fits"]
+        assert report["total_bytes"] >= report["state_bytes"] > 0
+        assert report["flops"] > 0.8 * report["useful_flops"] > 0
+        assert report["unknown_loops"] == 0
+        kinds = {c["kind"] for c in report["collectives"]}
+        assert kinds & {"all-reduce", "reduce-scatter"} and "all-gather" in kinds
+    assert cpu["capacity"] is None and cpu["seconds"] is None
+    assert 0 < tpu["predicted_mfu"] < 1 and tpu["seconds"] > 0 and tpu["capacity"] > 15 * 2**30
+
+
+@pytest.mark.parametrize("name", ["cola", "ar", "llada"])
+def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
+    cfg = config(family=name, **SMALL)
+    train, _ = compile.compile_for(cfg, "cpu:1", "train", rows=2, prompt=16)
+    generate, _ = compile.compile_for(cfg, "cpu:1", "generate", rows=2, prompt=16)
+    assert train.flops > 0 < generate.flops
+    assert compile.as_text(train).splitlines()[-1] == compile.as_text(generate).splitlines()[-1] == "  fits"
+    full = dataclasses.replace(train, capacity=train.total_bytes - 1)
+    assert not full.fits and "does not fit" in compile.as_text(full).splitlines()[-1]
+
+
+def test_the_flops_of_a_looped_program_are_those_of_an_unrolled_one():
+    flops = [
+        compile.compile_for(
+            config(family="ar", compute__scan_layers=scan, backbone__num_layers=3), "cpu:1", "train", 1, 1
+        )[0].flops
+        for scan in (True, False)
+    ]
+    assert flops[0] == pytest.approx(flops[1], rel=0.02)
+
+
+def test_a_kept_executable_steps_as_the_run_itself_does(tmp_path):
+    # A model of this test's own: an executable out of the compilation cache cannot be written again.
+    cfg = config(family="ar", backbone__dim=24, **SMALL)
+    report, compiled = compile.compile_for(cfg, "cpu:1", "train", 1, 1)
+    compile.save(tmp_path / "step", report, compiled)
+    assert compile.load_report(tmp_path / "step") == report
+    mesh, family = make_mesh(cfg.mesh, jax.devices()[:1]), FAMILIES["ar"]
+    abstract = abstract_state(cfg, family, mesh)
+    batch = batch_putter(mesh, 4)(batch_of(cfg))
+    own = train_step(cfg, family, ("backbone",), mesh, abstract)(init_state(cfg, family, abstract), batch)
+    kept = compile.load(tmp_path / "step", jax.devices()[:1])(init_state(cfg, family, abstract), batch)
+    np.testing.assert_array_equal(own[1]["loss"], kept[1]["loss"])
+    assert int(kept[0].step) == 1
+
+
+def test_an_executable_for_other_devices_is_refused(tmp_path):
+    cfg = config(family="ar", **SMALL)
+    report, compiled = compile.compile_for(cfg, "cpu:1", "train", 1, 1)
+    compile.save(tmp_path / "step", dataclasses.replace(report, devices=8), compiled)
+    with pytest.raises(ConfigError, match="for 8 x cpu.*here are .* 1 x cpu"):
+        compile.load(tmp_path / "step", jax.devices()[:1])
+    (tmp_path / "other").write_text("text")
+    with pytest.raises(ConfigError, match="not an executable"):
+        compile.load_report(tmp_path / "other")
+
+
+def test_the_command_names_what_is_wrong_with_its_arguments(text_config, capsys):
+    spec = f"{text_config}:vae"
+    for arguments, message in (
+        (["--config", spec, "--topology", "v5e:7x7"], "v5e: 1x1 2x2"),
+        (["--config", spec], "--topology"),
+        (["--load", "x", "--topology", "cpu:1"], "takes no --config"),
+        (["--config", spec, "--topology", "cpu:1", "--topology", "cpu:1", "--save", "x"], "--save keeps one"),
+    ):
+        assert cli.main(["compile", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler):
+    wide = ("--config.vae.vocab_size=2000000", "--config.vae.dim=1024", "--config.mesh.data=4")
+    given = ("--config", f"{text_config}:vae", "--topology", "v5e:2x2")
+    done = run(*given, *wide)
+    assert done.returncode == 1, done.stderr
+    assert "does not fit" in done.stdout.splitlines()[-1]
