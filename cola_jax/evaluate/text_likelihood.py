@@ -20,7 +20,8 @@ from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import Effort
 from cola_jax.writer import Writer
 
-READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": ()}
+READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": (),
+         "plaid": ("draws",)}  # fmt: skip
 RESAMPLES = 1000
 DEFAULTS = {"draws": 0, "steps": 32, "solver": "heun", "divergence": "hutchinson", "estimator": "elbo"}
 
