@@ -6,7 +6,18 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from cola_jax.commands import check_goldens, compile, convert, demo, evaluate, generate, prepare, score, train
+from cola_jax.commands import (
+    check_goldens,
+    compile,
+    convert,
+    demo,
+    evaluate,
+    generate,
+    likelihood,
+    prepare,
+    score,
+    train,
+)
 from cola_jax.commands.arguments import Misuse, assignments
 
 COMMANDS = (
@@ -15,6 +26,7 @@ COMMANDS = (
     generate,
     evaluate,
     score,
+    likelihood,
     prepare,
     compile,
     convert,

@@ -45,7 +45,7 @@ def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compil
     assert 0 < tpu["predicted_mfu"] < 1 and tpu["seconds"] > 0 and tpu["capacity"] > 15 * 2**30
 
 
-@pytest.mark.parametrize("name", ["cola", "ar", "llada"])
+@pytest.mark.parametrize("name", ["cola", "ar", "llada", "plaid"])
 def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
     cfg = config(family=name, **SMALL)
     train, _ = compile.compile_for(cfg, "cpu:1", "train", rows=2, prompt=16)

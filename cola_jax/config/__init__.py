@@ -56,6 +56,12 @@ from cola_jax.config.fields import (
     OptimizerConfig as OptimizerConfig,
 )
 from cola_jax.config.fields import (
+    PlaidConfig as PlaidConfig,
+)
+from cola_jax.config.fields import (
+    PlaidSamplingConfig as PlaidSamplingConfig,
+)
+from cola_jax.config.fields import (
     RunConfig as RunConfig,
 )
 from cola_jax.config.fields import (

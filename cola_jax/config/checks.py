@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from cola_jax.config.axes import MESH_AXES
 from cola_jax.config.fields import ObjectiveConfig, RunConfig, SamplingConfig
-from cola_jax.config.sizes import tokens_of_block
+from cola_jax.config.sizes import BACKBONE_FAMILIES, tokens_of_block
 
 COLA_SAMPLING = ("steps", "solver", "guidance", "first_block", "repaint_rounds", "repaint_time")
 
@@ -14,7 +14,7 @@ COLA_SAMPLING = ("steps", "solver", "guidance", "first_block", "repaint_rounds",
 def inconsistencies(c: RunConfig) -> list[str]:
     """Returns one sentence for every pair of fields that cannot both hold."""
     checks = _size_checks(c) + _range_checks(c) + _source_checks(c) + _objective_checks(c)
-    checks += _backbone_checks(c) + _llada_checks(c)
+    checks += _backbone_checks(c) + _llada_checks(c) + _plaid_checks(c)
     return [message for broken, message in checks if broken]
 
 
@@ -182,11 +182,15 @@ def _backbone_checks(c: RunConfig) -> list[tuple[bool, str]]:
                 f"backbone.num_heads={net.num_heads} is not a multiple of backbone.kv_heads={net.kv_heads}",
             ),
         ]
-    if c.family in ("ar", "llada"):
+    if c.family in BACKBONE_FAMILIES:
         checks += _unread(c, "objective", ObjectiveConfig(), [field.name for field in fields(ObjectiveConfig)])
         checks += _unread(c, "sampling", SamplingConfig(), COLA_SAMPLING)
     if c.family != "llada":
         checks += _unread(c, "sampling", SamplingConfig(), ["llada"])
+    if c.family != "plaid":
+        checks += _unread(c, "sampling", SamplingConfig(), ["plaid"])
+    else:
+        checks += _unread(c, "sampling", SamplingConfig(), ["temperature", "top_k", "top_p"])
     return checks
 
 
@@ -199,6 +203,31 @@ def _unread(c: RunConfig, group: str, default: object, names: list[str] | tuple[
             f"{group}.{name}={getattr(given, name)!r} is not read by family {c.family!r}: leave it out",
         )
         for name in names
+    ]
+
+
+def _plaid_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    plaid, sampling = c.plaid, c.sampling.plaid
+    shares = {name: getattr(plaid, name) for name in ("self_condition_probability", "reconstruction_share")}
+    checks = [(not 0 <= value <= 1, f"plaid.{name}={value} must be between 0 and 1") for name, value in shares.items()]
+    positive = {
+        "plaid.embedding_dim": plaid.embedding_dim,
+        "plaid.schedule_width": plaid.schedule_width,
+        "sampling.plaid.steps": sampling.steps,
+    }
+    checks += [(value < 1, f"{name}={value} must be at least 1") for name, value in positive.items()]
+    return checks + [
+        (
+            plaid.reconstruction_share in (0.0, 1.0),
+            f"plaid.reconstruction_share={plaid.reconstruction_share}: both terms of the bound need rows",
+        ),
+        (plaid.gamma_0 >= plaid.gamma_1, f"plaid.gamma_0={plaid.gamma_0} must be below gamma_1={plaid.gamma_1}"),
+        (plaid.bias_warmup_steps < 0, f"plaid.bias_warmup_steps={plaid.bias_warmup_steps} must not be negative"),
+        (plaid.schedule_lr_ratio < 0, f"plaid.schedule_lr_ratio={plaid.schedule_lr_ratio} must not be negative"),
+        (
+            sampling.score_temperature <= 0,
+            f"sampling.plaid.score_temperature={sampling.score_temperature} must be positive",
+        ),
     ]
 
 

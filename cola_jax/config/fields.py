@@ -131,6 +131,24 @@ class LLaDAConfig:
 
 
 @dataclass(frozen=True)
+class PlaidConfig:
+    """Diffusion of learnt token embeddings over the backbone's blocks (BASELINES 3)."""
+
+    embedding_dim: int = 16  # E; rows of the table have unit length wherever they are used
+    gamma_0: float = -3.0  # -log SNR at t = 0 to begin with; learnt
+    gamma_1: float = 6.0  # the same at t = 1
+    schedule_width: int = 1024  # of the monotone network between them
+    reconstruction_share: float = 0.125  # of the rows, which train the read-out at t = 0; the others the diffusion
+    self_condition_probability: float = 0.25  # share of the rows that see the network's own first estimate
+    bias_warmup_steps: int = (
+        5000  # until the logits have all of the noised embedding's own evidence; writing always has
+    )
+    schedule_lr_ratio: float = (
+        1.0  # learning rate of embeddings and schedule over that of the network; Plaid's own is 7
+    )
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Flow matching: the law of t and what of a block is known (SPEC 2)."""
 
@@ -256,6 +274,14 @@ class LLaDASamplingConfig:
 
 
 @dataclass(frozen=True)
+class PlaidSamplingConfig:
+    """How family plaid denoises (BASELINES 3); tokens are the likeliest of the last step."""
+
+    steps: int = 64  # passes for all new tokens together
+    score_temperature: float = 0.9  # the estimated noise is divided by it
+
+
+@dataclass(frozen=True)
 class SamplingConfig:
     """Generation (SPEC 3). Fields that speak of solver, guidance or first block belong to family cola."""
 
@@ -272,6 +298,7 @@ class SamplingConfig:
     repetition_penalty: float = 1.1
     stop_at_eos: bool = True
     llada: LLaDASamplingConfig = LLaDASamplingConfig()
+    plaid: PlaidSamplingConfig = PlaidSamplingConfig()
 
 
 @dataclass(frozen=True)
@@ -286,6 +313,7 @@ class RunConfig:
     dit: DiTConfig = DiTConfig()
     backbone: BackboneConfig = BackboneConfig()
     llada: LLaDAConfig = LLaDAConfig()
+    plaid: PlaidConfig = PlaidConfig()
     flow: FlowConfig = FlowConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -297,7 +325,7 @@ class RunConfig:
 
 
 CHOICES = {
-    "family": ("text_vae", "cola", "ar", "llada"),
+    "family": ("text_vae", "cola", "ar", "llada", "plaid"),
     "data.packing": ("concat", "best_fit"),
     "data.sources.kind": (
         "tinyworld",

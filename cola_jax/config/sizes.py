@@ -14,10 +14,13 @@ def tokens_of_block(c: RunConfig) -> int:
     Cola's latents are `vae.patch_size` tokens; the VAE's mask and, for the family cola, the DiT's have blocks of so many
     latents. The backbone has no blocks.
     """
-    if c.family in ("ar", "llada"):
+    if c.family in BACKBONE_FAMILIES:
         return 1
     latents = math.lcm(c.vae.block_size, c.dit.block_size) if c.family == "cola" else c.vae.block_size
     return c.vae.patch_size * latents
+
+
+BACKBONE_FAMILIES = ("ar", "llada", "plaid")  # those sized by the group backbone
 
 
 class Vocabulary(NamedTuple):
@@ -30,7 +33,7 @@ class Vocabulary(NamedTuple):
 
 def vocabulary(c: RunConfig) -> Vocabulary:
     """Returns the vocabulary of the family's model."""
-    if c.family not in ("ar", "llada"):
+    if c.family not in BACKBONE_FAMILIES:
         return Vocabulary("vae.vocab_size", c.vae.vocab_size, c.vae.vocab_size)
     size = c.backbone.vocab_size
     last_is_mask = c.family == "llada" and c.llada.mask_id == -1

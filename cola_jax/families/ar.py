@@ -165,7 +165,7 @@ def _log_p(cfg, params, tokens_BL, first_B, end_B):
     positions = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
     hidden, _ = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
     losses, _ = chunked_cross_entropy(
-        lambda h: net.apply(variables, h, method="to_logits"),
+        lambda h: net.apply(variables, h, True, method="to_logits"),
         hidden[:, :-1],
         tokens_BL[:, 1:],
         cfg.compute.cross_entropy_chunk,

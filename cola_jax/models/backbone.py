@@ -39,6 +39,7 @@ class BackboneBlock(nn.Module):
 
     config: BackboneConfig
     dtype: jnp.dtype
+    branch_scale: float = 1.0  # of what attention and feed-forward add
 
     def setup(self):
         net = self.config
@@ -69,9 +70,12 @@ class BackboneBlock(nn.Module):
 
     def finish(self, x_BLD: jax.Array, heads_BLHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
-        x = x_BLD + lay_out(self.attn_out(layers.merge_heads(heads_BLHK)), "batch", "length", None)
+        x = x_BLD + self._scaled(lay_out(self.attn_out(layers.merge_heads(heads_BLHK)), "batch", "length", None))
         gate, up = jnp.split(lay_out(self.ffn_in(self.norm_ffn(x)), "batch", "length", "hidden"), 2, axis=-1)
-        return x + lay_out(self.ffn_out(nn.silu(gate) * up), "batch", "length", None)
+        return x + self._scaled(lay_out(self.ffn_out(nn.silu(gate) * up), "batch", "length", None))
+
+    def _scaled(self, branch_BLD: jax.Array) -> jax.Array:
+        return branch_BLD if self.branch_scale == 1.0 else branch_BLD * self.branch_scale
 
 
 class Backbone(nn.Module):

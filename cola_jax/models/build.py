@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from cola_jax.config import ComputeConfig, RunConfig
 from cola_jax.models.backbone import Backbone
+from cola_jax.models.denoiser import Denoiser
 from cola_jax.models.dit import DiT
 from cola_jax.models.text_vae import Decoder, Encoder
 
@@ -28,6 +29,10 @@ def decoder(cfg: RunConfig) -> Decoder:
 
 def dit(cfg: RunConfig) -> DiT:
     return DiT(cfg.dit, cfg.vae.latent_dim, cfg.compute, compute_dtype(cfg.compute))
+
+
+def denoiser(cfg: RunConfig) -> Denoiser:
+    return Denoiser(cfg.backbone, cfg.plaid, cfg.compute, compute_dtype(cfg.compute))
 
 
 def backbone(cfg: RunConfig) -> Backbone:

@@ -94,25 +94,33 @@ def test_what_lies_apart_adds_to_the_loss_apart(name, apart):
     assert of(both) - of(batch) == pytest.approx(sum(effects), abs=2e-5)
 
 
-@pytest.mark.parametrize("name", ["ar", "llada"])
+LEARNT = {  # a metric in nats a token, after how many steps, and what is good
+    "ar": ("cross_entropy", 120, 0.1),
+    "llada": ("masked_cross_entropy", 400, 0.6),
+    "plaid": ("bound", 400, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
 def test_a_small_repetitive_language_is_learnt(name):
     cfg = config(
         family=name, backbone__init_std=0.1, optimizer__learning_rate=1e-2, optimizer__warmup_steps=1,
         optimizer__schedule="constant", train__batch_size=16, train__accumulate=2, mesh__data=1, backbone__vocab_size=7,
-        backbone__dim=32,
+        backbone__dim=32, plaid__bias_warmup_steps=0,
     )  # fmt: skip
     family, mesh = FAMILIES[name], make_mesh(cfg.mesh, jax.devices()[:1])
     abstract = abstract_state(cfg, family, mesh)
     state, put = init_state(cfg, family, abstract), batch_putter(mesh, 16)
     update = train_step(cfg, family, family.trained(cfg, 0), mesh, abstract)
     random, losses = np.random.default_rng(0), []
-    for _ in range(120 if name == "ar" else 400):
+    metric, steps, good = LEARNT[name]
+    for _ in range(steps):
         start = random.integers(0, 5, (16, 1))
         tokens = ((start + np.arange(16)) % 5).astype(np.int32)  # 0 1 2 3 4 0 1 2 ...
         state, metrics = update(state, put(batch_of(cfg) | {"tokens": tokens}))
-        losses.append(float(metrics["cross_entropy" if name == "ar" else "masked_cross_entropy"]))
+        losses.append(float(metrics[metric]))
     first, last = np.mean(losses[:5]), np.mean(losses[-20:])
-    assert first > 1.3 and last < (0.1 if name == "ar" else 0.6), (first, last)
+    assert first > 1.3 and last < good, (first, last)
     cfg = config(family=name, backbone__vocab_size=7, backbone__dim=32, sampling__max_new_tokens=6)
     [[row]] = [new for new, _ in family.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2], pad_id=6)]
     assert row == [0, 1, 2, 3, 4, 0]
@@ -127,7 +135,7 @@ def written(cfg, params, prompts, **options):
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 1, 2, 3, 4, 5] * 3]  # padded to another length than each alone
 
 
-@pytest.fixture(scope="module", params=["ar", "llada"])  # tests/generate/test_blocks.py has the same of cola
+@pytest.fixture(scope="module", params=["ar", "llada", "plaid"])  # tests/generate/test_blocks.py has the same of cola
 def sampled(request):
     cfg, params = setup(request.param, sampling__temperature=1.0)
     return cfg, params, written(cfg, params, PROMPTS, seed=5)

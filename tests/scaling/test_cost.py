@@ -31,6 +31,7 @@ CASES = {
     ),
     "ar": ("ar", {}),
     "llada": ("llada", {}),
+    "plaid": ("plaid", {}),
 }
 
 

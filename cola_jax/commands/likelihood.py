@@ -1,0 +1,66 @@
+"""`cola-jax likelihood`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from cola_jax.commands.arguments import Misuse, command, open_output, step_of
+
+
+def add(commands) -> None:
+    example = "cola-jax likelihood --workdir runs/notes/joint --draws 8 --estimator iwae"
+    parser = command(commands, "likelihood", run, "tell how likely a run finds text", example)
+    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    parser.add_argument(
+        "--records",
+        default=None,
+        metavar="FILE",
+        help="JSONL with prompt and answer; the run's held-out text by default",
+    )
+    parser.add_argument("--prompt-tokens", type=int, default=16, help="of a held-out document: given, not told of")
+    parser.add_argument("--limit", type=int, default=256, help="only so many texts, the first")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts at once")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+    parser.add_argument("--draws", type=int, default=None, help="Monte Carlo draws; 4 (cola), 128 (llada) by default")
+    parser.add_argument("--steps", type=int, default=None, help="cola: steps of the prior's ODE, 32 by default")
+    parser.add_argument("--solver", choices=("euler", "midpoint", "heun"), default=None, help="cola: heun by default")
+    parser.add_argument(
+        "--divergence", choices=("hutchinson", "exact"), default=None, help="cola: hutchinson by default"
+    )
+    parser.add_argument("--estimator", choices=("elbo", "iwae"), default=None, help="cola: elbo by default")
+    parser.add_argument("--output", default=None, metavar="FILE", help="JSONL with a line a text")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax.evaluate import text_likelihood
+    from cola_jax.writer import Writer
+
+    least = {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1}
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+    if not Path(options.workdir).is_dir():
+        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    writer = Writer.load(options.workdir, step_of(options.step))
+    given = {name: getattr(options, name) for name in text_likelihood.DEFAULTS}
+    effort = text_likelihood.effort_of(writer.cfg.family, given)
+    if options.records:
+        pairs = text_likelihood.pairs_of_records(writer, options.records, options.limit)
+    else:
+        pairs = text_likelihood.pairs_of_heldout(writer, options.prompt_tokens, options.limit)
+    rows = text_likelihood.measure(writer, pairs, effort, options.seed, options.batch_size)
+    if options.output:
+        with open_output(options.output) as out:
+            out.write(text_likelihood.as_lines(rows))
+    figures = {"family": writer.cfg.family} | text_likelihood.summarize(rows, options.seed)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0

@@ -1,0 +1,138 @@
+"""How likely a run finds text: log p(answer | prompt) of pairs, in nats a token, by what its family can tell (SPEC 4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cola_jax.config import ConfigError
+from cola_jax.data.errors import DataError
+from cola_jax.evaluate import latents
+from cola_jax.evaluate.harness import bucket
+from cola_jax.evaluate.records import read_records
+from cola_jax.families import FAMILIES
+from cola_jax.families.likelihood import Effort
+from cola_jax.writer import Writer
+
+READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": (),
+         "plaid": ("draws",)}  # fmt: skip
+RESAMPLES = 1000
+DEFAULTS = {"draws": 0, "steps": 32, "solver": "heun", "divergence": "hutchinson", "estimator": "elbo"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Tokens that are given and tokens whose likelihood is asked for."""
+
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+def effort_of(family: str, given: dict[str, Any]) -> Effort:
+    """Returns the effort with DEFAULTS for what is None.
+
+    Raises:
+      ConfigError: for a family without likelihood, and an option that it never reads.
+    """
+    if FAMILIES[family].log_likelihood is None:
+        raise ConfigError(f"family {family!r} tells no likelihood of text")
+    chosen = {name: value for name, value in given.items() if value is not None}
+    unread = sorted(set(chosen) - set(READS[family]))
+    if unread:
+        raise ConfigError(
+            f"--{', --'.join(unread)}: not read by family {family!r}, which reads {READS[family] or 'none'}"
+        )
+    return Effort(**(DEFAULTS | chosen))
+
+
+def pairs_of_records(writer: Writer, path: str | Path, limit: int | None) -> list[Pair]:
+    """Returns the pairs of a JSONL file with `prompt` and `answer`, which is taken as it is: with its own leading space.
+
+    Raises:
+      DataError: for a bad record, named by file and line.
+    """
+    pairs = []
+    for record in read_records(path)[:limit]:
+        prompt, whole = (writer.tokenizer.encode(text) for text in (record.prompt, record.prompt + record.answers[0]))
+        if whole[: len(prompt)] != prompt:  # the tokenizer joins the two: cut where it does
+            raise DataError(f"{record.where}: the tokenizer joins prompt and answer; begin the answer with a space")
+        pairs.append(Pair(tuple(prompt), tuple(whole[len(prompt) :])))
+    return pairs
+
+
+def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pair]:
+    """Returns the run's held-out documents (packed rows where documents are joined), each after its first tokens.
+
+    Raises:
+      DataError: where nothing is held out, or nothing is longer than `prompt_tokens`.
+    """
+    cfg = writer.cfg
+    pairs: list[Pair] = []
+    for batch in latents.heldout_rows(cfg, writer.tokenizer, -(-limit // cfg.train.batch_size)):
+        for tokens, segments in zip(np.asarray(batch["tokens"]), np.asarray(batch["segments"])):
+            for document in range(1, int(segments.max()) + 1):
+                row = tokens[segments == document].tolist()
+                if len(row) > prompt_tokens:
+                    pairs.append(Pair(tuple(row[:prompt_tokens]), tuple(row[prompt_tokens:])))
+    if not pairs:
+        raise DataError(f"no held-out document has more than --prompt-tokens {prompt_tokens}")
+    return pairs[:limit]
+
+
+def measure(writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, batch_size: int) -> list[dict[str, Any]]:
+    """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms where there are some."""
+    rows: dict[int, dict[str, Any]] = {}
+    groups: dict[int, list[int]] = {}
+    for number, pair in enumerate(pairs):
+        groups.setdefault(bucket(len(pair.prompt) + len(pair.answer)), []).append(number)
+    tell = FAMILIES[writer.cfg.family].log_likelihood
+    with tqdm(total=len(pairs), desc="likelihood", unit=" texts") as bar:
+        for length, numbers in sorted(groups.items(), reverse=True):
+            for start in range(0, len(numbers), batch_size):
+                batch = numbers[start : start + batch_size]
+                filled = batch + [batch[-1]] * (batch_size - len(batch))  # so that every batch has one shape
+                prompts, answers = [pairs[n].prompt for n in filled], [pairs[n].answer for n in filled]
+                found = tell(
+                    writer.cfg, writer.params, prompts, answers, seed=seed, pad_id=writer.tokenizer.pad_id,
+                    samples=filled, prompt_tokens=length, effort=effort,
+                )  # fmt: skip
+                for place, number in enumerate(batch):
+                    size = len(writer.tokenizer.decode(pairs[number].answer).encode())
+                    row = {"number": number, "tokens": len(answers[place]), "bytes": size, "kind": found.kind}
+                    terms = {name: float(values[place]) for name, values in found.terms.items()}
+                    rows[number] = row | {"log_p": float(found.log_p[place])} | terms
+                bar.update(len(batch))
+    return [rows[number] for number in range(len(pairs))]
+
+
+def summarize(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """Returns nats a token with its bootstrap interval over texts, perplexity, bits a byte, and the terms a token."""
+    tokens, nats = (np.array([row[name] for row in rows], float) for name in ("tokens", "log_p"))
+    drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
+    resampled = -nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    per_token = float(-nats.sum() / tokens.sum())
+    kinds = sorted({row["kind"] for row in rows})
+    size = sum(row["bytes"] for row in rows)
+    terms = [name for name in rows[0] if name.startswith("log_") and name != "log_p"]
+    return {
+        "kind": ", ".join(kinds),
+        "texts": len(rows),
+        "tokens": int(tokens.sum()),
+        "nats_per_token": per_token,
+        "low": float(low),
+        "high": float(high),
+        "perplexity": float(np.exp(min(per_token, 700.0))),
+        "bits_per_byte": float(-nats.sum() / np.log(2) / size) if size else None,
+    } | {f"{name}_per_token": sum(row[name] for row in rows) / float(tokens.sum()) for name in terms}
+
+
+def as_lines(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns one JSON object a line."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
