@@ -9,12 +9,12 @@ from cola_jax import config
 MACHINES = {
     "v5p:2x2x4": dict(accumulate=4),
     "v5p:4x4x4": dict(accumulate=1),
-    "v5e:8x8": dict(accumulate=2),
-    "v5e:8x16": dict(accumulate=1),
-    "v6e:8x8": dict(accumulate=1),
-    "h100x8": dict(accumulate=16),
-    "h100x64": dict(accumulate=2),
-    "h200x8": dict(accumulate=8),
+    "v5e:8x8": dict(accumulate=11),
+    "v5e:8x16": dict(accumulate=11),
+    "v6e:8x8": dict(accumulate=2),
+    "h100x8": dict(accumulate=8),
+    "h100x64": dict(accumulate=1),
+    "h200x8": dict(accumulate=4),
     "h200x64": dict(accumulate=1),
 }
 
