@@ -9,7 +9,7 @@ from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dic
 from cola_jax.data import pipeline, tokenizers
 from cola_jax.families import FAMILIES
 from cola_jax.interop import released
-from cola_jax.parallel.hosts import host_share
+from cola_jax.parallel.hosts import first_process_first, host_share
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train import checkpoint
 from cola_jax.train.loop import RunSummary, train
@@ -32,8 +32,9 @@ def run(cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None) -> Ru
     begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun needs no VAE to start from
     vae_from = Path(cfg.objective.vae_from) if cfg.family == "cola" and cfg.objective.vae_from and not begun else None
     params = None if vae_from is None else starting_vae(cfg, vae_from)
-    tokenizer = _tokenizer(cfg, workdir / TOKENIZER, vae_from)
-    corpus = pipeline.build_corpus(cfg, tokenizer)
+    with first_process_first("tokenizer and corpus"):
+        tokenizer = _tokenizer(cfg, workdir / TOKENIZER, vae_from)
+        corpus = pipeline.build_corpus(cfg, tokenizer)
     host, hosts = host_share(make_mesh(cfg.mesh), cfg.train.batch_size)
     share = {"host_index": host, "host_count": hosts}
     heldout = []

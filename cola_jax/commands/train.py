@@ -6,12 +6,14 @@ import argparse
 from pathlib import Path
 
 from cola_jax.commands.arguments import command, config_arguments
+from cola_jax.commands.processes import join, process_arguments
 
 
 def add(commands) -> None:
     example = "cola-jax train --config own_text:vae,notes/*.txt --workdir runs/notes --config.train.steps=2000"
     parser = command(commands, "train", run, "train the model of a config, or continue its workdir", example)
     config_arguments(parser, required=False)
+    process_arguments(parser)
     parser.add_argument(
         "--workdir",
         required=True,
@@ -20,6 +22,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    join(options)
     from cola_jax import config, runs
     from cola_jax.train.workdir import stored_config
 

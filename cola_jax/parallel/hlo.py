@@ -94,7 +94,7 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
             head = line.removeprefix("ENTRY ").split(" ", 1)[0].lstrip("%")
             current = found.setdefault(head, [])
             entry = head if line.startswith("ENTRY") else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # attributes of kernels run over several lines
             current = None
         elif current is not None and (match := INSTRUCTION.match(line)):
             current.append(_instruction(*match.groups()))

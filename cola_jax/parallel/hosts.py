@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -61,6 +63,17 @@ def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
         return {name: place(np.asarray(value)) for name, value in batch.items()}
 
     return put
+
+
+@contextmanager
+def first_process_first(what: str) -> Iterator[None]:
+    """Runs its body in process 0 and then in all others, which find on the shared disk what it left there."""
+    several, first = jax.process_count() > 1, jax.process_index() == 0
+    if several and not first:
+        multihost_utils.sync_global_devices(what)
+    yield
+    if several and first:
+        multihost_utils.sync_global_devices(what)
 
 
 def any_process(mesh: Mesh) -> Callable[[bool], Any]:

@@ -93,3 +93,9 @@ def test_a_collective_that_is_spread_over_fusions_counts_once():
 def test_a_loop_that_the_compiler_unrolled_runs_less_often():
     assert hlo.read(TPU.replace("constant(1)", "constant(2)")).listed()[0].count == 3
     assert hlo.read(TPU.replace("constant(1)", "constant(4)")).listed()[0].count == 2
+
+
+def test_attributes_that_run_over_several_lines_end_no_computation():
+    broken = TPU.replace("channel_id=4,", 'channel_id=4, metadata={\n"kernel":"{}"\n}},')
+    assert hlo.read(broken).listed() == hlo.read(TPU).listed()
+    assert hlo.read(broken).unknown_loops == 0

@@ -1,0 +1,100 @@
+"""Several processes on loopback train as one does, survive the loss of one, and go on in another number."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cola_jax import cli
+
+BOUND = 2e-5  # relative, of a loss: the order of fp32 additions
+
+
+def port():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+def start(config, workdir, count, steps, *more):
+    """Starts `cola-jax train` in `count` processes of one CPU device each."""
+    coordinator = f"localhost:{port()}"
+    common = [sys.executable, "-m", "cola_jax.cli", "train", "--config", f"{config}:vae", "--workdir", str(workdir)]
+    common += ["--config.mesh.data=-1", f"--config.train.steps={steps}", "--config.checkpoint.every=2", *more]
+    common += ["--config.train.eval_every=0", "--config.objective.mask_weight=0.0"]
+    flags = lambda index: ["--coordinator", coordinator, "--num-processes", str(count), "--process-id", str(index)]
+    return [
+        subprocess.Popen(
+            common + (flags(index) if count > 1 else []),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"},
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes):
+    """Waits for all; returns what they said."""
+    said = [process.communicate(timeout=300) for process in processes]
+    assert all(process.returncode == 0 for process in processes), said[0][1][-2000:]
+    return said
+
+
+def losses(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+@pytest.fixture(scope="module")
+def alone(text_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    finish(start(text_config, workdir, 1, 6))
+    return losses(workdir)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_train_as_one_does(text_config, tmp_path, alone, count):
+    said = finish(start(text_config, tmp_path, count, 6))
+    np.testing.assert_allclose(losses(tmp_path), alone, rtol=BOUND)
+    assert "step 6/6" in said[0][1] and all("step 6/6" not in err for _, err in said[1:])  # one process speaks
+
+
+def test_a_run_that_lost_a_process_goes_on_in_another_number(text_config, tmp_path, alone):
+    processes = start(text_config, tmp_path, 2, 100_000, "--config.train.log_every=1")
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoints" / "4").is_dir():
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.2)
+    os.kill(processes[1].pid, signal.SIGKILL)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    steps = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    more = steps[-1] + 2
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"steps": 100000', f'"steps": {more}'))
+    finish(start(text_config, tmp_path, 4, more))
+    found = losses(tmp_path)
+    assert len(found) == more
+    np.testing.assert_allclose(found[:6], alone, rtol=BOUND)
+
+
+@pytest.mark.parametrize(
+    "flags,message",
+    [
+        (["--coordinator", "localhost:1"], "go together"),
+        (["--distributed", "--process-id", "0"], "leave out --coordinator"),
+        (["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"], "from 0 to 1"),
+    ],
+)
+def test_flags_that_do_not_hold_together_are_named(flags, message, capsys, tmp_path):
+    assert cli.main(["train", "--config", "tinyworld:vae", "--workdir", str(tmp_path), *flags]) == 2
+    assert message in capsys.readouterr().err
