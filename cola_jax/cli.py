@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from cola_jax.commands import (
     check_goldens,
+    compare,
     compile,
     convert,
     demo,
@@ -27,6 +28,7 @@ COMMANDS = (
     evaluate,
     score,
     likelihood,
+    compare,
     prepare,
     compile,
     convert,
