@@ -4,7 +4,7 @@ python -m benchmarks.generation [--batch 8] [--repeats 3]
 
 DiT D 256, 6 layers, 4 heads, S 16, C 16; Text VAE 2 + 2 blocks, D 256, FFN 1024, 4 heads, V 1024, block size 1; prompt 64
 tokens, 64 new ones, 16 Euler steps, guidance 7, greedy. Both programs start from the same noise; the share of tokens on which
-they agree is printed.
+they agree is printed, and what each multiplies a new token: their ratio is what the arithmetic allows at equal FLOPs a second.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from benchmarks import measure, reference
 from benchmarks.train_step import SIZES
 from cola_jax.config import ComputeConfig, RunConfig, SamplingConfig, TextVAEConfig
 from cola_jax.families import cola
+from cola_jax.generate import blocks
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
+from cola_jax.parallel import hlo
 
 PROMPT, NEW = 64, 64
 
@@ -36,8 +38,8 @@ def config() -> RunConfig:
 
 def cached(cfg: RunConfig, params, prompts, noise) -> np.ndarray:
     """Our generation. Returns tokens (B, NEW)."""
-    blocks = [tokens for tokens, _ in cola.generate(cfg, params, prompts, pad_id=0, noise=noise)]
-    return np.concatenate([np.asarray(block) for block in blocks], axis=1)
+    written = [tokens for tokens, _ in cola.generate(cfg, params, prompts, pad_id=0, noise=noise)]
+    return np.concatenate([np.asarray(block) for block in written], axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -57,6 +59,17 @@ def recomputed(cfg: RunConfig, params, prompts, noise) -> jax.Array:
     return jnp.concatenate(tokens, axis=1)
 
 
+def flops(cfg: RunConfig, params, prompts, noise) -> tuple[float, float]:
+    """Matmul FLOPs of one generation, cached and recomputed, as compiled, loops multiplied out."""
+    count = lambda function, *arguments: hlo.read(function.lower(*arguments).compile().as_text()).flops
+    rows, new_blocks = prompts.shape[0], noise.shape[0]
+    block, arguments = blocks.abstract_step(cfg, params, rows, PROMPT)
+    known = np.full(rows, PROMPT, np.int32)
+    ours = count(blocks.read_prompt, cfg, params, prompts, known, new_blocks) + new_blocks * count(block, *arguments)
+    ours += count(blocks.time_table, cfg, params, cfg.sampling.guidance)
+    return ours, count(recomputed, cfg, params, prompts, noise)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8)
@@ -73,8 +86,13 @@ def main() -> None:
     plain = measure.seconds(lambda: recomputed(cfg, params, prompts, noise), options.repeats)
     same = np.mean(cached(cfg, params, rows, noise) == np.asarray(recomputed(cfg, params, prompts, noise)))
     new = options.batch * NEW
-    print(f"batch {options.batch}  cached     {new / ours:8.1f} new tokens/s")
-    print(f"batch {options.batch}  recomputed {new / plain:8.1f} new tokens/s")
+    works = flops(cfg, params, prompts, noise)
+    for name, time, work in zip(("cached", "recomputed"), (ours, plain), works):
+        print(
+            f"batch {options.batch}  {name:10s} {new / time:8.1f} new tokens/s  {work / new / 1e6:8.1f} MFLOPs/token  "
+            f"{work / time / 1e9:6.1f} GFLOP/s"
+        )
+    print(f"at equal FLOPs a second the ratio would be {works[1] / works[0]:.2f}")
     print(f"ratio {plain / ours:.2f}, {100 * same:.1f} % of the tokens agree, peak memory {measure.peak_memory()}")
 
 

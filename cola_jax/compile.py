@@ -16,7 +16,7 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from cola_jax.config import ConfigError, RunConfig, for_platform
+from cola_jax.config import ConfigError, RunConfig, for_platform, without_kernels
 from cola_jax.families import FAMILIES
 from cola_jax.parallel import hlo
 from cola_jax.parallel.chips import GiB, chip_of
@@ -44,9 +44,12 @@ class Report:
     Attributes:
       state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what the step
         needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program itself.
+      host_bytes: temporaries that wait in the host's memory (compute.remat=offload).
       capacity: bytes that the device has for programs; None where its kind is not known.
-      flops: matmuls as compiled, loops multiplied out. useful_flops: those that our count asks for (`Cost.useful`).
-      seconds: the compiler's estimates of all instructions added up, nothing overlapping; None where it makes none.
+      flops: matmuls as compiled, loops multiplied out; those of attention kernels by our count.
+      useful_flops: those that our count asks for (`Cost.useful`).
+      seconds: the compiler's estimates of all instructions added up, nothing overlapping, and attention kernels, of which it
+        makes none, at the peak; None where it estimates nothing.
       predicted_mfu: useful_flops over peak in those seconds.
       refusal: what the compiler said where it could not compile, else "".
     """
@@ -56,10 +59,12 @@ class Report:
     devices: int
     device_kind: str
     mesh: dict[str, int]
+    compute: str
     compile_seconds: float
     state_bytes: int | None = None
     temporary_bytes: int | None = None
     total_bytes: int | None = None
+    host_bytes: int | None = None
     capacity: int | None = None
     flops: float | None = None
     useful_flops: float | None = None
@@ -131,12 +136,12 @@ def compile_for(
       TopologyError: for a topology that does not exist. MeshError, ConfigError: see `program_of`.
     """
     devices = devices_of(topology)
-    cfg = for_platform(cfg, devices[0].platform)
+    cfg, compute = for_platform(cfg if name == "train" else without_kernels(cfg), devices[0].platform)
     mesh = make_mesh(cfg.mesh, devices)
     program = program_of(cfg, mesh, name, rows, prompt)
     chip = chip_of(devices[0])
     report = Report(
-        name, topology, mesh.size, devices[0].device_kind, dict(mesh.shape), 0.0,
+        name, topology, mesh.size, devices[0].device_kind, dict(mesh.shape), compute, 0.0,
         capacity=None if chip is None else int(chip.memory),
     )  # fmt: skip
     start = time.monotonic()
@@ -148,28 +153,40 @@ def compile_for(
         refusal = str(error).splitlines()[0].removeprefix("RESOURCE_EXHAUSTED: ")
         return dataclasses.replace(report, compile_seconds=time.monotonic() - start, refusal=refusal), None
     report = dataclasses.replace(report, compile_seconds=time.monotonic() - start)
-    useful = useful_flops(cfg, name) / mesh.size if name == "train" else None
-    return measured(report, compiled, useful, devices[0]), compiled
+    ours = our_count(cfg, mesh.size) if name == "train" else OurCount(None, 0.0)
+    return measured(report, compiled, ours, devices[0]), compiled
 
 
-def useful_flops(cfg: RunConfig, name: str) -> float:
-    """Returns our count of a training step's FLOPs, all devices together."""
-    return FAMILIES[cfg.family].cost(cfg).useful * accounting.tokens_of(cfg, 1)
+class OurCount(NamedTuple):
+    """FLOPs of one device and step by our count: useful ones, and those of kernels that the compiler does not look into."""
+
+    useful: float | None
+    kernels: float
 
 
-def measured(report: Report, compiled: jax.stages.Compiled, useful: float | None, device: jax.Device) -> Report:
+def our_count(cfg: RunConfig, devices: int) -> OurCount:
+    """Counts a training step. Splash attention computes its scores again in each of two backward kernels."""
+    cost, tokens = FAMILIES[cfg.family].cost(cfg), accounting.tokens_of(cfg, 1) / devices
+    matmuls = 9 if cfg.compute.remat == "none" else 11  # of the kernels, where the mathematics has 6
+    kernels = cost.attention * matmuls / 6 if cfg.compute.attention == "splash" else 0.0
+    return OurCount(cost.useful * tokens, kernels * tokens)
+
+
+def measured(report: Report, compiled: jax.stages.Compiled, ours: OurCount, device: jax.Device) -> Report:
     """Fills in what the executable says of itself."""
     memory, totals, chip = compiled.memory_analysis(), hlo.read(compiled.as_text()), chip_of(device)
-    clock = 0.0 if chip is None else chip.clock
-    seconds = totals.cycles / clock if clock and totals.cycles else None
+    useful, seconds = ours.useful, None
+    if chip is not None and chip.clock and totals.cycles:
+        seconds = totals.cycles / chip.clock + ours.kernels / chip.flops
     state = memory.argument_size_in_bytes
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return dataclasses.replace(
         report,
         state_bytes=state,
         temporary_bytes=memory.temp_size_in_bytes,
+        host_bytes=memory.host_temp_size_in_bytes,
         total_bytes=state + fresh + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        flops=totals.flops,
+        flops=totals.flops + ours.kernels,
         useful_flops=useful,
         bytes_accessed=totals.bytes,
         seconds=seconds,
@@ -191,12 +208,14 @@ def as_text(report: Report) -> str:
     mesh = " ".join(f"{axis} {count}" for axis, count in report.mesh.items())
     lines = [f"{report.program} step on {report.topology}: {report.devices} x {report.device_kind}, mesh {mesh}"]
     room = "" if report.capacity is None else f" of {size(report.capacity)}"
+    lines.append(f"  {report.compute}")
     if report.refusal:
         return "\n".join([*lines, f"  does not fit: {report.refusal}"])
     lines += [
         f"  compiled in {report.compile_seconds:.0f} s",
         f"  memory a device: state {size(report.state_bytes)}, temporaries {size(report.temporary_bytes)}, "
-        f"total {size(report.total_bytes)}{room}",
+        f"total {size(report.total_bytes)}{room}"
+        + (f"; on the host {size(report.host_bytes)}" if report.host_bytes else ""),
         f"  work a device: {report.flops:.4g} FLOPs in matmuls, {report.bytes_accessed:.4g} bytes" + _useful(report),
         *(f"  {line}" for line in _collective_lines(report.collectives)),
     ]

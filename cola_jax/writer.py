@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ConfigError as ConfigError
-from cola_jax.config import RunConfig, resolve, to_dict
+from cola_jax.config import RunConfig, resolve, to_dict, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
@@ -46,7 +46,7 @@ class Writer:
           DataError: where the tokenizer has more tokens than the model.
         """
         config, params = load_params(workdir, step, mesh)
-        cfg = resolve(config)
+        cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generate is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
         tokenizer = tokenizers.load(Path(workdir) / TOKENIZER)

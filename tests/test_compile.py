@@ -110,3 +110,25 @@ def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler
     done = run(*given, *wide)
     assert done.returncode == 1, done.stderr
     assert "does not fit" in done.stdout.splitlines()[-1]
+
+
+def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compiler):
+    sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=6, train__sequence_length=512)
+    reports = {}
+    for remat in ("none", "minimal", "full", "offload"):
+        cfg = config(family="ar", **SMALL, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)
+        reports[remat], _ = compile.compile_for(cfg, "v5e:1x1", "train", 1, 1)
+    temporary = {remat: report.temporary_bytes for remat, report in reports.items()}
+    assert temporary["full"] < temporary["minimal"] < temporary["none"]
+    assert temporary["offload"] < temporary["minimal"]
+    assert reports["offload"].host_bytes > 0 == reports["minimal"].host_bytes
+    assert reports["none"].flops < reports["minimal"].flops < reports["full"].flops
+
+
+def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
+    both = [
+        compile.compile_for(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
+        for dtype in ("float32", "bfloat16")
+    ]
+    params = sum(FAMILIES["ar"].cost(config(family="ar", **SMALL)).params.values())
+    assert both[0].state_bytes - both[1].state_bytes == 4 * params

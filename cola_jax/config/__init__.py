@@ -18,6 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cola_jax.config.checks import inconsistencies as inconsistencies
+from cola_jax.config.errors import ConfigError as ConfigError
 from cola_jax.config.fields import (
     CHOICES as CHOICES,
 )
@@ -82,13 +83,10 @@ from cola_jax.config.fields import (
     VAEBlockConfig as VAEBlockConfig,
 )
 from cola_jax.config.platform import for_platform as for_platform
+from cola_jax.config.platform import without_kernels as without_kernels
 from cola_jax.config.sizes import mask_id as mask_id
 from cola_jax.config.sizes import tokens_of_block as tokens_of_block
 from cola_jax.config.sizes import vocabulary as vocabulary
-
-
-class ConfigError(ValueError):
-    """A config that cannot be run; the message names the field, what it was given and what it needs."""
 
 
 def base() -> ConfigDict:

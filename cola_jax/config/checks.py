@@ -111,6 +111,10 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
         (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
         (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
         (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
+        (
+            c.mesh.sequence == -1,
+            "mesh.sequence=-1: name the devices that positions are split over; -1 is for another axis",
+        ),
         (axes.count(-1) > 1, f"mesh: only one of {', '.join(MESH_AXES)} may be -1, got {axes}"),
         (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
     ]

@@ -205,6 +205,9 @@ class OptimizerConfig:
     clip_norm: float = 1.0  # global gradient norm; 0: no clip
     muon_momentum: float = 0.95
     muon_steps: int = 5  # Newton-Schulz iterations
+    moment_dtype: str = (
+        "float32"  # of all moments between steps: float32 | bfloat16 (half the memory; rounded each step)
+    )
 
 
 @dataclass(frozen=True)
@@ -252,8 +255,11 @@ class ComputeConfig:
 
     dtype: str = "auto"  # matmul dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU, float32 on CPU)
     scan_layers: bool = True  # one compiled layer in a loop, or all layers unrolled
-    remat: str = "none"  # none | minimal (keep matmul outputs) | full (keep layer inputs only)
-    attention_chunks: int = 8  # query chunks of a masked attention; keys no query of a chunk may see are skipped
+    remat: str = (
+        "none"  # none | minimal (keep matmul outputs) | full (layer inputs only) | offload (matmul outputs on the host)
+    )
+    attention: str = "auto"  # kernel of training: xla | splash (TPU) | auto (splash on TPUs where it can, else xla)
+    attention_chunks: int = 8  # query chunks of attention by xla; keys no query of a chunk may see are skipped
     cross_entropy_chunk: int = 512  # positions of a row whose logits exist at once
 
 
@@ -339,8 +345,10 @@ CHOICES = {
     "objective.latent_policy": ("fixed", "joint", "scratch", "interval"),
     "optimizer.name": ("adamw", "muon"),
     "optimizer.schedule": ("cosine", "constant"),
+    "optimizer.moment_dtype": ("float32", "bfloat16"),
     "compute.dtype": ("auto", "float32", "bfloat16"),
-    "compute.remat": ("none", "minimal", "full"),
+    "compute.attention": ("auto", "xla", "splash", "cudnn"),
+    "compute.remat": ("none", "minimal", "full", "offload"),
     "sampling.solver": ("euler", "midpoint", "heun"),
     "sampling.llada.remasking": ("low_confidence", "random"),
     "sampling.first_block": ("clean", "repaint", "left_pad", "right_pad"),

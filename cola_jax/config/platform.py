@@ -1,15 +1,76 @@
-"""What "auto" stands for on a kind of device."""
+"""What "auto" stands for on a kind of device, and which kernels can do what a config asks."""
 
 from __future__ import annotations
 
 import dataclasses
 
+from cola_jax.config.errors import ConfigError
 from cola_jax.config.fields import RunConfig
 
+LANES = 128  # splash attention has tiles of a multiple of so many queries and keys, and heads of so many channels
 
-def for_platform(c: RunConfig, platform: str) -> RunConfig:
-    """Returns the config with every "auto" of `compute` replaced by what it means on a platform: cpu, gpu or tpu."""
-    compute = c.compute
-    if compute.dtype == "auto":
-        compute = dataclasses.replace(compute, dtype="float32" if platform == "cpu" else "bfloat16")
-    return dataclasses.replace(c, compute=compute)
+
+def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
+    """Returns the config with every "auto" of `compute` replaced by what it means on a platform, and a line that says so.
+
+    Args:
+      platform: cpu, gpu or tpu.
+
+    Raises:
+      ConfigError: where compute.attention names a kernel that cannot do what the config asks.
+    """
+    dtype = c.compute.dtype
+    if dtype == "auto":
+        dtype = "float32" if platform == "cpu" else "bfloat16"
+    attention, why = c.compute.attention, ""
+    problem = kernel_problem(c, platform, "splash" if attention == "auto" else attention)
+    if attention == "auto":
+        attention = "xla" if problem else "splash"
+        why = f" ({problem})" if problem and platform == "tpu" else ""
+    elif problem:
+        raise ConfigError(f"compute.attention={attention!r}: {problem}; compute.attention='xla' can do everything")
+    compute = dataclasses.replace(c.compute, dtype=dtype, attention=attention)
+    line = f"compute: {dtype} matmuls, attention by {attention}{why}, remat {compute.remat}"
+    return dataclasses.replace(c, compute=compute), line
+
+
+def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:
+    """Returns why a kernel cannot do the attention that a config's training needs on a platform, or ""."""
+    if kernel == "xla":
+        return ""
+    if kernel == "cudnn":
+        return (
+            "cuDNN has no mask that it computes: clean | noisy and blocks would need a dense bias, and it is not built"
+        )
+    if platform != "tpu":
+        return f"splash attention runs on TPUs, not on {platform}"
+    if c.family == "llada":
+        return "attention without a mask has nothing that splash attention could skip"
+    return next(filter(None, (_splash_problem(c, *part) for part in _parts(c))), "")
+
+
+def _parts(c: RunConfig) -> list[tuple[str, int, int, int]]:
+    """(name, positions of a row, positions of a block, channels of a head) of every attention of a family's training."""
+    length = c.train.sequence_length
+    if c.family == "ar":
+        return [("the backbone", length, 1, c.backbone.dim // c.backbone.num_heads)]
+    latents = length // c.vae.patch_size
+    vae = [("the VAE", latents, c.vae.block_size, c.vae.dim // c.vae.num_heads)]
+    return vae + [("the DiT", latents, c.dit.block_size, c.dit.head_dim)] * (c.family == "cola")
+
+
+def _splash_problem(c: RunConfig, name: str, length: int, block_size: int, head_dim: int) -> str:
+    shards = max(c.mesh.sequence, 1)
+    own = length // shards
+    if length % (shards * LANES):
+        return f"{name} has rows of {length} positions over mesh.sequence={shards}, not a multiple of {LANES} each"
+    if block_size & (block_size - 1) or own % block_size:
+        return f"{name} has blocks of {block_size}, not a power of two that divides the {own} positions of a device"
+    if shards > 1 and own & (own - 1):
+        return f"{name} has {own} positions a device, not a power of two"
+    return f"{name} has heads of {head_dim} channels, not a multiple of {LANES}" if head_dim % LANES else ""
+
+
+def without_kernels(c: RunConfig) -> RunConfig:
+    """Returns the config for writing: prompts and blocks have shapes that training's kernels do not take."""
+    return dataclasses.replace(c, compute=dataclasses.replace(c.compute, attention="xla"))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import RunConfig, SamplingConfig
+from cola_jax.config import RunConfig, SamplingConfig, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, sample_keys
@@ -33,7 +33,8 @@ PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths s
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"backbone"}."""
     token = jnp.zeros((1, 1), jnp.int32)
-    return {"backbone": build.backbone(cfg).init(key_of(rng, "backbone"), token, token, None, causal)["params"]}
+    net = build.backbone(without_kernels(cfg))  # one token is no kernel's shape
+    return {"backbone": net.init(key_of(rng, "backbone"), token, token, None, causal)["params"]}
 
 
 def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -121,7 +122,7 @@ def generate(
 def cost(cfg: RunConfig) -> Cost:
     net, length = cfg.backbone, cfg.train.sequence_length
     works = {
-        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute.attention_chunks)),
+        "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute)),
         "logits": flops.dense(length, net.dim, net.vocab_size),
     }
     return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))

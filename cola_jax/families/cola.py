@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ConfigError, RunConfig, SamplingConfig
+from cola_jax.config import ConfigError, RunConfig, SamplingConfig, without_kernels
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
@@ -33,7 +33,9 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"encoder", "decoder", "dit"}."""
     latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
     example = (latent, jnp.zeros((1, 1)), jnp.zeros((1, 1), jnp.int32), None)
-    return vae_terms.init(cfg, rng) | {"dit": build.dit(cfg).init(key_of(rng, "dit"), *example)["params"]}
+    return vae_terms.init(cfg, rng) | {
+        "dit": build.dit(without_kernels(cfg)).init(key_of(rng, "dit"), *example)["params"]
+    }
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
@@ -229,12 +231,11 @@ def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
     parts = vae_terms.cost_parts(cfg, vae_trained)
     frozen: tuple[str, ...] = ()
     if cfg.objective.reference_weight > 0:
-        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute.attention_chunks), FORWARD)
+        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
         frozen = ("encoder",)
     times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1
     shared = cfg.train.accumulate / cfg.train.batch_size  # the clean stream's t = 0 is embedded once a microbatch
-    chunks = cfg.compute.attention_chunks
-    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, chunks), TRAINED)
+    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, cfg.compute), TRAINED)
     return of_parts(cfg, init, parts, ("encoder", "decoder", "dit") if vae_moments else ("dit",), frozen)
 
 

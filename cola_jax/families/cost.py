@@ -27,6 +27,8 @@ class Cost:
       backward: the same of the gradient; parts that a step does not train cost nothing, or only what passes through them.
       masked: FLOPs a token, forward and backward, that attention kernels spend on pairs that the pattern forbids. They are part
         of `forward` and `backward`.
+      attention: FLOPs a token, forward and backward, of attention kernels, those on forbidden pairs included. They are part of
+        `forward` and `backward`.
       state_bytes: fp32 parameters, moments and frozen parts, on all devices together.
     """
 
@@ -34,6 +36,7 @@ class Cost:
     forward: dict[str, float]
     backward: dict[str, float]
     masked: float
+    attention: float
     state_bytes: int
 
     @property
@@ -79,13 +82,15 @@ def of_parts(
     shapes = jax.eval_shape(lambda: init(cfg, jax.random.PRNGKey(0)))
     sizes = {group: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for group, tree in shapes.items()}
     tokens = cfg.train.sequence_length
-    held = sum(sizes.values()) + sum(sizes[group] for group in frozen) + 2 * sum(sizes[group] for group in trained)
+    kept = sum(sizes.values()) + sum(sizes[group] for group in frozen)
+    a_moment = 2 if cfg.optimizer.moment_dtype == "bfloat16" else 4  # bytes
     return Cost(
         params=sizes,
         forward={name: (part.work.weights + part.work.attention) / tokens for name, part in parts.items()},
         backward={name: part.backward / tokens for name, part in parts.items()},
         masked=sum(part.masked for part in parts.values()) / tokens,
-        state_bytes=4 * held,
+        attention=sum(part.work.attention * (1.0 + part.gradient[1]) for part in parts.values()) / tokens,
+        state_bytes=4 * kept + 2 * a_moment * sum(sizes[group] for group in trained),
     )
 
 
@@ -93,5 +98,5 @@ def mean(costs: list[tuple[float, Cost]]) -> Cost:
     """Returns the mean of the costs of several kinds of steps, weighted by their shares of a run."""
     first = costs[0][1]
     blend = lambda name: {part: sum(w * getattr(c, name)[part] for w, c in costs) for part in first.forward}
-    masked = sum(weight * cost.masked for weight, cost in costs)
-    return Cost(first.params, blend("forward"), blend("backward"), masked, first.state_bytes)
+    masked, attention = (sum(w * getattr(c, name) for w, c in costs) for name in ("masked", "attention"))
+    return Cost(first.params, blend("forward"), blend("backward"), masked, attention, first.state_bytes)

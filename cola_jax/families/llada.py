@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import RunConfig, mask_id
+from cola_jax.config import RunConfig, mask_id, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
 from cola_jax.families.keys import key_of, row_keys, sample_keys
@@ -33,7 +33,8 @@ DRAWS = 128  # Monte Carlo draws of a likelihood
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"backbone"}."""
     token = jnp.zeros((1, 1), jnp.int32)
-    return {"backbone": build.backbone(cfg).init(key_of(rng, "backbone"), token, token, None, bidirectional)["params"]}
+    net = build.backbone(without_kernels(cfg))  # one token is no kernel's shape
+    return {"backbone": net.init(key_of(rng, "backbone"), token, token, None, bidirectional)["params"]}
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, without_kernels
 from cola_jax.families.cost import FORWARD, TRAINED, Part
 from cola_jax.families.keys import key_of, row_keys
 from cola_jax.models import build, flops
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
 
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     """Returns new parameters {"encoder", "decoder"}."""
-    patch = cfg.vae.patch_size
+    cfg, patch = without_kernels(cfg), cfg.vae.patch_size  # one position is no kernel's shape
     position = jnp.zeros((1, 1), jnp.int32)
     encoder_params = build.encoder(cfg).init(key_of(rng, "encoder"), jnp.zeros((1, patch), jnp.int32), position, None)
     latent = jnp.zeros((1, 1, cfg.vae.latent_dim))
@@ -189,11 +189,11 @@ def repeat(where: Layout, copies: int) -> Layout:
 
 def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
     """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
-    tokens, chunks = cfg.train.sequence_length, cfg.compute.attention_chunks
+    tokens, compute = cfg.train.sequence_length, cfg.compute
     gradient, copies = TRAINED if trained else FORWARD, 2 if cfg.objective.mask_weight > 0 else 1
     works = {
-        "encoder": flops.encoder(cfg.vae, tokens, chunks),
-        "decoder": flops.decoder(cfg.vae, tokens, chunks),
+        "encoder": flops.encoder(cfg.vae, tokens, compute),
+        "decoder": flops.decoder(cfg.vae, tokens, compute),
         "logits": flops.dense(tokens, cfg.vae.dim, cfg.vae.vocab_size),
     }
     return {name: Part(work.times(copies), gradient) for name, work in works.items()}

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.models import visibility
+from cola_jax.config import ComputeConfig
+from cola_jax.models import splash, visibility
+from cola_jax.models.axes import lay_out, shards
 
 MASKED = -1e30  # finite, so that a query without any key gives a mean instead of NaN
 
@@ -54,15 +56,19 @@ def block_causal_attention(
     *,
     block_size: int,
     segments_BN: jax.Array | None,
-    chunks: int,
+    compute: ComputeConfig,
 ) -> jax.Array:
     """Block-causal self-attention of one stream (VAE, clean prefix). Returns (B, N, H, K).
 
     segments_BN: document of each position, or None where a row is one document.
     """
+    if compute.attention == "splash":
+        return splash.block_causal(q_BNHK, k_BNHK, v_BNHK, block_size=block_size, segments_BN=segments_BN)
+    split = shards("length") > 1  # the positions of a row lie on several devices: queries stay, keys and values travel
+    k_BNHK, v_BNHK = (_everywhere(x) if split else x for x in (k_BNHK, v_BNHK))
     q, k, v = _heads_first(q_BNHK, k_BNHK, v_BNHK)
     outputs = []
-    for start, end in chunk_bounds(q.shape[2], block_size, chunks):
+    for start, end in chunk_bounds(q.shape[2], block_size, 1 if split else compute.attention_chunks):
         mask = _block_mask(visibility.block_causal, (start, end), (0, end), block_size, segments_BN)
         outputs.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask))
     return _swap(jnp.concatenate(outputs, axis=2))
@@ -75,6 +81,7 @@ def full_attention(
 
     segments_BN: document of each position, or None where a row is one document.
     """
+    k_BNHK, v_BNHK = _everywhere(k_BNHK), _everywhere(v_BNHK)
     if segments_BN is None:
         return attend(q_BNHK, k_BNHK, v_BNHK, None)
     mask = visibility.same_segment(segments_BN[:, None, :, None], segments_BN[:, None, None, :])
@@ -87,26 +94,31 @@ def clean_noisy_attention(
     *,
     block_size: int,
     segments_BN: jax.Array | None,
-    chunks: int,
+    compute: ComputeConfig,
 ) -> tuple[jax.Array | None, jax.Array]:
     """The training pass over [clean | noisy] (SPEC 1.3) without the pairs that it forbids.
 
     Args:
-      clean: q, k, v of the clean copy without its last block, (B, N - S, H, K); q is None where its output is not wanted.
+      clean: q, k, v of the clean copy with or without its last block, (B, N or N - S, H, K); q is None where its output is
+        not wanted.
       noisy: q, k, v of the noisy copy, (B, N, H, K).
       block_size: S.
       segments_BN: document of each position, or None where a row is one document.
-      chunks: at most how many query chunks; more chunks skip more of what is masked.
+      compute: the kernel, and into how many query chunks xla cuts a row: more of them skip more of what is masked.
 
     Returns:
       (clean output or None, noisy output).
     """
+    if compute.attention == "splash":
+        return splash.clean_noisy(clean, noisy, block_size=block_size, segments_BN=segments_BN)
+    if shards("length") > 1:
+        return _clean_noisy_split(clean, noisy, block_size, segments_BN, compute)
     _, k_clean, v_clean = _heads_first(noisy[0], *clean[1:])
     q_noisy, k_noisy, v_noisy = _heads_first(*noisy)
     q_clean = None if clean[0] is None else _swap(clean[0])
     last = k_clean.shape[2]
     clean_out, noisy_out = [], []
-    for start, end in chunk_bounds(q_noisy.shape[2], block_size, chunks):
+    for start, end in chunk_bounds(q_noisy.shape[2], block_size, compute.attention_chunks):
         before = (end - 1) // block_size * block_size  # the last of these queries see no clean block but earlier ones
         past = _block_mask(visibility.earlier_block, (start, end), (0, before), block_size, segments_BN)
         own = _block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
@@ -121,6 +133,41 @@ def clean_noisy_attention(
     if q_clean is None:
         return None, noisy_BNHK
     return (_swap(jnp.concatenate(clean_out, axis=2)) if clean_out else clean[0]), noisy_BNHK
+
+
+def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
+    """`clean_noisy_attention` with the positions of a row on several devices.
+
+    Queries stay where they are, and so do noisy keys, which their own block alone sees; clean keys and values travel.
+    """
+    q_clean, k_clean, v_clean = clean
+    clean_out = None
+    if q_clean is not None:
+        clean_out = block_causal_attention(
+            q_clean, k_clean, v_clean, block_size=block_size, segments_BN=segments_BN, compute=compute
+        )
+    q, k_past, v_past = _heads_first(noisy[0], _everywhere(k_clean), _everywhere(v_clean))
+    in_blocks = lambda x: x.reshape(*x.shape[:2], -1, block_size, x.shape[-1])
+    q_own, k_own, v_own = (in_blocks(x) for x in _heads_first(*noisy))
+    length, scale = q.shape[2], q.shape[-1] ** -0.5
+    past = jnp.einsum("bhqk,bhmk->bhqm", q * scale, k_past, preferred_element_type=jnp.float32)
+    own = jnp.einsum("bhnqk,bhnmk->bhnqm", q_own * scale, k_own, preferred_element_type=jnp.float32)
+    past_mask = _block_mask(visibility.earlier_block, (0, length), (0, k_past.shape[2]), block_size, segments_BN)
+    past = jnp.where(past_mask, past, MASKED)
+    if segments_BN is not None:
+        blocks_BnS = segments_BN.reshape(segments_BN.shape[0], 1, -1, block_size)
+        own = jnp.where(visibility.same_segment(blocks_BnS[..., :, None], blocks_BnS[..., None, :]), own, MASKED)
+    scores = jnp.concatenate([past, own.reshape(*past.shape[:3], block_size)], axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v_past.dtype)
+    on_past, on_own = jnp.split(weights, [k_past.shape[2]], axis=-1)
+    mixed = jnp.einsum("bhqm,bhmk->bhqk", on_past, v_past)
+    mixed += jnp.einsum("bhnqm,bhnmk->bhnqk", in_blocks(on_own), v_own).reshape(mixed.shape)
+    return clean_out, lay_out(_swap(mixed), "batch", "length", "heads", None)
+
+
+def _everywhere(x_BNHK: jax.Array) -> jax.Array:
+    """Keys or values of whole rows, wherever their positions lie."""
+    return lay_out(x_BNHK, "batch", None, "heads", None)
 
 
 def _attend(q_BHQK: jax.Array, k_BHMK: jax.Array, v_BHMK: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -17,15 +17,19 @@ from cola_jax.models import attention, layers, visibility
 from cola_jax.models.axes import lay_out
 from cola_jax.models.cache import KVCache, append
 
-Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, int], jax.Array]
+Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, ComputeConfig], jax.Array]
 
 
-def causal(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, chunks: int) -> jax.Array:
+def causal(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, compute: ComputeConfig
+) -> jax.Array:
     """Every position sees itself and earlier ones of its document."""
-    return attention.block_causal_attention(q, k, v, block_size=1, segments_BN=segments_BL, chunks=chunks)
+    return attention.block_causal_attention(q, k, v, block_size=1, segments_BN=segments_BL, compute=compute)
 
 
-def bidirectional(q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, chunks: int) -> jax.Array:
+def bidirectional(
+    q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, compute: ComputeConfig
+) -> jax.Array:
     """Every position sees all of its document; there is nothing that chunks of queries could skip."""
     return attention.full_attention(q, k, v, segments_BN=segments_BL)
 
@@ -106,7 +110,7 @@ class Backbone(nn.Module):
 
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = pattern(q, k, v, segments_BL, self.compute.attention_chunks)
+            heads = pattern(q, k, v, segments_BL, self.compute)
             return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
 
         x = self.embed(tokens_BL)

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
-from cola_jax.models.axes import lay_out
+from cola_jax.models.axes import lay_out, shards
 from cola_jax.models.cache import KVCache
 from cola_jax.models.layers import rope_half as rotate
 
@@ -199,7 +199,7 @@ class DiT(nn.Module):
           v (B, N, C) fp32.
         """
         batch, length = z_noisy_BNC.shape[:2]
-        past = length - self.config.block_size
+        past = length if shards("length") > 1 else length - self.config.block_size  # a split row stays divisible
         rope = self._rope(positions_BN)
         emb = self.time(jnp.concatenate([jnp.zeros(1), t_BT.reshape(-1)]))
         place = _Placement(batch, length, t_BT.shape[1], known_BN)
@@ -216,7 +216,7 @@ class DiT(nn.Module):
                 (rotate(q_noisy, rope), rotate(k_noisy, rope), v_noisy),
                 block_size=self.config.block_size,
                 segments_BN=segments_BN,
-                chunks=self.compute.attention_chunks,
+                compute=self.compute,
             )
             clean = clean if last else self._apply(params, "finish", clean, heads[0], mod_0)
             return (clean, self._apply(params, "finish", noisy, heads[1], mod_t)), None
@@ -308,7 +308,7 @@ class DiT(nn.Module):
 
     def _block_causal(self, q, k, v, segments_BN):
         return attention.block_causal_attention(
-            q, k, v, block_size=self.config.block_size, segments_BN=segments_BN, chunks=self.compute.attention_chunks
+            q, k, v, block_size=self.config.block_size, segments_BN=segments_BN, compute=self.compute
         )
 
     def _rope(self, positions_BN):

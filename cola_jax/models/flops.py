@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cola_jax.config import BackboneConfig, DiTConfig, TextVAEConfig
+from cola_jax.config import BackboneConfig, ComputeConfig, DiTConfig, TextVAEConfig
 from cola_jax.models import pairs
 from cola_jax.models.pairs import Pairs
 
@@ -45,32 +45,32 @@ def attention(found: Pairs, heads: int, head_dim: int) -> Work:
     return Work(0.0, a_pair * found.computed, a_pair * (found.computed - found.live))
 
 
-def vae_blocks(vae: TextVAEConfig, latents: int, layers: int, chunks: int) -> Work:
+def vae_blocks(vae: TextVAEConfig, latents: int, layers: int, compute: ComputeConfig) -> Work:
     """`layers` blocks of the encoder or decoder."""
     width = vae.ffn_dim // 2 if vae.block.activation == "swiglu" else vae.ffn_dim
     block = dense(latents, vae.dim, vae.dim + 2 * vae.dim // vae.block.shared_heads_kv)  # qkv
     block += dense(latents, vae.dim, vae.dim)
     block += dense(latents, vae.dim, vae.ffn_dim) + dense(latents, width, vae.dim)
-    seen = pairs.block_causal(latents, vae.block_size, chunks)
+    seen = pairs.block_causal(latents, vae.block_size, compute)
     return (block + attention(seen, vae.num_heads, vae.dim // vae.num_heads)).times(layers)
 
 
-def encoder(vae: TextVAEConfig, tokens: int, chunks: int) -> Work:
+def encoder(vae: TextVAEConfig, tokens: int, compute: ComputeConfig) -> Work:
     """Tokens to posterior parameters."""
     latents = tokens // vae.patch_size
     ends = dense(latents, vae.patch_size * vae.dim, vae.dim)
     ends += dense(latents, vae.dim, vae.latent_dim * (2 if vae.use_variation else 1))
-    return ends + vae_blocks(vae, latents, vae.encoder_blocks, chunks)
+    return ends + vae_blocks(vae, latents, vae.encoder_blocks, compute)
 
 
-def decoder(vae: TextVAEConfig, tokens: int, chunks: int) -> Work:
+def decoder(vae: TextVAEConfig, tokens: int, compute: ComputeConfig) -> Work:
     """Latents to what the read-out sees."""
     latents = tokens // vae.patch_size
     ends = dense(latents, vae.latent_dim, vae.dim) + dense(latents, vae.dim, vae.patch_size * vae.dim)
-    return ends + vae_blocks(vae, latents, vae.decoder_blocks, chunks)
+    return ends + vae_blocks(vae, latents, vae.decoder_blocks, compute)
 
 
-def dit_training(dit: DiTConfig, latent_dim: int, latents: int, times: float, chunks: int) -> Work:
+def dit_training(dit: DiTConfig, latent_dim: int, latents: int, times: float, compute: ComputeConfig) -> Work:
     """`DiT.denoise_all`: both streams, without the last clean block and the clean output of the last layer.
 
     times: distinct times whose modulation is computed, a row: 1 or NB, and the row's share of the clean stream's t = 0.
@@ -80,10 +80,10 @@ def dit_training(dit: DiTConfig, latent_dim: int, latents: int, times: float, ch
     qkv, keys = dense(1, dit.dim, 3 * inner), dense(1, dit.dim, 2 * inner)
     ada = dense(times, dit.dim, 6 * dit.dim)
     clean = (qkv + each).times(past) + attention(
-        pairs.clean(latents, dit.block_size, chunks), dit.num_heads, dit.head_dim
+        pairs.clean(latents, dit.block_size, compute), dit.num_heads, dit.head_dim
     )
     noisy = (qkv + each).times(latents)
-    noisy += attention(pairs.noisy(latents, dit.block_size, chunks), dit.num_heads, dit.head_dim)
+    noisy += attention(pairs.noisy(latents, dit.block_size, compute), dit.num_heads, dit.head_dim)
     layers = (noisy + ada).times(dit.num_layers) + clean.times(dit.num_layers - 1) + keys.times(past)
     time = dense(times, 2 * dit.time_frequencies, dit.dim) + dense(times, dit.dim, dit.dim).times(2)
     ends = dense(latents + past, latent_dim, dit.dim) + dense(latents, dit.dim, latent_dim)

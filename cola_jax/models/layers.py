@@ -178,7 +178,9 @@ def over_layers(
 
 
 def rematerialized(body: Callable[..., Any], remat: str, looped: bool) -> Callable[..., Any]:
-    """Returns `body` with the named rematerialisation policy: none, minimal (matmul outputs stay) or full.
+    """Returns `body` with the named rematerialisation policy.
+
+    none: all stays. minimal: matmul outputs stay. full: nothing stays. offload: matmul outputs wait in the host's memory.
 
     looped: whether it is the body of a scan, where the compiler cannot merge the second computation with the first anyway.
     """
@@ -187,5 +189,6 @@ def rematerialized(body: Callable[..., Any], remat: str, looped: bool) -> Callab
     policies = {
         "minimal": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         "full": jax.checkpoint_policies.nothing_saveable,
+        "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
     }
     return jax.checkpoint(body, policy=policies[remat], prevent_cse=not looped)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from cola_jax.config import ComputeConfig
 from cola_jax.models.attention import chunk_bounds
+from cola_jax.models.splash import computed_pairs
 
 
 class Pairs(NamedTuple):
@@ -20,11 +22,13 @@ class Pairs(NamedTuple):
         return Pairs(self.live + other.live, self.computed + other.computed)
 
 
-def block_causal(length: int, block_size: int, chunks: int) -> Pairs:
+def block_causal(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     """Of `attention.block_causal_attention`: each query sees its own block and earlier ones."""
     live = sum(min((block + 1) * block_size, length) * size for block, size in _blocks(length, block_size))
-    computed = sum((end - start) * end for start, end in chunk_bounds(length, block_size, chunks))
-    return Pairs(live, computed)
+    if compute.attention == "splash":
+        return Pairs(live, computed_pairs(length, block_size, noisy=False))
+    bounds = chunk_bounds(length, block_size, compute.attention_chunks)
+    return Pairs(live, sum((end - start) * end for start, end in bounds))
 
 
 def full(length: int) -> Pairs:
@@ -32,19 +36,24 @@ def full(length: int) -> Pairs:
     return Pairs(length**2, length**2)
 
 
-def noisy(length: int, block_size: int, chunks: int) -> Pairs:
+def noisy(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     """Of the noisy queries of `attention.clean_noisy_attention`: earlier clean blocks and their own noisy one."""
     live = sum((block * block_size + size) * size for block, size in _blocks(length, block_size))
-    bounds = chunk_bounds(length, block_size, chunks)
+    if compute.attention == "splash":
+        return Pairs(live, computed_pairs(length, block_size, noisy=True))
+    bounds = chunk_bounds(length, block_size, compute.attention_chunks)
     before = lambda end: (end - 1) // block_size * block_size
     return Pairs(live, sum((end - start) * (before(end) + end - start) for start, end in bounds))
 
 
-def clean(length: int, block_size: int, chunks: int) -> Pairs:
+def clean(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     """Of the clean queries of `attention.clean_noisy_attention`, whose last block is left out."""
     last = length - block_size
-    live = block_causal(last, block_size, 1).live if last else 0
-    bounds = [(start, min(end, last)) for start, end in chunk_bounds(length, block_size, chunks) if start < last]
+    live = block_causal(last, block_size, ComputeConfig()).live if last else 0
+    if compute.attention == "splash":
+        return Pairs(live, computed_pairs(length, block_size, noisy=False))
+    chunks = chunk_bounds(length, block_size, compute.attention_chunks)
+    bounds = [(start, min(end, last)) for start, end in chunks if start < last]
     return Pairs(live, sum((end - start) * end for start, end in bounds))
 
 

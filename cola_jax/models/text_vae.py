@@ -123,7 +123,7 @@ class BlockStack(nn.Module):
                 v,
                 block_size=self.config.block_size,
                 segments_BN=segments_BN,
-                chunks=self.compute.attention_chunks,
+                compute=self.compute,
             )
             return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
 

@@ -30,7 +30,7 @@ BYTES = {
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
-OPERATION = re.compile(r"^(?:\((?:[^()]|\([^()]*\))*\)|[a-z]+\d*[a-z0-9]*\[[^ ]*) ([\w\-]+)\(")
+OPERATION = re.compile(r" ([\w\-]+)\(")
 
 
 class Collective(NamedTuple):
@@ -102,7 +102,8 @@ def _computations(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _instruction(name: str, text: str) -> Instruction:
-    operation = OPERATION.match(text)
+    # A tuple's type is in brackets, which its members' layouts have too.
+    operation = OPERATION.match(text, len(_inside(text[1:])) + 2 if text.startswith("(") else text.find(" "))
     if operation is None:
         return Instruction(name, "", text, ())
     rest = text[operation.end() :]

@@ -13,7 +13,7 @@ from typing import TextIO
 import jax
 from jax.sharding import Mesh
 
-from cola_jax.config import RunConfig
+from cola_jax.config import RunConfig, for_platform
 from cola_jax.families.cost import Cost
 from cola_jax.families.family import Batch, Family, Tree
 from cola_jax.parallel.chips import chip_of
@@ -81,13 +81,15 @@ def train(
     workdir, first, stream = Path(workdir), jax.process_index() == 0, stream or sys.stderr
     mesh = make_mesh(cfg.mesh, devices)
     check_batch(cfg.train, mesh)
+    given, (cfg, compute) = cfg, for_platform(cfg, mesh.devices.flat[0].platform)
     abstract = abstract_state(cfg, family, mesh)
-    check(workdir, cfg)
+    check(workdir, given)
     with ExitStack() as stack:
         stop_asked = stack.enter_context(stop_signals())
         say = lambda line: print(line, file=stream, flush=True) if first else None
         say(describe(abstract.params, shardings_of(abstract).params))
-        checkpoints = Checkpoints(workdir, cfg, tokenizer_files(tokenizer), say)
+        say(compute)
+        checkpoints = Checkpoints(workdir, given, tokenizer_files(tokenizer), say)
         stack.callback(checkpoints.close)
         state = checkpoints.restore(abstract)
         start = 0 if state is None else int(state.step)
@@ -110,7 +112,7 @@ def train(
         run.mfu_of = mfu_of
         check_best_metric(run)
         if first:
-            claim(workdir, cfg)
+            claim(workdir, given)
         batches = iter(make_batches(start))
         stack.callback(getattr(batches, "close", lambda: None))
         return _loop(run, state, start, batches, stop_asked)

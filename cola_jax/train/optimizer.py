@@ -62,7 +62,17 @@ def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
 
 def init(cfg: RunConfig, family: Family, params: Tree) -> Tree:
     """Returns {group: moments} for the groups that are ever trained."""
-    return {group: directions(cfg.optimizer).init(params[group]) for group in ever_trained(cfg, family)}
+    new = {group: directions(cfg.optimizer).init(params[group]) for group in ever_trained(cfg, family)}
+    return {group: stored(cfg.optimizer, moments) for group, moments in new.items()}
+
+
+def stored(cfg: OptimizerConfig, moments: Tree) -> Tree:
+    """Returns moments as they are kept between steps; counts stay integers."""
+    return _in_dtype(moments, jnp.dtype(cfg.moment_dtype))
+
+
+def _in_dtype(moments: Tree, dtype: jnp.dtype) -> Tree:
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, moments)
 
 
 def update(
@@ -88,7 +98,8 @@ def update(
     params, opt_state = dict(params), dict(opt_state)
     for group in grads:
         clipped = jax.tree.map(lambda g: g * clip, grads[group])
-        direction, opt_state[group] = directions(opt).update(clipped, opt_state[group])
+        direction, moments = directions(opt).update(clipped, _in_dtype(opt_state[group], jnp.dtype(jnp.float32)))
+        opt_state[group] = stored(opt, moments)
         step_size = rate * ratios[group]
         # p <- p - rate (direction + decay p)
         params[group] = jax.tree.map(

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
 from cola_jax.families.family import Batch, Family, Tree
-from cola_jax.parallel.mesh import batch_sharding, check_batch, microbatch_sharding, replicated
+from cola_jax.parallel.mesh import batch_sharding, check_batch, check_model, microbatch_sharding, replicated
 from cola_jax.train import optimizer
 from cola_jax.train.state import TrainState, key_for, shardings_of
 
@@ -34,10 +34,11 @@ def train_step(
       abstract: shapes and shardings of the state, from `abstract_state`.
 
     Raises:
-      MeshError: where the rows of a microbatch do not divide over the devices.
+      MeshError: where the mesh does not divide the rows of a microbatch or the model.
       ValueError: where `trained` is empty or names a group the optimizer has no state for.
     """
     check_batch(cfg.train, mesh)
+    check_model(cfg, mesh)
     unknown = sorted(set(trained) - set(abstract.opt_state))
     if unknown or not trained:
         raise ValueError(
@@ -82,6 +83,7 @@ def eval_step(
     weight is the sum of the batch's token weights.
     """
     check_batch(cfg.train, mesh)
+    check_model(cfg, mesh)
 
     def step(state: TrainState, batch: Batch, index: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
         noise, counts = family.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)

@@ -199,7 +199,7 @@ INCONSISTENT = [
     ({"family": "llada", "sampling__guidance": 1.0}, "sampling.guidance=1.0 is not read by family 'llada'"),
     ({"family": "ar", "objective__vae_from": "w"}, "objective.vae_from='w' is not read by family 'ar'"),
     ({"family": "cola", "sampling__llada__steps": 8}, "is not read by family 'cola'"),
-    ({"mesh__fsdp": -1}, "mesh: only one of data, fsdp, tensor may be -1"),
+    ({"mesh__fsdp": -1}, "mesh: only one of replica, data, fsdp, sequence, tensor may be -1"),
     ({"mesh__tensor": 0}, "mesh: sizes are positive or -1"),
 ]
 

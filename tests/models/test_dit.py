@@ -21,6 +21,7 @@ WAYS = {
     "a chunk a block": {"attention_chunks": 4, "remat": "full"},
     "uneven chunks": {"attention_chunks": 3, "scan_layers": False},
     "more chunks than blocks": {"attention_chunks": 9, "remat": "minimal"},
+    "offloaded": {"remat": "offload"},
     "one chunk, unrolled": {"scan_layers": False, "remat": "full", "attention_chunks": 1},
 }
 

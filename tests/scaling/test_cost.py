@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import batch_of, config
 
-from cola_jax.config import RunConfig
+from cola_jax.config import ComputeConfig, RunConfig
 from cola_jax.families import FAMILIES
 from cola_jax.models import attention, pairs, visibility
 from cola_jax.parallel.chips import chip_of
@@ -100,12 +100,17 @@ def test_pairs_are_those_of_the_pattern_and_of_the_chunks(length, block, chunks)
         pairs.clean: (visibility.block_causal(q, k) & past & past.T).sum(),
     }
     for pattern, live in patterns.items():
-        found = pattern(length, block, chunks)
+        found = pattern(length, block, ComputeConfig(attention_chunks=chunks))
         assert found.live == live
         assert found.computed >= live
-        assert pattern(length, block, length).computed == live  # a chunk for each block computes nothing in vain
+        assert (
+            pattern(length, block, ComputeConfig(attention_chunks=length)).computed == live
+        )  # a chunk for each block computes nothing in vain
     wide = attention.chunk_bounds(length, block, 1)
-    assert wide == [(0, length)] and pairs.block_causal(length, block, 1).computed == length**2
+    assert (
+        wide == [(0, length)]
+        and pairs.block_causal(length, block, ComputeConfig(attention_chunks=1)).computed == length**2
+    )
 
 
 class Device:

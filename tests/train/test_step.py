@@ -213,3 +213,14 @@ def test_a_batch_that_does_not_divide_is_refused_before_compiling():
     mesh, abstract, _, _ = setup(cfg)
     with pytest.raises(MeshError, match=r"train\.batch_size=18"):
         train_step(cfg, FAMILY, ("dit",), mesh, abstract)
+
+
+def test_bf16_moments_are_kept_in_bf16_and_step_nearly_as_fp32_ones():
+    exact, _ = run(config(), steps=4)
+    rounded, _ = run(config(optimizer={"learning_rate": 1e-2, "moment_dtype": "bfloat16"}), steps=4)
+    kept = {x.dtype.name for x in jax.tree.leaves(rounded.opt_state["dit"])}
+    assert kept == {"bfloat16", "int32"}
+    assert {x.dtype.name for x in jax.tree.leaves(rounded.params)} == {"float32"}
+    first = jax.device_get(setup(config())[2]).params
+    for a, b, c in zip(*(jax.tree.leaves(tree) for tree in (exact.params, rounded.params, first))):
+        assert np.abs(a - b).max() < 0.05 * max(np.abs(a - c).max(), 1e-6)

@@ -70,7 +70,7 @@ FAMILY = family(
     trained=trained,
     learning_rate_ratio=lambda cfg: {"encoder": 0.5, "dit": 1.0},
     frozen=lambda cfg, params: {"encoder": params["encoder"]},
-    cost=lambda cfg: Cost({"encoder": 144, "dit": 408}, {"dense": 64.0}, {"dense": 96.0}, 0.0, 6624),
+    cost=lambda cfg: Cost({"encoder": 144, "dit": 408}, {"dense": 64.0}, {"dense": 96.0}, 0.0, 0.0, 6624),
 )
 
 
