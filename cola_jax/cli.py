@@ -16,6 +16,7 @@ from cola_jax.commands import (
     generate,
     likelihood,
     prepare,
+    quality,
     score,
     train,
 )
@@ -28,6 +29,7 @@ COMMANDS = (
     evaluate,
     score,
     likelihood,
+    quality,
     compare,
     prepare,
     compile,

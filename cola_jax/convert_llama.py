@@ -24,6 +24,7 @@ from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
 from cola_jax.train.workdir import claim, stored_config
 
 FAMILIES_OF_THE_FORM = ("ar", "llada")
+OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
 
 
 def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say) -> RunConfig:
@@ -113,6 +114,8 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, sa
     plain = {name: group.to_dict() if isinstance(group, ConfigDict) else group for name, group in given.items()}
     chosen = {line.split(":")[0] for line in differences(base, plain)} | set(explicit)
     lines = [line for line in differences(plain, new) if line.split(":")[0] in chosen]
+    if new["family"] != given["family"]:  # the old family's own groups go with it
+        lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]
     if lines:
         say(f"the imported model replaces fields of the config: {'; '.join(lines)}")
     return resolve(new)
