@@ -95,7 +95,7 @@ def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size:
     for one in written:
         prompt, whole = (judge.tokenizer.encode(text) for text in (one.prompt, one.prompt + one.text))
         shared = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
-        before, answer = [judge.tokenizer.eos_id, *whole[:shared]], whole[shared:]  # a piece may span the seam
+        before, answer = whole[:shared] or [judge.tokenizer.eos_id], whole[shared:]  # a piece may span the seam
         if answer:
             pairs.append(Pair(tuple(before), tuple(answer)))
     if not pairs:

@@ -51,7 +51,7 @@ def judge():
 def test_the_judge_reads_texts_behind_their_prompts(judge):
     written = [Written("Anna", " has"), Written("", "it"), Written("x", "")]
     told = quality.generative_perplexity(judge, written, batch_size=2)
-    prompts, answers = [[257, *b"Anna"], [257]], [list(b" has"), list(b"it")]
+    prompts, answers = [list(b"Anna"), [257]], [list(b" has"), list(b"it")]
     exact = ar.log_likelihood(judge.cfg, judge.params, prompts, answers, pad_id=256,
                               effort=Effort(0, 1, "euler", "exact", "elbo")).log_p  # fmt: skip
     assert told["generative_tokens"] == 6
