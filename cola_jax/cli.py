@@ -8,13 +8,17 @@ from collections.abc import Callable, Sequence
 
 from cola_jax.commands import (
     check_goldens,
+    compare,
     compile,
     convert,
     demo,
     evaluate,
     generate,
+    latents,
     likelihood,
+    lm_eval,
     prepare,
+    quality,
     score,
     train,
 )
@@ -27,6 +31,10 @@ COMMANDS = (
     evaluate,
     score,
     likelihood,
+    quality,
+    latents,
+    lm_eval,
+    compare,
     prepare,
     compile,
     convert,

@@ -23,7 +23,6 @@ from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.interop import record, release, released
 from cola_jax.interop.errors import ReleasedFormatError
-from cola_jax.interop.llama import is_llama
 from cola_jax.interop.released_config import check_pair, read_json
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
@@ -55,21 +54,17 @@ def import_released(
     source, workdir = Path(source).absolute(), Path(workdir)
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
-    if is_llama(source):
-        raise ReleasedFormatError(
-            f"{source} is of the LLaMA form, which convert does not import: only cola_vae/ and cola_dit/"
-        )
     vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
     check_pair(source / "cola_dit", vae)
     cfg = _config(tree, explicit, source, {"vae": dataclasses.asdict(vae), "dit": dataclasses.asdict(dit)}, say)
     tokenizer = _tokenizer(cfg, source)
     _check_vocabulary(source, cfg, tokenizer)
-    with _new_folder(workdir) as partial:
+    with new_folder(workdir) as partial:
         mesh, params = roomiest_mesh(cfg), {}
         for part in PARTS:
             params |= released.read_part(part, source / part, cfg, mesh)
             record.keep(source, part, cfg, partial / RECORD)
-        _copy_beside_the_tokenizer(source, partial / RECORD)
+        beside_the_tokenizer(source, partial / RECORD)
         tokenizers.save(tokenizer, partial / TOKENIZER)
         save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
         claim(partial, cfg)
@@ -96,10 +91,10 @@ def export_released(
     parts = {"cola": PARTS, "text_vae": PARTS[:1]}.get(cfg.family)
     if parts is None:
         raise ReleasedFormatError(
-            f"{workdir} is a run of family {cfg.family!r}: only cola and text_vae can be exported"
+            f"{workdir} is a run of family {cfg.family!r}: cola, text_vae, ar and llada can be exported"
         )
     tokenizer = tokenizers.load(workdir / TOKENIZER)
-    with _new_folder(target) as partial:
+    with new_folder(target) as partial:
         _, params = load_params(workdir, step, roomiest_mesh(cfg, parts))
         for part in parts:
             groups = {group: params[group] for group in GROUPS[part]}
@@ -108,13 +103,13 @@ def export_released(
             release.write_part(part, partial / part, cfg, leaves, kept, dtype)
         if tokenizer.kind == "huggingface":
             (partial / "tokenizer.json").write_bytes(tokenizer.model)
-            _copy_beside_the_tokenizer(workdir / RECORD, partial)
+            beside_the_tokenizer(workdir / RECORD, partial)
     if tokenizer.kind != "huggingface":
         say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
     say(f"{target}: {', '.join(parts)}")
 
 
-def _copy_beside_the_tokenizer(source: Path, target: Path) -> None:
+def beside_the_tokenizer(source: Path, target: Path) -> None:
     for name in record.BESIDE_THE_TOKENIZER:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -122,12 +117,17 @@ def _copy_beside_the_tokenizer(source: Path, target: Path) -> None:
 
 def roomiest_mesh(cfg: RunConfig, parts: tuple[str, ...] = PARTS) -> Mesh:
     """Returns the mesh that splits the parameters over as many local devices as their sizes allow."""
+    return roomiest_mesh_of([released.shapes(cfg, part) for part in parts])
+
+
+def roomiest_mesh_of(trees: list[Any]) -> Mesh:
+    """Returns the mesh that splits trees of shapes over as many local devices as all their sizes allow."""
     devices = jax.local_devices()
     for count in range(len(devices), 0, -1):
         mesh = make_mesh(MeshConfig(data=1, fsdp=count, tensor=1), devices[:count])
         try:
-            for part in parts:
-                rules.shardings(released.shapes(cfg, part), mesh)
+            for tree in trees:
+                rules.shardings(tree, mesh)
         except MeshError:
             continue
         return mesh
@@ -135,7 +135,7 @@ def roomiest_mesh(cfg: RunConfig, parts: tuple[str, ...] = PARTS) -> Mesh:
 
 
 @contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """Gives a folder to fill that becomes `path` when all went well, and is gone else.
 
     Raises:
@@ -169,7 +169,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
         forced["objective.latent_policy"] = "joint"
     if (source / "tokenizer.json").is_file():
         forced |= {"tokenizer.kind": "file", "tokenizer.path": str(source / "tokenizer.json")}
-        forced |= {f"tokenizer.{k}": v for k, v in _special_names(source).items() if f"tokenizer.{k}" not in explicit}
+        forced |= {f"tokenizer.{k}": v for k, v in special_names(source).items() if f"tokenizer.{k}" not in explicit}
     for path, value in forced.items():
         *group, name = path.split(".")
         node = tree[group[0]] if group else tree
@@ -182,7 +182,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
     return resolve(tree)
 
 
-def _special_names(source: Path) -> dict[str, str]:
+def special_names(source: Path) -> dict[str, str]:
     """Returns pad_token and eos_token as far as the files beside tokenizer.json name them."""
     found: dict[str, str] = {}
     for name in record.BESIDE_THE_TOKENIZER:

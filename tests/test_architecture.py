@@ -28,8 +28,10 @@ MAY_IMPORT = {
 ON_TOP = {
     "cli",
     "commands",
+    "comparison",
     "compile",
     "convert",
+    "convert_llama",
     "demo",
     "runs",
     "writer",

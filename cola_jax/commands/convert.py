@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from cola_jax.commands.arguments import Misuse, command, config_arguments, step_of
 
@@ -13,7 +14,9 @@ def add(commands) -> None:
         commands, "convert", run, "turn a released checkpoint into a workdir, or a workdir into one", example
     )
     parser.add_argument("direction", choices=("import", "export"), help="into a workdir, or out of one")
-    parser.add_argument("source", help="released folder (cola_vae/, cola_dit/, tokenizer.json); export: the workdir")
+    parser.add_argument(
+        "source", help="released folder (cola_vae/, cola_dit/), or one of the LLaMA form; export: the workdir"
+    )
     parser.add_argument("target", help="folder to make; it must be empty or absent")
     config_arguments(parser, required=False)
     parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
@@ -26,16 +29,22 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from cola_jax import config
     from cola_jax.convert import export_released, import_released
+    from cola_jax.convert_llama import FAMILIES_OF_THE_FORM, export_llama, import_llama
+    from cola_jax.interop.llama import is_llama
+    from cola_jax.train.workdir import stored_config
 
     if options.direction == "export":
         if options.config or options.assignments:
             raise Misuse("convert export takes no --config: a workdir has its own")
-        export_released(options.source, options.target, step_of(options.step), options.dtype, print)
+        family = stored_config(Path(options.source)).get("family")
+        export = export_llama if family in FAMILIES_OF_THE_FORM else export_released
+        export(options.source, options.target, step_of(options.step), options.dtype, print)
         return 0
     if options.step or options.dtype:
         raise Misuse(
             "convert import takes no --step and no --dtype: weights are fp32 here, and an export remembers theirs"
         )
     tree = config.override(config.load(options.config) if options.config else config.base(), options.assignments)
-    import_released(options.source, options.target, tree, [path for path, _ in options.assignments], print)
+    read = import_llama if is_llama(options.source) else import_released
+    read(options.source, options.target, tree, [path for path, _ in options.assignments], print)
     return 0

@@ -137,7 +137,8 @@ PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 1, 2, 3, 4, 5] * 3]  # padded to anot
 
 @pytest.fixture(scope="module", params=["ar", "llada", "plaid"])  # tests/generate/test_blocks.py has the same of cola
 def sampled(request):
-    cfg, params = setup(request.param, sampling__temperature=1.0)
+    drawn = {"sampling__plaid__steps": 3} if request.param == "plaid" else {"sampling__temperature": 1.0}
+    cfg, params = setup(request.param, **drawn)
     return cfg, params, written(cfg, params, PROMPTS, seed=5)
 
 

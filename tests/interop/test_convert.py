@@ -259,7 +259,7 @@ def test_a_checkpoint_without_a_tokenizer_needs_one_by_name(capsys, tmp_path, so
     [
         (("import", "{none}", "{new}"), "does not exist"),
         (("import", "{source}", "{source}"), "is not an empty folder"),
-        (("import", "{llama}", "{new}"), "is of the LLaMA form, which convert does not import"),
+        (("import", "{llama}", "{new}"), "has no tokenizer.json"),
         (("import", "{source}", "{new}", "--step", "3"), "takes no --step"),
         (("import", "{source}", "{new}", "--config.train.sequence_length=33"), "train.sequence_length=33"),
         (("import", "{source}", "{new}", "--config.train.nothing=1"), "no such field"),

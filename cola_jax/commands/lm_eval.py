@@ -1,0 +1,64 @@
+"""`cola-jax lm-eval`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from cola_jax.commands.arguments import Misuse, command, open_output, step_of
+
+
+def add(commands) -> None:
+    example = "cola-jax lm-eval --workdir runs/notes/joint --tasks my_task --include tasks/ --sampling.steps=16"
+    text = "run generative tasks of EleutherAI's lm-evaluation-harness (extra lm-eval)"
+    parser = command(commands, "lm-eval", run, text, example)
+    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    parser.add_argument(
+        "--tasks", required=True, nargs="+", metavar="NAME", help="tasks whose output is generate_until"
+    )
+    parser.add_argument("--include", default=None, metavar="FOLDER", help="folder of YAML files with tasks of your own")
+    parser.add_argument("--limit", type=int, default=None, help="only so many documents of each task")
+    parser.add_argument("--batch-size", type=int, default=32, help="prompts answered at once")
+    parser.add_argument(
+        "--context", type=int, default=0, help="tokens of prompt and answer; a training row's by default"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not say max_gen_toks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    parser.add_argument("--output", default=None, metavar="FILE", help="JSON with results and samples")
+    parser.add_argument(
+        "--sampling.NAME=VALUE",
+        dest="_sampling",
+        metavar="",
+        default=None,
+        help="any field of SamplingConfig, e.g. guidance; max_new_tokens is the task's",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax.config import literal
+    from cola_jax.evaluate import lm_harness
+    from cola_jax.evaluate.harness import Plan
+    from cola_jax.train.checkpoint import chosen_step
+    from cola_jax.writer import Writer
+
+    for name in ("limit", "batch_size", "max_new_tokens"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least 1")
+    if not Path(options.workdir).is_dir():
+        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    step = chosen_step(options.workdir, step_of(options.step))
+    sampling = {name: literal(value) for name, value in options.assignments}
+    writer = Writer.load(options.workdir, step).with_sampling(**sampling)
+    plan = Plan(step, options.seed, options.batch_size, options.context)
+    found = lm_harness.evaluate(writer, plan, options.tasks, options.include, options.limit, options.max_new_tokens)
+    for task, figures in found["results"].items():
+        for name, value in figures.items():
+            if isinstance(value, float):
+                print(f"{task}  {name}  {value:.4f}")
+    if options.output:
+        with open_output(options.output) as out:
+            json.dump({"results": found["results"], "samples": found.get("samples")}, out, indent=2, default=str)
+    return 0

@@ -1,0 +1,45 @@
+"""`cola-jax quality`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from cola_jax.commands.arguments import Misuse, command, step_of
+
+
+def add(commands) -> None:
+    example = "cola-jax quality out.jsonl --judge runs/ar"
+    parser = command(commands, "quality", run, "say how varied, repetitive and likely free text is", example)
+    parser.add_argument("file", help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it")
+    parser.add_argument(
+        "--judge", default=None, metavar="WORKDIR", help="a run of family ar: generative perplexity under it"
+    )
+    parser.add_argument("--judge-step", default=None, help='a checkpoint\'s step of the judge, or "best"')
+    parser.add_argument("--checker", action="store_true", help="the texts are stories of the small world: check them")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts that the judge reads at once")
+    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+
+
+def run(options: argparse.Namespace) -> int:
+    from cola_jax.evaluate import quality
+    from cola_jax.writer import Writer
+
+    if options.batch_size < 1:
+        raise Misuse(f"--batch-size {options.batch_size} must be at least 1")
+    if options.judge_step and not options.judge:
+        raise Misuse("--judge-step needs --judge")
+    written = quality.read(options.file)
+    figures = quality.figures(written, options.checker)
+    if options.judge:
+        if not Path(options.judge).is_dir():
+            raise Misuse(f"--judge {options.judge}: no such folder")
+        judge = Writer.load(options.judge, step_of(options.judge_step))
+        figures |= quality.generative_perplexity(judge, written, options.batch_size)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        for name, value in figures.items():
+            print(f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    return 0

@@ -1,0 +1,134 @@
+"""Configs side by side: what differs, what each costs, and what is not matched between them (SPEC 5, BASELINES 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from cola_jax import config
+from cola_jax.config import RunConfig, resolve, to_dict
+from cola_jax.families import FAMILIES
+from cola_jax.parallel import rules
+from cola_jax.scaling import accounting
+from cola_jax.train.workdir import stored_config
+
+CORE_MATCH = 0.01  # relative: cores whose matrices differ by less count as matched
+MODEL_GROUPS = {  # groups of a config that a family reads as its model: their differences elsewhere are of no consequence
+    "text_vae": ("vae",), "cola": ("vae", "dit", "flow", "objective"), "ar": ("backbone",), "llada": ("backbone", "llada"),
+    "plaid": ("backbone", "plaid"),
+}  # fmt: skip
+SHARED = ("data", "tokenizer", "optimizer", "train", "compute")  # what a matched comparison keeps alike
+
+
+def compare(specs: Sequence[str]) -> dict[str, Any]:
+    """Returns {"configs": names, "figures": {row: a value each}, "fields": {path: a value each}, "not_matched": sentences}.
+
+    Args:
+      specs: FILE[:ARG], a name in experiments/, or a workdir.
+
+    Raises:
+      ConfigError: for a config that cannot be. WorkdirError: for a folder that is no workdir.
+    """
+    configs = [_read(spec) for spec in specs]
+    costs = [FAMILIES[cfg.family].cost(cfg) for cfg in configs]
+    groups = [_parameters(cfg) for cfg in configs]
+    figures: dict[str, list[Any]] = {"family": [cfg.family for cfg in configs]}
+    figures["parameters"] = [sum(cost.params.values()) for cost in costs]
+    for name in ("embeddings", "core matrices", "VAE", "rest"):
+        figures[name] = [found[name] for found in groups]
+    for name in dict.fromkeys(group for cost in costs for group in cost.params):
+        figures[f"group {name}"] = [cost.params.get(name, 0) for cost in costs]
+    figures["FLOPs a token, forward"] = [sum(cost.forward.values()) for cost in costs]
+    figures["FLOPs a token, backward"] = [sum(cost.backward.values()) for cost in costs]
+    figures["FLOPs a token"] = [cost.total for cost in costs]
+    figures["tokens a step"] = [accounting.tokens_of(cfg, 1) for cfg in configs]
+    figures["tokens of the run"] = [accounting.tokens_of(cfg, cfg.train.steps) for cfg in configs]
+    figures["EFLOPs of the run"] = [
+        cost.total * accounting.tokens_of(cfg, cfg.train.steps) / accounting.EXA for cfg, cost in zip(configs, costs)
+    ]
+    figures["EFLOPs on the paper's axis"] = [
+        accounting.paper_exaflops(accounting.tokens_of(cfg, cfg.train.steps)) for cfg in configs
+    ]
+    fields = _differing(configs)
+    return {
+        "configs": list(specs), "figures": figures, "fields": fields, "not_matched": not_matched(configs, figures, fields),
+    }  # fmt: skip
+
+
+def _read(spec: str) -> RunConfig:
+    return resolve(stored_config(Path(spec)) if Path(spec).is_dir() else config.load(spec))
+
+
+def _parameters(cfg: RunConfig) -> dict[str, int]:
+    """Returns parameters by what they are: embeddings (in and out), matrices of the core's layers, the VAE, the rest."""
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    found = {"embeddings": 0, "core matrices": 0, "VAE": 0, "rest": 0}
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
+        path = rules.path_of(key_path)
+        parts = path.split("/")
+        if "embedding" in parts or "logits" in parts:
+            name = "embeddings"
+        elif parts[0] in ("encoder", "decoder"):
+            name = "VAE"
+        else:
+            name = "core matrices" if "blocks" in parts and parts[-1] == "kernel" else "rest"
+        found[name] += leaf.size
+    return found
+
+
+def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """Returns every field that is not the same in all configs, of the groups that some of their families read."""
+    read = {group for cfg in configs for group in MODEL_GROUPS[cfg.family]}
+    unread = {group for groups in MODEL_GROUPS.values() for group in groups} - read
+    flat = [_flat(to_dict(cfg)) for cfg in configs]
+    differ = [path for path in flat[0] if any(tree.get(path) != flat[0][path] for tree in flat)]
+    return {path: [tree.get(path) for tree in flat] for path in differ if path.split(".")[0] not in unread}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in tree.items():
+        fields |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return fields
+
+
+def not_matched(configs: Sequence[RunConfig], figures: dict[str, list[Any]], fields: dict[str, list[Any]]) -> list[str]:
+    """Returns one sentence for everything that a strict comparison would have alike and these configs have not."""
+    said = [f"{path} differs" for path in fields if path.split(".")[0] in SHARED]
+    for name in ("core matrices", "tokens of the run"):
+        low, high = min(figures[name]), max(figures[name])
+        if high - low > CORE_MATCH * high:
+            said.append(f"{name} differ: {low:,} to {high:,}")
+    for name in ("parameters", "embeddings", "FLOPs a token"):
+        low, high = min(figures[name]), max(figures[name])
+        if high > low:
+            said.append(f"{name}: the largest is {high / low:.3f} times the smallest" if low else f"{name} differ")
+    if len({vocabulary.size for vocabulary in map(config.vocabulary, configs)}) > 1:
+        said.append("vocabularies differ in size")
+    return said
+
+
+def as_text(compared: dict[str, Any]) -> str:
+    """Returns the comparison as tables."""
+    blocks = [_table(["", *compared["configs"]], compared["figures"])]
+    if compared["fields"]:
+        blocks.append(_table(["field", *compared["configs"]], compared["fields"]))
+    if len(compared["configs"]) > 1:
+        lines = [f"  {sentence}" for sentence in compared["not_matched"]] or ["  nothing"]
+        blocks.append("\n".join(["not matched:", *lines]))
+    return "\n\n".join(blocks)
+
+
+def _table(header: list[str], rows: dict[str, list[Any]]) -> str:
+    cells = [header, *([name, *map(_cell, values)] for name, values in rows.items())]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

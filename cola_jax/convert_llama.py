@@ -1,0 +1,132 @@
+"""The Hugging Face LLaMA form in and out of workdirs of the families ar and llada, whose networks it is.
+
+What an imported workdir holds is told in `convert`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dict
+from cola_jax.convert import RECORD, Say, beside_the_tokenizer, new_folder, roomiest_mesh_of, special_names
+from cola_jax.data import tokenizers
+from cola_jax.data.corpus import check_vocabulary
+from cola_jax.data.errors import DataError
+from cola_jax.families import FAMILIES
+from cola_jax.interop import llama
+from cola_jax.parallel import rules
+from cola_jax.runs import TOKENIZER
+from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
+from cola_jax.train.workdir import claim, stored_config
+
+FAMILIES_OF_THE_FORM = ("ar", "llada")
+OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
+
+
+def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say) -> RunConfig:
+    """Makes a workdir that training continues and generation reads from a folder of the LLaMA form. Returns its config.
+
+    Args:
+      tree: data, training and sampling of the run. Its family is kept where it is ar or llada, and ar otherwise; what it says
+        of the model, and what the family never reads, gives way.
+      explicit: paths of fields that the user set, "a.b.c".
+
+    Raises:
+      LlamaFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
+      DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
+    """
+    source, workdir = Path(source).absolute(), Path(workdir)
+    if jax.process_count() > 1:
+        raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
+    net = llama.read_config(source)
+    cfg = _config(tree, explicit, source, dataclasses.asdict(net), say)
+    tokenizer = _tokenizer(cfg, source)
+    check_vocabulary(cfg, tokenizer)
+    with new_folder(workdir) as partial:
+        params = llama.read(source, net)
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+        params = jax.tree.map(jax.device_put, params, rules.shardings(shapes, roomiest_mesh_of([shapes])))
+        (partial / RECORD).mkdir()
+        beside_the_tokenizer(source, partial / RECORD)
+        tokenizers.save(tokenizer, partial / TOKENIZER)
+        save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
+        claim(partial, cfg)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    words = f"{tokenizer.vocab_size} of {net.vocab_size} words in the tokenizer"
+    say(f"{workdir}: family {cfg.family}, {count:,} parameters, {words}")
+    say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
+    return cfg
+
+
+def export_llama(workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say) -> None:
+    """Writes a checkpoint of a run of family ar or llada in the LLaMA form, fp32 or of `dtype`.
+
+    Raises:
+      CheckpointError: where there is no such checkpoint. WorkdirError: where `target` is not empty.
+    """
+    workdir, target = Path(workdir), Path(target)
+    cfg = resolve(stored_config(workdir))
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    with new_folder(target) as partial:
+        _, params = load_params(workdir, step, roomiest_mesh_of([shapes]))
+        length = cfg.train.sequence_length
+        llama.write(
+            partial / "llama",
+            cfg.backbone,
+            params,
+            dtype=dtype or "float32",
+            max_positions=length,
+            eos_id=tokenizer.eos_id,
+        )
+        for path in list((partial / "llama").iterdir()):
+            path.rename(partial / path.name)
+        (partial / "llama").rmdir()
+        if tokenizer.kind == "huggingface":
+            (partial / "tokenizer.json").write_bytes(tokenizer.model)
+            beside_the_tokenizer(workdir / RECORD, partial)
+    if tokenizer.kind != "huggingface":
+        say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
+    if cfg.family == "llada":
+        say("other programs read these weights with a causal mask, which llada does not have")
+    say(f"{target}: the LLaMA form, {dtype or 'float32'}")
+
+
+def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, say: Say) -> RunConfig:
+    """Puts the model into `tree` and says which of the fields that the user chose gave way."""
+    given, base = tree.to_dict(), to_dict(RunConfig())
+    new = given | {"backbone": model, "vae": base["vae"], "dit": base["dit"], "flow": base["flow"]}
+    new |= {"plaid": base["plaid"], "objective": base["objective"]}
+    if given["family"] not in FAMILIES_OF_THE_FORM:  # a config of another family: its sampling is not this one's
+        new |= {"family": "ar", "sampling": base["sampling"] | {"max_new_tokens": given["sampling"]["max_new_tokens"]}}
+    new["tokenizer"] = dict(given["tokenizer"])
+    if (source / "tokenizer.json").is_file():
+        names = special_names(source)
+        names.setdefault(
+            "pad_token", names.get("eos_token", given["tokenizer"]["pad_token"])
+        )  # the form often has no pad
+        new["tokenizer"] |= {"kind": "file", "path": str(source / "tokenizer.json")}
+        new["tokenizer"] |= {k: v for k, v in names.items() if f"tokenizer.{k}" not in explicit}
+    plain = {name: group.to_dict() if isinstance(group, ConfigDict) else group for name, group in given.items()}
+    chosen = {line.split(":")[0] for line in differences(base, plain)} | set(explicit)
+    lines = [line for line in differences(plain, new) if line.split(":")[0] in chosen]
+    if new["family"] != given["family"]:  # the old family's own groups go with it
+        lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]
+    if lines:
+        say(f"the imported model replaces fields of the config: {'; '.join(lines)}")
+    return resolve(new)
+
+
+def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
+    if cfg.tokenizer.kind == "sentencepiece" and cfg.data.sources[0].kind != "prepared":
+        raise DataError(
+            f"{source} has no tokenizer.json, and one trained on another corpus would not fit the model: "
+            "give tokenizer.kind='file' and tokenizer.path, or tokenizer.kind='bytes'"
+        )
+    if cfg.tokenizer.kind == "file":
+        return tokenizers.from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
+    return tokenizers.build(cfg)

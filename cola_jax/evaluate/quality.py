@@ -1,0 +1,106 @@
+"""How good free text is without a right answer: variety, repetition, and how likely an autoregressive judge finds it.
+
+An n-gram is n neighbouring words, words being what white space separates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cola_jax.config import ConfigError
+from cola_jax.data.errors import DataError
+from cola_jax.evaluate import stories, text_likelihood
+from cola_jax.evaluate.records import json_lines
+from cola_jax.evaluate.text_likelihood import Pair
+from cola_jax.writer import Writer
+
+ORDERS = (1, 2, 3, 4)  # n of distinct-n
+REPEATED = 4  # n of self-repetition
+
+
+@dataclass(frozen=True)
+class Written:
+    """A prompt, maybe empty, and the text that was written behind it."""
+
+    prompt: str
+    text: str
+
+
+def read(path: str | Path) -> list[Written]:
+    """Reads JSONL with `prompt` and `continuation`, as `cola-jax generate` writes it, or `generate`, as `evaluate` does.
+
+    Raises:
+      DataError: naming the first bad record by file and line.
+    """
+    found = []
+    for number, tree in json_lines(Path(path)):
+        fields = tree if isinstance(tree, dict) else {}
+        text, prompt = fields.get("continuation", fields.get("generate")), fields.get("prompt", "")
+        if not isinstance(text, str) or not isinstance(prompt, str):
+            raise DataError(
+                f"{path}, line {number}: a record needs a text continuation (or generate), and prompt a text"
+            )
+        found.append(Written(prompt, text))
+    if not found:
+        raise DataError(f"{path} holds no records")
+    return found
+
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.split()
+    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+
+
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Returns the share of different ones among the n-grams of all texts; 0 where there are none."""
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)) / max(len(found), 1)
+
+
+def self_repetition(texts: Sequence[str], n: int = REPEATED) -> float:
+    """Returns the mean share of a text's n-grams that stand earlier in the same text; texts without n-grams are left out."""
+    grams = [found for text in texts if (found := ngrams(text, n))]
+    return sum(1 - len(set(found)) / len(found) for found in grams) / max(len(grams), 1)
+
+
+def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
+    """Returns texts, empty ones, words a text, distinct_n, self_repetition, and where asked what the world's checker finds."""
+    texts = [one.text for one in written]
+    told: dict[str, float] = {"texts": len(texts), "empty": sum(not text.strip() for text in texts)}
+    told["words_per_text"] = sum(len(text.split()) for text in texts) / len(texts)
+    told |= {f"distinct_{n}": distinct(texts, n) for n in ORDERS}
+    told[f"self_repetition_{REPEATED}"] = self_repetition(texts)
+    if checker:
+        found = stories.story_figures([(one.prompt, one.text) for one in written])
+        told |= {name: found[name] for name in ("well_formed", "entailed", "consistent", "chance")}
+    return told
+
+
+def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size: int) -> dict[str, Any]:
+    """Returns nats a token of the judge's tokenizer with its interval, and perplexity, of the texts behind their prompts.
+
+    Without a prompt the end of a document stands before the text. Empty texts have no likelihood and are left out.
+
+    Raises:
+      ConfigError: where the judge is not autoregressive. DataError: where every text is empty.
+    """
+    if judge.cfg.family != "ar":
+        raise ConfigError(
+            f"--judge is a run of family {judge.cfg.family!r}: generative perplexity needs an exact judge, 'ar'"
+        )
+    pairs = []
+    for one in written:
+        prompt, whole = (judge.tokenizer.encode(text) for text in (one.prompt, one.prompt + one.text))
+        shared = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
+        before, answer = whole[:shared] or [judge.tokenizer.eos_id], whole[shared:]  # a piece may span the seam
+        if answer:
+            pairs.append(Pair(tuple(before), tuple(answer)))
+    if not pairs:
+        raise DataError("every text is empty: there is nothing to judge")
+    rows = text_likelihood.measure(judge, pairs, text_likelihood.effort_of("ar", {}), 0, batch_size)
+    told = text_likelihood.summarize(rows, 0)
+    names = ("tokens", "nats_per_token", "low", "high", "perplexity")
+    return {f"generative_{name}": told[name] for name in names}
