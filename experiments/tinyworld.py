@@ -4,8 +4,9 @@ cola-jax demo                                            both stages and the rep
 cola-jax train --config tinyworld:vae --workdir W        stage 1 alone
 cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 1 workdir W
 
-Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, and
-blocks of two latents, which a small DiT learns to fill coherently long before longer ones. The reference term keeps the latents
+Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, Muon,
+which learns to look things up in a story in a third of AdamW's steps, and blocks of two latents, which a small DiT learns to
+fill coherently long before longer ones. The reference term keeps the latents
 near those of stage 1: without it the flow matching loss, whose gradient reaches the encoder, makes them nearly one constant
 vector or lets their noise vanish, both easy to predict and hard to write from.
 """
@@ -45,9 +46,9 @@ def get_config(arg: str | None = None):
         c.optimizer.update(learning_rate=2e-3, decay_steps=250)
     else:
         c.family = "cola"
-        c.train.update(batch_size=8, steps=8500, log_every=100, eval_every=2000)
-        c.checkpoint.every = 2000
-        c.optimizer.update(learning_rate=5e-3, decay_steps=8500, weight_decay=0.1)
+        c.train.update(batch_size=8, steps=7500, log_every=100, eval_every=2500)
+        c.checkpoint.every = 2500
+        c.optimizer.update(name="muon", learning_rate=1e-2, decay_steps=7500, weight_decay=0.1)
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
         c.objective.update(vae_lr_ratio=0.3, mask_weight=0.0, reference_weight=0.03 if vae_from else 0.0)
         c.flow.update(timestep_loc=0.7)
