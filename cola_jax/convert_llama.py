@@ -112,7 +112,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, sa
         new["tokenizer"] |= {"kind": "file", "path": str(source / "tokenizer.json")}
         new["tokenizer"] |= {k: v for k, v in names.items() if f"tokenizer.{k}" not in explicit}
     plain = {name: group.to_dict() if isinstance(group, ConfigDict) else group for name, group in given.items()}
-    chosen = {line.split(":")[0] for line in differences(base, plain)} | set(explicit)
+    chosen = {line.split(":")[0] for line in differences(base, plain)} | set(explicit) | {"family"}
     lines = [line for line in differences(plain, new) if line.split(":")[0] in chosen]
     if new["family"] != given["family"]:  # the old family's own groups go with it
         lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]

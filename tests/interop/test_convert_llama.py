@@ -53,12 +53,12 @@ def test_an_export_of_an_import_has_the_original_bytes_and_the_run_between_write
 
 
 def test_what_the_config_says_of_another_model_gives_way_and_is_told(capsys, source, text_config, tmp_path):
-    arguments = ("--config", f"{text_config}:joint", "--config.backbone.dim=64", "--config.train.steps=7")
+    arguments = ("--config", f"{text_config}:joint", "--config.backbone.dim=48", "--config.train.steps=7")
     status, out, err = convert(capsys, "import", source, tmp_path / "run", *arguments)
     assert (status, err) == (0, "")
     told = out.splitlines()[0]
     dim = llama.read_config(source).dim
-    assert "family: 'cola' -> 'ar'" in told and f"backbone.dim: 64 -> {dim}" in told and "vae." not in told
+    assert "family: 'cola' -> 'ar'" in told and f"backbone.dim: 48 -> {dim}" in told and "vae." not in told
     tree, _ = load_params(tmp_path / "run")
     assert (tree["train"]["steps"], tree["sampling"]["max_new_tokens"]) == (7, 10)
     assert tree["data"]["sources"][0]["kind"] == "text"
