@@ -46,9 +46,9 @@ def get_config(arg: str | None = None):
         c.optimizer.update(learning_rate=2e-3, decay_steps=250)
     else:
         c.family = "cola"
-        c.train.update(batch_size=8, steps=7500, log_every=100, eval_every=2500)
+        c.train.update(batch_size=8, steps=6500, log_every=100, eval_every=2500)
         c.checkpoint.every = 2500
-        c.optimizer.update(name="muon", learning_rate=1e-2, decay_steps=7500, weight_decay=0.1)
+        c.optimizer.update(name="muon", learning_rate=1e-2, decay_steps=6500, weight_decay=0.1)
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
         c.objective.update(vae_lr_ratio=0.3, mask_weight=0.0, reference_weight=0.03 if vae_from else 0.0)
         c.flow.update(timestep_loc=0.7)

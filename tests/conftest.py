@@ -53,7 +53,7 @@ def compile_in_a_hurry(request):
 @pytest.fixture(scope="session")
 def tpu_compiler():
     """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once."""
-    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install libtpu")
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -e '.[tpu]'")
     os.putenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.putenv("TPU_SKIP_MDS_QUERY", "1")
 
