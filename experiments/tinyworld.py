@@ -6,9 +6,9 @@ cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 
 
 Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, Muon,
 which learns to look things up in a story in a third of AdamW's steps, and blocks of two latents, which a small DiT learns to
-fill coherently long before longer ones. The reference term keeps the latents
-near those of stage 1: without it the flow matching loss, whose gradient reaches the encoder, makes them nearly one constant
-vector or lets their noise vanish, both easy to predict and hard to write from.
+fill coherently long before longer ones. The reference term keeps the latents near those of stage 1: without it the flow matching
+loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets their noise vanish, both easy to predict
+and hard to write from.
 """
 
 from cola_jax import config
