@@ -5,10 +5,10 @@ cola-jax train --config tinyworld:vae --workdir W        stage 1 alone
 cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 1 workdir W
 
 Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, Muon,
-which learns to look things up in a story in fewer steps than AdamW, and blocks of two latents, which a small DiT learns to
-fill coherently long before longer ones. The reference term keeps the latents near those of stage 1: without it the flow matching
-loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets their noise vanish, both easy to predict
-and hard to write from.
+which learns to look things up in a story in fewer steps than AdamW, and blocks of two latents, which a small DiT learns
+to fill coherently long before longer ones. The reference term keeps the latents near those of stage 1: without it the flow
+matching loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets their noise vanish, both easy
+to predict and hard to write from.
 """
 
 from cola_jax import config

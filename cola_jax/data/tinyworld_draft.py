@@ -203,7 +203,7 @@ def _phrase(rng: random.Random, world: World, event: Event) -> str:
     """Chooses a wording, makes the event happen with it, and returns it: a verb phrase or a whole sentence."""
     known = world.colour.get(event.thing, "")
     form = _wording(rng, (PHRASES if event.people else SENTENCES)[event.kind])
-    often = 0.1 if event.container else 0.3  # how often its colour is named again; with a container, stories get too long
+    often = 0.1 if event.container else 0.3  # how often a colour is named again; stories with containers are long
     the_thing = f"the {known} {event.thing}" if known and rng.random() < often else f"the {event.thing}"
     filled = {name: getattr(event, name) for name in ("thing", "container", "place", "other", "colour")}
     drawn = {name: _wording(rng, choices) for name, choices in SLOTS.items() if "{" + name + "}" in form}
