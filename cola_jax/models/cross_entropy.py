@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, a stretch of positions at a time.
+"""Cross-entropy over a large vocabulary, and whatever else needs its logits, some positions at a time.
 
 Axes: B batch, L tokens, D width, V vocabulary.
 """
@@ -6,6 +6,7 @@ Axes: B batch, L tokens, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,28 +19,31 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns -log p(target) in nats and whether the target is the argmax, both (B, L) fp32.
 
-    Logits of at most `chunk` positions of every row exist at once; the backward pass computes them again. A row no longer
-    than `chunk` is done in one piece and nothing is recomputed.
+    Logits of at most `chunk` positions of every row exist at once; see `in_pieces`.
     """
-    length = h_BLD.shape[1]
-    if chunk >= length:
-        return _cross_entropy(to_logits(h_BLD), targets_BL)
-    pieces = -(-length // chunk)
-    pad = pieces * chunk - length
-    # Position i goes to piece i mod pieces: where positions are split over devices, every device has a share of each piece.
-    apart = lambda x: jnp.moveaxis(jnp.pad(x, _behind(x, pad)).reshape(x.shape[0], chunk, pieces, *x.shape[2:]), 2, 0)
 
-    @jax.checkpoint
     def piece(h_BcD, targets_Bc):
         return _cross_entropy(to_logits(lay_out(h_BcD, "batch", "length", None)), targets_Bc)
 
-    losses, correct = jax.lax.map(lambda args: piece(*args), (apart(h_BLD), apart(targets_BL)))
-    back = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1)[:, :length]
-    return back(losses), back(correct)
+    return in_pieces(piece, chunk, h_BLD, targets_BL)
 
 
-def _behind(x: jax.Array, pad: int) -> list[tuple[int, int]]:
-    return [(0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)]
+def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> Any:
+    """Applies `function` to at most `chunk` positions of (B, L, ...) arrays at a time; the backward pass computes it again.
+
+    function: pieces -> a tuple of arrays (B, positions, ...). A row no longer than `chunk` is done in one piece and nothing is
+    recomputed.
+    """
+    length = arrays[0].shape[1]
+    if chunk >= length:
+        return function(*arrays)
+    pieces = -(-length // chunk)
+    room = lambda x: jnp.pad(x, [(0, 0), (0, pieces * chunk - length), *[(0, 0)] * (x.ndim - 2)])
+    # Position i goes to piece i mod pieces: where positions are split over devices, every device has a share of each piece.
+    apart = lambda x: jnp.moveaxis(room(x).reshape(x.shape[0], chunk, pieces, *x.shape[2:]), 2, 0)
+    done = jax.lax.map(lambda piece: jax.checkpoint(function)(*piece), tuple(map(apart, arrays)))
+    back = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1, *x.shape[3:])[:, :length]
+    return jax.tree.map(back, done)
 
 
 def _cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -5,7 +5,6 @@ Axes: B batch, L tokens, E embedding channels, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from cola_jax.config import BackboneConfig, ComputeConfig, PlaidConfig
 from cola_jax.models import layers
 from cola_jax.models.axes import lay_out
 from cola_jax.models.backbone import BackboneBlock, bidirectional, dense_init
+from cola_jax.models.cross_entropy import in_pieces
 
 FREQUENCIES = 32  # of the noise level's features, exp(-5) .. exp(5)
 
@@ -71,7 +71,7 @@ class Denoiser(nn.Module):
 
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = bidirectional(q, k, v, segments_BL, self.compute.attention_chunks)
+            heads = bidirectional(q, k, v, segments_BL, self.compute)
             return self.block.apply({"params": params}, x, heads, method="finish"), None
 
         x, _ = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
@@ -84,22 +84,6 @@ class Denoiser(nn.Module):
 def new_table(config: BackboneConfig, plaid: PlaidConfig, rng: jax.Array) -> jax.Array:
     """Embeddings (V, E) fp32 to begin with; only the direction of a row counts."""
     return dense_init(config)(rng, (config.vocab_size, plaid.embedding_dim), jnp.float32)
-
-
-def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> Any:
-    """Applies `function` to at most `chunk` positions of (B, L, ...) arrays at a time; the backward pass computes it again.
-
-    function: pieces -> a tuple of arrays (B, positions, ...). A row no longer than `chunk` is done in one piece.
-    """
-    length = arrays[0].shape[1]
-    if chunk >= length:
-        return function(*arrays)
-    pieces = -(-length // chunk)
-    room = lambda x: jnp.pad(x, [(0, 0), (0, pieces * chunk - length), *[(0, 0)] * (x.ndim - 2)])
-    apart = lambda x: jnp.moveaxis(room(x).reshape(x.shape[0], chunk, pieces, *x.shape[2:]), 2, 0)
-    done = jax.lax.map(lambda piece: jax.checkpoint(function)(*piece), tuple(map(apart, arrays)))
-    back = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1, *x.shape[3:])[:, :length]
-    return jax.tree.map(back, done)
 
 
 class Estimate(NamedTuple):
