@@ -113,7 +113,7 @@ def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler
 
 
 def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compiler):
-    sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=4, train__sequence_length=512)
+    sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=6, train__sequence_length=512)
     reports = {}
     for remat in ("none", "minimal", "full", "offload"):
         cfg = config(family="ar", **SMALL, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)

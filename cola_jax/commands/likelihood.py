@@ -24,7 +24,9 @@ def add(commands) -> None:
     parser.add_argument("--limit", type=int, default=256, help="only so many texts, the first")
     parser.add_argument("--batch-size", type=int, default=32, help="texts at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-    parser.add_argument("--draws", type=int, default=None, help="Monte Carlo draws; 4 (cola), 128 (llada) by default")
+    parser.add_argument(
+        "--draws", type=int, default=None, help="Monte Carlo draws; 4 (cola), 128 (llada), 32 (plaid) by default"
+    )
     parser.add_argument("--steps", type=int, default=None, help="cola: steps of the prior's ODE, 32 by default")
     parser.add_argument("--solver", choices=("euler", "midpoint", "heun"), default=None, help="cola: heun by default")
     parser.add_argument(

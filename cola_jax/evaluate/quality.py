@@ -1,7 +1,4 @@
-"""How good free text is without a right answer: variety, repetition, and how likely an autoregressive judge finds it.
-
-An n-gram is n neighbouring words, words being what white space separates.
-"""
+"""How good free text is without a right answer: variety, repetition, and how likely an autoregressive judge finds it."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
-from cola_jax.evaluate import stories, text_likelihood
+from cola_jax.evaluate import stories, text_likelihood, variety
 from cola_jax.evaluate.records import json_lines
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.writer import Writer
@@ -49,30 +46,13 @@ def read(path: str | Path) -> list[Written]:
     return found
 
 
-def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    words = text.split()
-    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Returns the share of different ones among the n-grams of all texts; 0 where there are none."""
-    found = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(found)) / max(len(found), 1)
-
-
-def self_repetition(texts: Sequence[str], n: int = REPEATED) -> float:
-    """Returns the mean share of a text's n-grams that stand earlier in the same text; texts without n-grams are left out."""
-    grams = [found for text in texts if (found := ngrams(text, n))]
-    return sum(1 - len(set(found)) / len(found) for found in grams) / max(len(grams), 1)
-
-
 def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
     """Returns texts, empty ones, words a text, distinct_n, self_repetition, and where asked what the world's checker finds."""
     texts = [one.text for one in written]
     told: dict[str, float] = {"texts": len(texts), "empty": sum(not text.strip() for text in texts)}
     told["words_per_text"] = sum(len(text.split()) for text in texts) / len(texts)
-    told |= {f"distinct_{n}": distinct(texts, n) for n in ORDERS}
-    told[f"self_repetition_{REPEATED}"] = self_repetition(texts)
+    told |= {f"distinct_{n}": variety.distinct(texts, n) for n in ORDERS}
+    told[f"self_repetition_{REPEATED}"] = variety.self_repetition(texts, REPEATED)
     if checker:
         found = stories.story_figures([(one.prompt, one.text) for one in written])
         told |= {name: found[name] for name in ("well_formed", "entailed", "consistent", "chance")}

@@ -11,6 +11,7 @@ from typing import Any
 
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data import tinyworld, tinyworld_check
+from cola_jax.evaluate import variety
 from cola_jax.writer import Writer
 
 PROMPTS = {"opening": tinyworld.prompt_of, "question": tinyworld.question_prompt}
@@ -98,16 +99,10 @@ def story_figures(pairs: Sequence[Pair], training: frozenset[str] | None = None)
     written = sum(a.sentences - b.sentences for a, b in zip(whole, given))
     good = sum(a.well_formed - b.well_formed for a, b in zip(whole, given))
     figures["well_formed"] = good / max(written, 1)
-    figures["distinct_2"] = distinct_pairs([continuation for _, continuation in pairs])
+    figures["distinct_2"] = variety.distinct([continuation for _, continuation in pairs], 2)
     if training is not None:
         figures["copied"] = sum(text in training for text in stories) / max(len(stories), 1)
     return figures
-
-
-def distinct_pairs(texts: Sequence[str]) -> float:
-    """Returns the share of different ones among the pairs of neighbouring words of all texts; 0 where there are none."""
-    pairs = [pair for text in texts for pair in zip(text.split(), text.split()[1:])]
-    return len(set(pairs)) / max(len(pairs), 1)
 
 
 def training_stories(cfg: RunConfig) -> frozenset[str]:

@@ -29,7 +29,8 @@ class Cost:
         of `forward` and `backward`.
       attention: FLOPs a token, forward and backward, of attention kernels, those on forbidden pairs included. They are part of
         `forward` and `backward`.
-      state_bytes: fp32 parameters, moments and frozen parts, on all devices together.
+      state_bytes: fp32 parameters, two moments each (muon keeps one of a matrix, and needs less) and frozen parts, on all
+        devices together.
     """
 
     params: dict[str, int]

@@ -11,7 +11,7 @@ from cola_jax import cli
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
 from cola_jax.data.tokenizers import BytesTokenizer
-from cola_jax.evaluate import quality
+from cola_jax.evaluate import quality, variety
 from cola_jax.evaluate.quality import Written
 from cola_jax.families import ar
 from cola_jax.families.likelihood import Effort
@@ -21,17 +21,17 @@ STORY = "Anna was in the kitchen. Anna went to the garden. Where is Anna? Answer
 
 
 def test_distinct_ngrams_fall_with_repetition_within_and_between_texts():
-    assert quality.distinct(["a b c d"], 1) == quality.distinct(["a b c d"], 4) == 1.0
-    assert quality.distinct(["a b a b a"], 1) == 0.4 and quality.distinct(["a b a b a"], 2) == 0.5
-    assert quality.distinct(["a b c", "a b c"], 3) == 0.5
-    assert quality.distinct(["a"], 2) == quality.distinct([], 1) == 0.0
+    assert variety.distinct(["a b c d"], 1) == variety.distinct(["a b c d"], 4) == 1.0
+    assert variety.distinct(["a b a b a"], 1) == 0.4 and variety.distinct(["a b a b a"], 2) == 0.5
+    assert variety.distinct(["a b c", "a b c"], 3) == 0.5
+    assert variety.distinct(["a"], 2) == variety.distinct([], 1) == 0.0
 
 
 def test_self_repetition_is_within_a_text_and_not_between_them():
-    assert quality.self_repetition(["a b c d", "a b c d"]) == 0.0
-    assert quality.self_repetition(["a b c d a b c d"]) == pytest.approx(1 / 5)
-    assert quality.self_repetition(["a a a a a a", "a b c d", "a"]) == pytest.approx((2 / 3 + 0) / 2)
-    assert quality.self_repetition(["a"]) == 0.0
+    assert variety.self_repetition(["a b c d", "a b c d"], 4) == 0.0
+    assert variety.self_repetition(["a b c d a b c d"], 4) == pytest.approx(1 / 5)
+    assert variety.self_repetition(["a a a a a a", "a b c d", "a"], 4) == pytest.approx((2 / 3 + 0) / 2)
+    assert variety.self_repetition(["a"], 4) == 0.0
 
 
 def test_stories_are_checked_where_that_is_asked_for():

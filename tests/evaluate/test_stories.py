@@ -5,7 +5,7 @@ from small_world import writer
 
 from cola_jax.config import ConfigError
 from cola_jax.data import tinyworld
-from cola_jax.evaluate import stories
+from cola_jax.evaluate import stories, variety
 
 STORY = "Anna was in the kitchen. Anna went to the garden. Where is Anna? Answer: the garden."
 
@@ -39,9 +39,9 @@ def test_whole_heldout_stories_are_perfect_and_no_copies():
 
 
 def test_distinct_pairs_fall_with_repetition_and_stand_no_text():
-    assert stories.distinct_pairs(["a b c d"]) == 1.0
-    assert stories.distinct_pairs(["a b a b a"]) == 0.5
-    assert stories.distinct_pairs([""]) == stories.distinct_pairs([]) == 0.0
+    assert variety.distinct(["a b c d"], 2) == 1.0
+    assert variety.distinct(["a b a b a"], 2) == 0.5
+    assert variety.distinct([""], 2) == variety.distinct([], 2) == 0.0
     assert stories.story_figures([])["stories"] == 0.0
 
 
