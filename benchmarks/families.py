@@ -16,14 +16,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from benchmarks import families_table, measure
 from cola_jax import comparison, config, runs
 from cola_jax.config import RunConfig
-from cola_jax.data import tinyworld
+from cola_jax.data import pipeline, tinyworld, tokenizers
 from cola_jax.evaluate import benchmark, stories, text_likelihood, world_tasks
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.families import FAMILIES
@@ -49,7 +49,8 @@ class Plan:
       seeds: of parameters and noise, a run of every family each.
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
       rates: learning rates that are tried, over the config's.
-      records: of each built-in task. stories: openings and questions continued. texts: whose likelihood is told.
+      tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
+      stories: openings and questions continued. texts: whose likelihood is told.
       repeats: of the timed generation.
     """
 
@@ -58,10 +59,18 @@ class Plan:
     budget: float = 1.5e13
     searched: float = 0.2
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    tasks: tuple[str, ...] = tuple(world_tasks.FORMS)
     records: int = 125
     stories: int = 128
     texts: int = 64
     repeats: int = 3
+
+
+class Shared(NamedTuple):
+    """The tokenizer and the rows that all runs have."""
+
+    tokenizer: tokenizers.Tokenizer
+    corpus: pipeline.Corpus
 
 
 def compare(plan: Plan, workdir: Path) -> str:
@@ -73,19 +82,22 @@ def compare(plan: Plan, workdir: Path) -> str:
     """
     workdir.mkdir(parents=True, exist_ok=True)
     facts = {"machine": measure.machine(), "budget": plan.budget, "families": {}}
-    facts["rates"] = {family: search(plan, family, workdir) for family in COMPARED}
+    text = shared(plan, workdir)
+    facts["rates"] = {family: search(plan, family, workdir, text) for family in COMPARED}
     rows: list[dict[str, Any]] = []
     for seed in plan.seeds:
         for family in COMPARED:
-            cfg = configured(plan, family, seed, facts["rates"][family]["chosen"], plan.budget, workdir)
-            facts["families"][family] = sizes(plan, cfg, workdir)
-            rows.append({"family": family, "seed": seed} | judged(plan, cfg, workdir / f"{family}-{seed}"))
+            cfg = configured(plan, family, seed, facts["rates"][family]["chosen"], plan.budget, workdir, text)
+            facts["families"][family] = sizes(plan, cfg)
+            rows.append({"family": family, "seed": seed} | judged(plan, cfg, workdir / f"{family}-{seed}", text))
             (workdir / "families.json").write_text(json.dumps(facts | {"runs": rows}, indent=2) + "\n")
             (workdir / "table.md").write_text(table := families_table.as_markdown(facts, rows))
     return table
 
 
-def configured(plan: Plan, family: str, seed: int, rate: float, budget: float, workdir: Path) -> RunConfig:
+def configured(
+    plan: Plan, family: str, seed: int, rate: float, budget: float, workdir: Path, text: Shared
+) -> RunConfig:
     """Returns the config of a run that spends `budget` FLOPs; stage 1 of Cola is trained first where it has not been.
 
     Raises:
@@ -94,7 +106,7 @@ def configured(plan: Plan, family: str, seed: int, rate: float, budget: float, w
     spent, argument = 0.0, family
     if family == "cola":
         first = stage_1(plan, seed)
-        train(first, workdir / f"vae-{seed}")
+        train(first, workdir / f"vae-{seed}", text)
         spent, argument = flops(first), f"cola,{(workdir / f'vae-{seed}').resolve()}"
     tree = config.load(f"{plan.config}:{argument}")
     tree.seed, tree.optimizer.learning_rate = seed, rate
@@ -131,13 +143,22 @@ def flops(cfg: RunConfig) -> float:
     return a_step(cfg) * cfg.train.steps
 
 
-def train(cfg: RunConfig, workdir: Path) -> None:
+def shared(plan: Plan, workdir: Path) -> Shared:
+    """Makes tokenizer and rows, which are the same in every family's config; the tokenizer stays in `workdir`."""
+    cfg = stage_1(plan, plan.seeds[0])
+    tokenizer = tokenizers.build(cfg, workdir / runs.TOKENIZER)
+    return Shared(tokenizer, pipeline.build_corpus(cfg, tokenizer))
+
+
+def train(cfg: RunConfig, workdir: Path, text: Shared) -> None:
     """Trains a run, or what is left of it."""
-    if runs.run(cfg, workdir).interrupted:
+    if not tokenizers.is_saved(workdir / runs.TOKENIZER):
+        tokenizers.save(text.tokenizer, workdir / runs.TOKENIZER)
+    if runs.run(cfg, workdir, corpus=text.corpus).interrupted:
         raise KeyboardInterrupt
 
 
-def sizes(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
+def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
     """Returns what the run of a family is made of: parameters, steps, tokens and FLOPs, those of stage 1 by themselves."""
     parameters = comparison.parameters(cfg)
     before = flops(stage_1(plan, cfg.seed)) if cfg.family == "cola" else 0.0
@@ -150,15 +171,15 @@ def sizes(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
     }
 
 
-def search(plan: Plan, family: str, workdir: Path) -> dict[str, Any]:
+def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, Any]:
     """Returns {"chosen": learning rate, "tried": {rate: per cent right}}; of equal ones the lowest rate is chosen."""
     own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
     tried = {}
     for factor in sorted(plan.rates):
         rate = own * factor
-        cfg = configured(plan, family, plan.seeds[0], rate, plan.searched * plan.budget, workdir)
+        cfg = configured(plan, family, plan.seeds[0], rate, plan.searched * plan.budget, workdir, text)
         place = workdir / "search" / f"{family}-{factor:.3g}"
-        train(cfg, place)
+        train(cfg, place, text)
         answer(place, (SEARCHED,), 2 * plan.records, world_seed=1)
         [released, _] = json.loads((place / "evaluation" / str(cfg.train.steps) / SEARCHED / "result.json").read_text())
         tried[rate] = released["accuracy"]
@@ -175,7 +196,7 @@ def answer(workdir: Path, tasks: tuple[str, ...], records: int, world_seed: int)
     print(benchmark.run(request, {}), flush=True)
 
 
-def judged(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
+def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str, Any]:
     """Trains a run and judges it; what has been judged is read.
 
     Returns:
@@ -190,8 +211,8 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
         if figures["effort"] != effort:
             raise config.ConfigError(f"{path} was made with {figures['effort']}, not {effort}: give those or remove it")
         return figures
-    train(cfg, workdir)
-    answer(workdir, tuple(world_tasks.PREFIX + name for name in world_tasks.FORMS), plan.records, world_seed=0)
+    train(cfg, workdir, text)
+    answer(workdir, tuple(world_tasks.PREFIX + name for name in plan.tasks), plan.records, world_seed=0)
     summary = json.loads((workdir / "evaluation" / str(cfg.train.steps) / "summary.json").read_text())
     writer = Writer.load(workdir)
     told, asked = (

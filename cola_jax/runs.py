@@ -20,8 +20,13 @@ from cola_jax.train.workdir import check
 TOKENIZER = "tokenizer"  # folder of a workdir
 
 
-def run(cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None) -> RunSummary:
+def run(
+    cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None, corpus: pipeline.Corpus | None = None
+) -> RunSummary:
     """Trains `cfg` in `workdir`, or continues what stands there.
+
+    Args:
+      corpus: what `pipeline.build_corpus` made of this data by this run's tokenizer; made here by default.
 
     Raises:
       ConfigError: where objective.vae_from names no VAE, or one of another shape. DataError: where the data cannot be used.
@@ -34,7 +39,7 @@ def run(cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None) -> Ru
     params = None if vae_from is None else starting_vae(cfg, vae_from)
     with first_process_first("tokenizer and corpus"):
         tokenizer = _tokenizer(cfg, workdir / TOKENIZER, vae_from)
-        corpus = pipeline.build_corpus(cfg, tokenizer)
+        corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
     host, hosts = host_share(make_mesh(cfg.mesh), cfg.train.batch_size)
     share = {"host_index": host, "host_count": hosts}
     heldout = []

@@ -5,7 +5,7 @@ cola-jax train --config tinyworld_matched:vae --workdir W          stage 1 of Co
 cola-jax train --config tinyworld_matched:cola,W --workdir W2      stage 2
 cola-jax train --config tinyworld_matched:ar --workdir W3          likewise llada, plaid
 
-Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of about two stories: rows
+Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of twice the length: rows
 that end with their document would never show LLaDA and Plaid, which write a window of fixed size, what stands behind an end.
 The core is the DiT's 4 layers of 18 D^2, 1.18 M parameters, against 5 LLaMA layers whose feed-forwards make up the same number
 to 0.05 %. The paper has nine layers of 16 D^2 for eight of those, which here would be four and a half. Steps and learning rates
@@ -17,8 +17,6 @@ import math
 from cola_jax import config
 from experiments import tinyworld
 
-ROW = 96  # tokens; a story has 31 to 52 and its end
-
 
 def get_config(arg: str | None = None):
     """arg: "vae", "cola[,STAGE_1_WORKDIR]", "ar", "llada" or "plaid"."""
@@ -29,8 +27,8 @@ def get_config(arg: str | None = None):
         )
     c = tinyworld.get_config("vae" if family == "vae" else f"joint,{vae_from}")
     c.data.packing = "concat"
-    c.train.sequence_length = ROW
-    c.compute.cross_entropy_chunk = ROW
+    c.train.sequence_length *= 2
+    c.compute.cross_entropy_chunk = c.train.sequence_length
     if family == "vae":
         c.train.batch_size //= 2  # as many tokens a step as in tinyworld.py
     return c if family in ("vae", "cola") else baseline(c, family)

@@ -22,6 +22,8 @@ TINY = {
     "optimizer.warmup_steps": 1, "optimizer.decay_steps": 10, "mesh.fsdp": 1, "data.heldout_fraction": 0.2,
     "data.threads": 1, "data.prefetch": 1, "sampling.max_new_tokens": 8,
 }  # fmt: skip
+PLAID = {"plaid.schedule_width": 8, "plaid.embedding_dim": 4, "sampling.plaid.steps": 2}
+FAMILIES = ("ar", "llada", "plaid")
 
 
 def arguments(**changes):
@@ -30,21 +32,25 @@ def arguments(**changes):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Workdirs of ar_2b and llada_2b, trained on one prepared corpus: {"ar": ..., "llada": ...}."""
+    """Workdirs of ar_2b, llada_2b and plaid_2b, trained on one prepared corpus: {"ar": ..., "llada": ..., "plaid": ...}."""
     folder = tmp_path_factory.mktemp("baselines")
     for number in range(12):
         (folder / f"{number}.txt").write_text(f"Story {number}. Anna gives {number // 2} apples away. " * 3)
     sources = {"data.sources.0.kind": "text", "data.sources.0.path": repr((f"{folder}/*.txt",))}
     prepared, spec = folder / "prepared", "ar_2b:unused"
     assert cli.main(["prepare", "--config", spec, "--output", str(prepared), *arguments(**sources)]) == 0
-    for family in ("ar", "llada"):
-        spec = f"{family}_2b:{prepared}"
-        assert cli.main(["train", "--config", spec, "--workdir", str(folder / family), *arguments()]) == 0
-    return {family: folder / family for family in ("ar", "llada")}
+    for family in FAMILIES:
+        spec, more = f"{family}_2b:{prepared}", arguments(**(PLAID if family == "plaid" else {}))
+        assert cli.main(["train", "--config", spec, "--workdir", str(folder / family), *more]) == 0
+    return {family: folder / family for family in FAMILIES}
 
 
-def test_both_train_on_the_corpus_and_report_their_own_terms(trained):
-    terms = {"ar": {"cross_entropy", "perplexity", "accuracy"}, "llada": {"bound", "masked_accuracy", "masked_share"}}
+def test_all_train_on_the_corpus_and_report_their_own_terms(trained):
+    terms = {
+        "ar": {"cross_entropy", "perplexity", "accuracy"},
+        "llada": {"bound", "masked_accuracy", "masked_share"},
+        "plaid": {"bound", "reconstruction", "diffusion", "prior"},
+    }
     for family, workdir in trained.items():
         lines = read_metrics(workdir)
         assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3]
@@ -56,13 +62,33 @@ def test_both_train_on_the_corpus_and_report_their_own_terms(trained):
 def test_the_matched_pair_differs_in_what_the_family_forces(trained):
     ar, llada = (json.loads((trained[family] / "config.json").read_text()) for family in ("ar", "llada"))
     assert differences(ar, llada) == ["family: 'ar' -> 'llada'", "sampling.repetition_penalty: 1.1 -> 1.0"]
-    shapes = [jax.tree.map(np.shape, load_params(workdir)[1]) for workdir in trained.values()]
-    assert shapes[0] == shapes[1]
+    shapes = {family: jax.tree.map(np.shape, load_params(trained[family])[1]) for family in FAMILIES}
+    assert shapes["ar"] == shapes["llada"]
+    plaid = json.loads((trained["plaid"] / "config.json").read_text())
+    forced = {"family: 'ar' -> 'plaid'", *(f"{path}: {base_value(path)} -> {value}" for path, value in PLAID.items())}
+    assert set(differences(ar, plaid)) == forced
+    blocks = {family: shapes[family]["backbone"]["blocks"] for family in FAMILIES}
+    assert kernels(blocks["plaid"]) == kernels(blocks["ar"]), "the core's matrices"
 
 
-@pytest.mark.parametrize("family", ["ar", "llada"])
+def base_value(path):
+    """The default of a field, by its path."""
+    value = config.base()
+    for name in path.split("."):
+        value = value[name]
+    return value
+
+
+def kernels(tree):
+    """The shapes of a tree's matrices, sorted."""
+    paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, tuple))
+    return sorted(shape for path, shape in paths if path[-1].key == "kernel")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_command_line_writes_with_them(trained, family, capsys, tmp_path):
-    command = ["generate", "--workdir", str(trained[family]), "--sampling.temperature=1.0"]
+    change = "--sampling.plaid.score_temperature=1.0" if family == "plaid" else "--sampling.temperature=1.0"
+    command = ["generate", "--workdir", str(trained[family]), change]
     capsys.readouterr()
     assert cli.main([*command, "--prompt", "Anna gives "]) == 0
     assert capsys.readouterr().out.startswith("Anna gives ")
@@ -84,6 +110,14 @@ def test_sampling_of_llada_is_set_by_dotted_names_and_that_of_cola_is_refused(tr
         writer.with_sampling(guidance=2.0)
     with pytest.raises(ConfigError, match=r"sampling.llada=.*is not read by family 'ar'"):
         Writer.load(trained["ar"]).with_sampling(**{"llada.steps": 2})
+
+
+def test_plaid_takes_its_own_sampling_options_and_refuses_those_it_never_reads(trained):
+    writer = Writer.load(trained["plaid"])
+    assert writer.with_sampling(**{"plaid.steps": 3}).cfg.sampling.plaid.steps == 3
+    assert writer.write(["Anna"], seed=1) == writer.write(["Anna"], seed=1)
+    with pytest.raises(ConfigError, match=r"sampling.temperature=1.0 is not read by family 'plaid'"):
+        writer.with_sampling(temperature=1.0)
 
 
 def test_a_trained_run_goes_out_to_the_llama_form_and_comes_back(trained, tmp_path):

@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 
 from cola_jax.commands.arguments import Misuse, command, step_of
+from cola_jax.commands.processes import join, process_arguments
 
 
 def add(commands) -> None:
     example = "cola-jax evaluate --workdir runs/notes/joint --tasks lambada=lambada.jsonl my_task=questions.jsonl"
     parser = command(commands, "evaluate", run, "answer the questions of tasks and score the answers", example)
+    process_arguments(parser)
     parser.add_argument("--workdir", required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument(
@@ -39,6 +41,9 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    join(options)
+    import jax
+
     from cola_jax.config import literal
     from cola_jax.evaluate import benchmark
 
@@ -64,5 +69,7 @@ def run(options: argparse.Namespace) -> int:
         world_seed=options.world_seed,
         shard_parameters=options.shard_parameters,
     )
-    print(benchmark.run(request, sampling))
+    table = benchmark.run(request, sampling)
+    if jax.process_index() == 0:
+        print(table)
     return 0

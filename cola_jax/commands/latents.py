@@ -6,31 +6,51 @@ import argparse
 import json
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command
+from cola_jax.commands.arguments import Misuse, command, step_of
+
+PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where landscapes are drawn
 
 
 def add(commands) -> None:
-    example = "cola-jax latents --workdir runs/notes/joint --batches 4"
+    example = "cola-jax latents --workdir runs/notes/joint --pictures latents --landscapes 4"
     parser = command(commands, "latents", run, "say what the latents of a run hold and how far they moved", example)
     parser.add_argument("--workdir", required=True, help="folder of a run of family text_vae or cola")
+    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument("--batches", type=int, default=4, help="held-out batches to look at")
     parser.add_argument("--levels", type=int, default=9, help="noise levels from t = 0 to 1, both included")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise and of the probe's halves")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise, the probe's halves and the embedding")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--pictures", default=None, metavar="FOLDER", help="draw the latents in the plane into FOLDER")
+    parser.add_argument(
+        "--embedding", nargs="+", choices=("pca", "tsne"), default=None,
+        help="with --pictures: how; both by default, t-SNE with the extra `latents`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--landscapes", type=int, default=None, metavar="N",
+        help="with --pictures, family cola: log p of the prior around blocks of N held-out documents",
+    )  # fmt: skip
+    parser.add_argument("--points", type=int, default=None, help="of a landscape along each direction, 15 by default")
+    parser.add_argument(
+        "--extent", type=float, default=None,
+        help="how far it goes, in standard deviations of the neighbouring blocks, 3 by default",
+    )  # fmt: skip
+    parser.add_argument("--steps", type=int, default=None, help="of the prior's ODE, 16 by default")
+    parser.add_argument("--solver", choices=("euler", "midpoint", "heun"), default=None, help="heun by default")
+    parser.add_argument(
+        "--divergence", choices=("hutchinson", "exact"), default=None,
+        help="exact by default: one derivative for each channel of each latent of a block",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import probes
 
-    for name, least in (("batches", 1), ("levels", 2)):
-        if getattr(options, name) < least:
-            raise Misuse(f"--{name} {getattr(options, name)} must be at least {least}")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    _check(options)
     times = [index / (options.levels - 1) for index in range(options.levels)]
-    told = probes.of_run(options.workdir, options.batches, times, options.seed)
+    told = probes.of_run(options.workdir, options.batches, times, options.seed, step_of(options.step))
+    pictures = _draw(options) if options.pictures else []
     if options.json:
-        print(json.dumps(told, indent=2))
+        print(json.dumps(told | {"pictures": [str(path) for path in pictures]}, indent=2))
         return 0
     print(f"step {told['step']}, {told['latents']} latents of held-out text")
     for name, value in told["probe"].items():
@@ -38,7 +58,41 @@ def run(options: argparse.Namespace) -> int:
     for level in told["noise"]:
         print(f"reconstruction at t = {level['t']:.3f}: {level['accuracy']:.3f}")
     for row in told["drift"]:
-        print(
-            f"step {row['step']} against the newest: cosine {row['cosine']:.3f}, moved {row['moved']:.3f}, CKA {row['cka']:.3f}"
-        )
+        moved = f"cosine {row['cosine']:.3f}, moved {row['moved']:.3f}, CKA {row['cka']:.3f}"
+        print(f"step {row['step']} against step {told['step']}: {moved}")
+    for path in pictures:
+        print(path)
     return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raises Misuse where the arguments do not hold together."""
+    least = {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1}
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise Misuse(f"--{name} {value} must be at least {smallest}")
+    if options.extent is not None and not options.extent > 0:
+        raise Misuse(f"--extent {options.extent} must be positive")
+    for name in ("embedding", "landscapes"):
+        if getattr(options, name) is not None and not options.pictures:
+            raise Misuse(f"--{name} needs --pictures FOLDER")
+    unread = [name for name in PRIOR if getattr(options, name) is not None and options.landscapes is None]
+    if unread:
+        raise Misuse(f"--{unread[0]} needs --landscapes N")
+    if not Path(options.workdir).is_dir():
+        raise Misuse(f"--workdir {options.workdir}: no such folder")
+
+
+def _draw(options: argparse.Namespace) -> list[Path]:
+    from cola_jax.evaluate import latent_pictures
+    from cola_jax.evaluate.latent_pictures import Landscapes
+
+    landscapes = None
+    if options.landscapes is not None:
+        given = {name: getattr(options, name) for name in PRIOR if getattr(options, name) is not None}
+        landscapes = Landscapes(count=options.landscapes, **given)
+    return latent_pictures.draw(
+        options.workdir, step_of(options.step), options.pictures, tuple(options.embedding or ("pca", "tsne")),
+        landscapes, batches=options.batches, seed=options.seed,
+    )  # fmt: skip

@@ -41,6 +41,8 @@ class Request:
 def run(request: Request, sampling: dict[str, Any]) -> str:
     """Evaluates every task; returns the table of all that is done in the output folder.
 
+    Several processes share the records out, and the first one writes the summary; each works on its own devices.
+
     Raises:
       DataError: for a task without records, a record or a protocol that cannot be used, and see `harness.evaluate`.
       CheckpointError, ConfigError: see `Writer.load` and `Writer.with_sampling`.
@@ -51,14 +53,16 @@ def run(request: Request, sampling: dict[str, Any]) -> str:
     mesh = _mesh(request.shard_parameters)
     writer = Writer.load(request.workdir, step, mesh).with_sampling(**sampling)
     size = request.batch_size if mesh is None else -(-request.batch_size // mesh.size) * mesh.size
+    share = harness.Share(jax.process_index(), jax.process_count())
     plan = harness.Plan(step, request.seed, size, request.context)
     folder = Path(request.output or request.workdir / "evaluation" / str(step))
     for task, records in chosen:
         if isinstance(task, str):
             task = world_tasks.task_of(task, records, writer.tokenizer)
-        harness.evaluate(writer, task, records, folder, plan)
+        harness.evaluate(writer, task, records, folder, plan, share)
     facts = {"family": writer.cfg.family, "step": step, "seed": request.seed, "machine": machine()}
-    rows = summary.write(folder, facts | {"sampling": dataclasses.asdict(writer.cfg.sampling)})
+    facts |= {"processes": share.count, "sampling": dataclasses.asdict(writer.cfg.sampling)}
+    rows = summary.write(folder, facts) if share.index == 0 else summary.collect(folder)
     return f"{summary.as_text(rows)}\n{folder}"
 
 
@@ -81,7 +85,8 @@ def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task
 
 
 def _mesh(shard_parameters: bool) -> Mesh | None:
-    """All devices: prompts split over them, parameters copied, or split as well. None on a single device."""
-    if jax.device_count() == 1:
+    """The process's devices: prompts split over them, parameters copied, or split as well. None on a single device."""
+    devices = jax.local_devices()
+    if len(devices) == 1:
         return None
-    return make_mesh(MeshConfig(data=1, fsdp=-1) if shard_parameters else MeshConfig(data=-1, fsdp=1))
+    return make_mesh(MeshConfig(data=1, fsdp=-1) if shard_parameters else MeshConfig(data=-1, fsdp=1), devices)

@@ -3,6 +3,8 @@
 FOLDER/TASK/setting.json    what the answers were made with
 FOLDER/TASK/answers.jsonl   a line a record: prompt, answer, verdicts; in order once the task is done
 FOLDER/TASK/result.json     the scores, once the task is done
+
+Several processes each answer a share into answers.INDEX.jsonl, on a disk that all of them see; the first one joins the shares.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from cola_jax.config import differences
@@ -46,6 +49,16 @@ class Plan:
     context: int
 
 
+class Share(NamedTuple):
+    """Which of the processes that answer together this one is, from 0, and how many there are."""
+
+    index: int
+    count: int
+
+
+ALONE = Share(0, 1)
+
+
 @dataclass(frozen=True)
 class Question:
     """A record as the model sees it: its prompt's text and tokens, how many tokens were cut off its front, lost characters."""
@@ -58,8 +71,13 @@ class Question:
     lost: str
 
 
-def evaluate(writer: Writer, task: Task, records: Sequence[Record], folder: Path, plan: Plan) -> list[dict[str, Any]]:
+def evaluate(
+    writer: Writer, task: Task, records: Sequence[Record], folder: Path, plan: Plan, share: Share = ALONE
+) -> list[dict[str, Any]]:
     """Answers the records that have no answer in `folder` yet, scores all, and writes the files above.
+
+    Args:
+      share: of several processes, all of which call this with the same arguments otherwise: the answers are those of one.
 
     Returns:
       A row a scorer: task, the fields of `summary.scored`, prompts_cut and prompts_with_lost_characters, and for tasks of the
@@ -70,28 +88,64 @@ def evaluate(writer: Writer, task: Task, records: Sequence[Record], folder: Path
     """
     writer = writer.with_sampling(max_new_tokens=task.max_new_tokens)
     questions = ask(writer, task, records, plan)
-    place = folder / task.name
-    claim(place, setting_of(writer, task, questions, plan))
+    place, setting = folder / task.name, setting_of(writer, task, questions, plan)
+    check(place, setting)  # in every process: where one alone failed, the others would wait for it
+    if share.index == 0:
+        claim(place, setting)
+        join(place)
+    _wait(share, f"{task.name}: begun")
     path = place / "answers.jsonl"
-    answers = {line["number"]: line for line in _kept(path)}
-    missing = [question for question in questions if question.number not in answers]
-    with open(path, "a", encoding="utf-8") as out:
-        for question, text in write(writer, missing, plan, f"{task.name} ({len(questions)})"):
-            line = _line(task, question, text)
-            answers[question.number] = line
-            print(json.dumps(line, ensure_ascii=False), file=out, flush=True)
-    ordered = [answers[number] for number in range(len(questions))]
+    done = {line["number"] for line in _kept(path, repair=False)}
+    missing = [question for question in dealt(questions, share) if question.number not in done]
+    own = path if share.count == 1 else place / f"answers.{share.index}.jsonl"
+    with open(own, "a", encoding="utf-8") as out:
+        for question, text in write(writer, missing, plan, f"{task.name} ({len(questions)})", share.index == 0):
+            print(json.dumps(_line(task, question, text), ensure_ascii=False), file=out, flush=True)
+    _wait(share, f"{task.name}: answered")
+    if share.index == 0:
+        join(place)
+        _score(task, questions, place)
+    _wait(share, f"{task.name}: scored")
+    return json.loads((place / "result.json").read_text(encoding="utf-8"))
+
+
+def dealt(questions: Sequence[Question], share: Share) -> list[Question]:
+    """Returns the questions of a process: all are dealt out by length, so that everyone has as much to do."""
+    by_length = sorted(questions, key=lambda question: (len(question.tokens), question.number))
+    return sorted(by_length[share.index :: share.count], key=lambda question: question.number)
+
+
+def join(place: Path) -> None:
+    """Puts what processes have answered, each in a file of its own, into answers.jsonl, in order of the records."""
+    path = place / "answers.jsonl"
+    shares = sorted(place.glob("answers.*.jsonl"))
+    found = {line["number"]: line for file in (path, *shares) for line in _kept(file, repair=True)}
+    ordered = [found[number] for number in sorted(found)]
     _replace(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered))
-    generations = [Generation(record, line["generate"]) for record, line in zip(records, ordered)]
+    for file in shares:
+        file.unlink()
+
+
+def _score(task: Task, questions: Sequence[Question], place: Path) -> None:
+    """Writes result.json of a task whose questions are all answered."""
+    lines = list(_kept(place / "answers.jsonl", repair=False))
+    generations = [
+        Generation(question.record, line["generate"]) for question, line in zip(questions, lines, strict=True)
+    ]
     told = {
         "prompts_cut": sum(question.cut > 0 for question in questions),
         "prompts_with_lost_characters": sum(bool(question.lost) for question in questions),
     }
     if world_tasks.is_built_in(task.name):
-        told |= world_tasks.checked([(line["prompt"], line["generate"]) for line in ordered])
+        told |= world_tasks.checked([(line["prompt"], line["generate"]) for line in lines])
     rows = [{"task": task.name} | row | told for row in summary.scored(task, generations, scoring.SCORERS)]
     _replace(place / "result.json", json.dumps(rows, indent=2) + "\n")
-    return rows
+
+
+def _wait(share: Share, what: str) -> None:
+    """Waits until every process has come here."""
+    if share.count > 1:
+        multihost_utils.sync_global_devices(what)
 
 
 def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> list[Question]:
@@ -136,10 +190,12 @@ def batches(questions: Sequence[Question], batch_size: int) -> list[tuple[int, l
     ]
 
 
-def write(writer: Writer, questions: Sequence[Question], plan: Plan, title: str) -> Iterator[tuple[Question, str]]:
+def write(
+    writer: Writer, questions: Sequence[Question], plan: Plan, title: str, shown: bool = True
+) -> Iterator[tuple[Question, str]]:
     """Yields every question with its answer's text, batch by batch; the time that is left is shown on stderr."""
-    often = 0.1 if sys.stderr.isatty() else 30.0
-    with tqdm(total=len(questions), desc=title, unit=" answers", mininterval=often, disable=not questions) as bar:
+    often, silent = 0.1 if sys.stderr.isatty() else 30.0, not (shown and questions)
+    with tqdm(total=len(questions), desc=title, unit=" answers", mininterval=often, disable=silent) as bar:
         for length, batch in batches(questions, plan.batch_size):
             filled = batch + [batch[-1]] * (plan.batch_size - len(batch))  # so that every batch has one shape
             rows, numbers = [q.tokens for q in filled], [q.number for q in filled]
@@ -170,33 +226,34 @@ def _hash(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]
 
 
-def claim(place: Path, setting: dict[str, Any]) -> None:
-    """Writes setting.json into a task's folder.
-
-    Raises:
-      DataError: where another one is there.
-    """
+def check(place: Path, setting: dict[str, Any]) -> None:
+    """Raises DataError where a task's folder holds answers of another setting."""
     path = place / "setting.json"
-    if path.is_file():
-        [(_, old)] = json_lines(path)
-        changed = differences(old, setting)
-        if changed:
-            raise DataError(
-                f"{place} holds answers that were made with another setting (old -> new): {'; '.join(changed)}. Give the old "
-                "values, another --output, or remove the folder"
-            )
+    if not path.is_file():
         return
-    place.mkdir(parents=True, exist_ok=True)
-    _replace(path, json.dumps(setting) + "\n")
+    [(_, old)] = json_lines(path)
+    changed = differences(old, setting)
+    if changed:
+        raise DataError(
+            f"{place} holds answers that were made with another setting (old -> new): {'; '.join(changed)}. Give the old "
+            "values, another --output, or remove the folder"
+        )
 
 
-def _kept(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the answers that are there already, and takes away a line that a killed process left half written."""
+def claim(place: Path, setting: dict[str, Any]) -> None:
+    """Writes setting.json into a task's folder where none is there."""
+    if not (place / "setting.json").is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        _replace(place / "setting.json", json.dumps(setting) + "\n")
+
+
+def _kept(path: Path, repair: bool) -> Iterator[dict[str, Any]]:
+    """Yields the answers that are there already; `repair` takes away a line that a killed process left half written."""
     if not path.is_file():
         return
     text = path.read_text(encoding="utf-8", errors="replace")
     whole = text[: text.rfind("\n") + 1]
-    if whole != text:
+    if repair and whole != text:
         _replace(path, whole)
     for _, line in json_lines(path):
         yield line

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_jax.evaluate.landscape import Landscape
 from cola_jax.evaluate.latents import Latents, pca
 from cola_jax.evaluate.trace import Trace
 
@@ -51,19 +52,49 @@ def plot_losses(stages: dict[str, Lines], path: Path) -> Path:
 def plot_latents(latents: Latents, path: Path) -> Path:
     """Draws the first two principal components of latents, coloured by their label."""
     coordinates, shares = pca(latents.means, 2)
-    labels = np.asarray(latents.labels)
-    names = sorted(set(latents.labels), key=lambda name: (-int(np.sum(labels == name)), name))
+    title = f"{len(latents.labels)} latents of held-out text, by what their token is"
+    return plot_points(coordinates, latents.labels, title, principal(shares), path)
+
+
+def principal(shares: Sequence[float]) -> tuple[str, str]:
+    """Returns the names of two principal axes of these shares of the variance."""
+    return f"first principal component ({shares[0]:.0%} of the variance)", f"second ({shares[1]:.0%})"
+
+
+def plot_points(
+    points_M2: np.ndarray, labels: Sequence[str], title: str, axes_names: tuple[str, str], path: Path
+) -> Path:
+    """Draws points in the plane, coloured by their label, the commonest first."""
+    labels = np.asarray(labels)
+    names = sorted(set(labels.tolist()), key=lambda name: (-int(np.sum(labels == name)), name))
     figure = _figure(6.5)
     axes = figure.subplots()
     for name in names:
-        axes.scatter(*coordinates[labels == name].T, s=9, alpha=0.6, linewidths=0, label=name)
-    axes.set(
-        xlabel=f"first principal component ({shares[0]:.0%} of the variance)",
-        ylabel=f"second ({shares[1]:.0%})",
-        title=f"{len(labels)} latents of held-out text, by what their token is",
-    )
+        axes.scatter(*points_M2[labels == name].T, s=9, alpha=0.6, linewidths=0, label=name)
+    axes.set(xlabel=axes_names[0], ylabel=axes_names[1], title=title)
     axes.legend(frameon=False, markerscale=3, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _quiet(axes)
+    return _save(figure, path)
+
+
+def plot_landscapes(landscapes: Sequence[Landscape], path: Path) -> Path:
+    """Draws log p around blocks, a panel each, below its highest value; a cross at the block, dots at its neighbours."""
+    columns = min(len(landscapes), 2)
+    rows = -(-len(landscapes) // columns)
+    figure = _figure(4.2 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(landscapes) :]:
+        axes.set_axis_off()
+    for axes, landscape in zip(grid.flat, landscapes):
+        across, up = landscape.offsets_2G
+        low = landscape.log_p_GG - landscape.log_p_GG.max()
+        filled = axes.contourf(across, up, low, levels=16, cmap="viridis")
+        figure.colorbar(filled, ax=axes, label="log p below the highest (nats)")
+        inside = np.all(np.abs(landscape.neighbours_K2) <= landscape.offsets_2G[:, -1], axis=1)
+        axes.scatter(*landscape.neighbours_K2[inside].T, s=8, color="white", alpha=0.7, linewidths=0)
+        axes.plot(0, 0, "rx", markersize=9, markeredgewidth=2)
+        axes.set_title(_short(landscape.text, 40), fontsize=9, parse_math=False)
+        axes.set(xlabel="first principal direction", ylabel="second")
     return _save(figure, path)
 
 

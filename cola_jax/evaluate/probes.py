@@ -17,7 +17,7 @@ from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import latents
 from cola_jax.runs import TOKENIZER
-from cola_jax.train.checkpoint import load_params
+from cola_jax.train.checkpoint import chosen_step, load_params
 from cola_jax.train.stored import folder, steps_in
 
 RIDGE = 1e-3  # of the probe, relative to the mean square of a channel
@@ -67,17 +67,19 @@ def similarity(one_MC: np.ndarray, other_MC: np.ndarray) -> dict[str, float]:
     return {"cosine": float(cosine.mean()), "moved": float(moved), "cka": float(cka)}
 
 
-def of_run(workdir: str | Path, batches: int, times: Sequence[float], seed: int) -> dict[str, Any]:
-    """Returns what the latents of a run hold, on its own held-out text.
+def of_run(
+    workdir: str | Path, batches: int, times: Sequence[float], seed: int, step: int | str | None = None
+) -> dict[str, Any]:
+    """Returns what the latents of a run hold at `step`, the newest by default, on its own held-out text.
 
     Returns:
       step; probe: see `probe`, of word classes on the small world and of frequency bands elsewhere; noise: reconstruction
-      accuracy by t; drift: a row of `similarity` to the newest checkpoint for every other that is kept, by step.
+      accuracy by t; drift: a row of `similarity` to this checkpoint for every earlier one that is kept, by step.
 
     Raises:
       ConfigError: for a run without a VAE. CheckpointError: where there is no checkpoint. DataError: see `probe`.
     """
-    config, params = load_params(workdir)
+    config, params = load_params(workdir, step)
     cfg = resolve(config)
     if cfg.family not in ("text_vae", "cola"):
         raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
@@ -85,11 +87,11 @@ def of_run(workdir: str | Path, batches: int, times: Sequence[float], seed: int)
     rows = latents.heldout_rows(cfg, tokenizer, batches)
     newest = latents.collect(cfg, params, tokenizer, rows)
     accuracy = latents.accuracy_under_noise(cfg, params, rows, times, seed)
-    *earlier, last = steps_in(folder(workdir))
+    last = chosen_step(workdir, step)
     drift = []
-    for step in earlier:
-        _, before = load_params(workdir, step)
-        drift.append({"step": step} | similarity(latents.collect(cfg, before, tokenizer, rows).means, newest.means))
+    for earlier in (kept for kept in steps_in(folder(workdir)) if kept < last):
+        _, before = load_params(workdir, earlier)
+        drift.append({"step": earlier} | similarity(latents.collect(cfg, before, tokenizer, rows).means, newest.means))
     return {
         "step": last,
         "latents": len(newest.labels),

@@ -22,6 +22,7 @@ from cola_jax.families.likelihood import Effort, Likelihood, elbo, iwae
 from cola_jax.generate.prompts import PromptError, pad_prompts
 from cola_jax.models import build
 from cola_jax.models.cross_entropy import chunked_cross_entropy
+from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
 
 DRAWS = 4
@@ -131,6 +132,39 @@ def prior_log_density(cfg: RunConfig, params: Any, z0_BNC: jax.Array, keys_B: ja
         keys = jax.vmap(lambda key: key_of(key, "hutchinson"))(keys_B)
         probes = change_of_variables.hutchinson(keys, latents, channels)
     return change_of_variables.log_density(velocity, z0_BNC, probes, effort.steps, effort.solver)
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def block_log_density(
+    cfg: RunConfig, params: Any, past_NC: jax.Array, z0_GSC: jax.Array, keys_G: jax.Array, effort: Effort
+) -> jax.Array:
+    """log p(z0^b | z0^{<b}) of G blocks behind one and the same past, (G,) fp32 in nats; latents are as the DiT sees them.
+
+    Args:
+      past_NC: the clean latents before the block, a whole number of blocks, maybe none.
+      keys_G: of the directions that divergence=hutchinson takes, a key a block; equal keys take equal directions.
+    """
+    grid, size, channels = z0_GSC.shape
+    length = past_NC.shape[0]
+    cached = jnp.pad(past_NC, ((0, 0 if length else size), (0, 0)))[None]  # an empty past is a block that nobody sees
+    slots = jnp.arange(cached.shape[1])
+    net, variables = build.dit(cfg), {"params": params["dit"]}
+    cache = net.apply(variables, cached, slots[None], method="prefill")
+    cache = jax.tree.map(lambda x_L1MHK: jnp.repeat(x_L1MHK, grid, axis=1), cache)
+    new = jnp.broadcast_to(length + jnp.arange(size), (grid, size))
+    places = BlockPositions(jnp.broadcast_to(slots, (grid, slots.size)), new, new)
+    context = net.apply(variables, cache, jnp.full(grid, length), places, method="context")
+
+    def velocity(z_GSC, t):
+        at_t = jax.tree.map(lambda m_1D: m_1D[0], net.apply(variables, t[None], method="modulations"))
+        return net.apply(variables, z_GSC, at_t, at_t, None, context, False, method="denoise_block")[0]
+
+    if effort.divergence == "exact":
+        probes = change_of_variables.exact(size, channels, size)
+    else:
+        probes = change_of_variables.hutchinson(keys_G, size, channels)
+    found = change_of_variables.log_density(velocity, z0_GSC, probes, effort.steps, effort.solver)
+    return jnp.sum(found, axis=-1)
 
 
 def _decoder_losses(cfg, params, z0_BNC, positions_BN, tokens_BL):

@@ -205,3 +205,21 @@ def test_what_has_no_likelihood_is_refused():
     plain = config(vae__use_variation=False)
     with pytest.raises(ConfigError, match="without a posterior"):
         log_likelihood(plain, params, PROMPTS, ANSWERS, pad_id=0, effort=EFFORT)
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_a_block_behind_its_past_is_as_likely_as_in_the_whole_text(number, divergence):
+    cfg, params = setup()
+    size = cfg.dit.block_size
+    z0 = jax.random.normal(jax.random.PRNGKey(5), (3 * size, cfg.vae.latent_dim))
+    effort = Effort(1, 3, "heun", "exact", "elbo")
+    whole = cola_likelihood.prior_log_density(cfg, params, z0[None], jax.random.split(jax.random.PRNGKey(0), 1), effort)
+    start = number * size
+    keys = jax.random.split(jax.random.PRNGKey(1), 256 if divergence == "hutchinson" else 2)
+    blocks = jnp.broadcast_to(z0[start : start + size], (len(keys), size, z0.shape[1]))
+    effort = Effort(1, 3, "heun", divergence, "elbo")
+    found = cola_likelihood.block_log_density(cfg, params, z0[:start], blocks, keys, effort)
+    near = 1e-4 if divergence == "exact" else 4 * float(jnp.std(found)) / 16
+    assert float(jnp.mean(found)) == pytest.approx(float(jnp.sum(whole[0, start : start + size])), abs=near)
+    assert (float(jnp.std(found)) > 1e-3) == (divergence == "hutchinson")

@@ -40,8 +40,8 @@ def get_config(arg=None):
 def plan(tmp_path_factory):
     file = tmp_path_factory.mktemp("minute") / "minute.py"
     file.write_text(MINUTE)
-    rates = {"rates": (1.0,), "searched": 0.7}
-    return families.Plan(str(file), (5,), budget=2.5e9, records=4, stories=2, texts=2, repeats=1, **rates)
+    judged = {"tasks": ("mmlu", "squad"), "records": 2, "stories": 2, "texts": 2, "repeats": 1}
+    return families.Plan(str(file), (5,), budget=2.5e9, searched=1.0, rates=(1.0,), **judged)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_the_table_has_every_family_and_figure(compared):
     assert (workdir / "table.md").read_text() == table
     rows = rows_of(table)
     assert rows[""][:4] == list(families.COMPARED)
-    wanted = ["tinyworld/lambada", "tinyworld/story_cloze", "average of 8", "answered questions: entailed"]
+    wanted = ["tinyworld/mmlu", "tinyworld/squad", "average of 2", "answered questions: entailed"]
     for name in [*wanted, "continued openings: well-formed sentences", "new tokens a second, batch of 64"]:
         assert all(float(cell) >= 0 for cell in rows[name][:4]), name
     assert rows["which is"][:4] == ["at most", "exact", "at most", "at most"]
@@ -86,7 +86,7 @@ def test_figures_that_are_there_are_not_made_again(plan, compared):
 
 def test_a_budget_that_does_not_outlast_the_warm_up_is_refused(plan, tmp_path):
     with pytest.raises(ConfigError, match="steps of ar, expected more than optimizer.warmup_steps=1"):
-        families.configured(plan, "ar", 0, 1e-2, 1e6, tmp_path)
+        families.configured(plan, "ar", 0, 1e-2, 1e6, tmp_path, None)
 
 
 def test_the_cores_of_the_matched_configs_are_equal_and_the_rest_is_shared():

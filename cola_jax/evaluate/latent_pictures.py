@@ -1,0 +1,88 @@
+"""Pictures of a run's latents: in the plane, and the prior's density around some of them. The figures stand beside as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cola_jax.config import ConfigError, resolve, without_kernels
+from cola_jax.data import tokenizers
+from cola_jax.evaluate import embedding, landscape, latents, plots
+from cola_jax.families.likelihood import Effort
+from cola_jax.runs import TOKENIZER
+from cola_jax.train.checkpoint import load_params
+
+
+@dataclass(frozen=True)
+class Landscapes:
+    """How many landscapes, how fine and wide, and how the prior's density is computed; see `cola-jax latents --help`."""
+
+    count: int
+    points: int = 15
+    extent: float = 3.0
+    steps: int = 16
+    solver: str = "heun"
+    divergence: str = "exact"
+
+
+def draw(
+    workdir: str | Path,
+    step: int | str | None,
+    folder: str | Path,
+    embeddings: tuple[str, ...],
+    asked: Landscapes | None,
+    *,
+    batches: int,
+    seed: int,
+) -> list[Path]:
+    """Draws the latents of held-out text into `folder`, and landscapes where they are asked for.
+
+    Args:
+      embeddings: of "pca" and "tsne".
+
+    Returns:
+      The files: pca.png, tsne.png and embedding.json with every latent's label and coordinates; landscapes.png and .json.
+
+    Raises:
+      ConfigError: for a run without a VAE, landscapes of one without a prior, or pca of a single channel.
+      ImportError: for tsne without scikit-learn. DataError: see `landscape.of_run`.
+    """
+    tree, params = load_params(workdir, step)
+    cfg = without_kernels(resolve(tree))
+    if cfg.family not in ("text_vae", "cola"):
+        raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
+    tokenizer, folder = tokenizers.load(Path(workdir) / TOKENIZER), Path(folder)
+    rows = latents.heldout_rows(cfg, tokenizer, batches)
+    found = latents.collect(cfg, params, tokenizer, rows)
+    files = _embed(embedding.some(found, seed), embeddings, folder, seed)
+    if asked is None:
+        return files
+    effort = Effort(draws=1, estimator="elbo", **{n: getattr(asked, n) for n in ("steps", "solver", "divergence")})
+    around = landscape.of_run(cfg, params, tokenizer, rows, asked.count, asked.points, asked.extent, effort, seed)
+    plots.plot_landscapes(around, folder / "landscapes.png")
+    told = dataclasses.asdict(asked) | {"landscapes": [landscape.as_dict(one) for one in around]}
+    _write(folder / "landscapes.json", told)
+    return [*files, folder / "landscapes.png", folder / "landscapes.json"]
+
+
+def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: Path, seed: int) -> list[Path]:
+    told: dict[str, Any] = {"labels": some.labels}
+    files = []
+    title = f"{len(some.labels)} latents of held-out text, by what their token is"
+    for name in embeddings:
+        if name == "pca":
+            points, shares = latents.pca(some.means, 2)
+            axes, told["variance_shares"] = plots.principal(shares), shares.tolist()
+        else:
+            points, axes = embedding.tsne(some.means, seed), ("t-SNE, first coordinate", "second")
+        told[name] = points.tolist()
+        files.append(plots.plot_points(points, some.labels, title, axes, folder / f"{name}.png"))
+    _write(folder / "embedding.json", told)
+    return [*files, folder / "embedding.json"]
+
+
+def _write(path: Path, tree: dict[str, Any]) -> None:
+    path.write_text(json.dumps(tree) + "\n")
