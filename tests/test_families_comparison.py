@@ -19,7 +19,7 @@ def get_config(arg=None):
     c.data.update(generated_documents=40, heldout_documents=8, threads=1, prefetch=1)
     c.tokenizer.update(vocab_size=320, training_documents=40)
     c.vae.update(vocab_size=320, dim=16, ffn_dim=24, encoder_blocks=1, decoder_blocks=1, latent_dim=4)
-    c.dit.update(dim=32, num_layers=2, num_heads=2, head_dim=16, rope_dim=8, time_frequencies=8)
+    c.dit.update(dim=32, num_layers=1, num_heads=2, head_dim=16, rope_dim=8, time_frequencies=8)
     c.optimizer.update(name="adamw", warmup_steps=1)
     c.checkpoint.asynchronous = False
     c.sampling.update(steps=2, max_new_tokens=8)

@@ -104,7 +104,7 @@ def blocks_of(
             whole = document_N.reshape(-1, size)
             same = (whole == whole[:, :1]).all(axis=1) & (whole[:, 0] > 0)
             found.append(z0_NC.reshape(-1, size, z0_NC.shape[-1])[same])
-            first = int(np.argmin(same & (whole[:, 0] == 1))) if not (same & (whole[:, 0] == 1)).all() else len(same)
+            first = int(np.cumprod(same & (whole[:, 0] == 1)).sum())  # blocks of the first document
             if first:
                 number = first // 2
                 start = number * size

@@ -232,6 +232,7 @@ def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_p
         (("--tasks", "a={file}", "--sampling.stepz=3"), "no such sampling field: stepz"),
         (("--tasks", "a={file}"), "leaves no room for a prompt in a context of 32 tokens"),
         (("--tasks", "a={file}", "--step", "99"), "no checkpoint of step 99"),
+        (("--tasks", "a={file}", "--coordinator", "localhost:1"), "--process-id go together"),
     ],
 )
 def test_what_evaluate_cannot_use_is_one_line(capsys, trained, tmp_path, arguments, part):
