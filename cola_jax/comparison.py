@@ -34,7 +34,7 @@ def compare(specs: Sequence[str]) -> dict[str, Any]:
     """
     configs = [_read(spec) for spec in specs]
     costs = [FAMILIES[cfg.family].cost(cfg) for cfg in configs]
-    groups = [_parameters(cfg) for cfg in configs]
+    groups = [parameters(cfg) for cfg in configs]
     figures: dict[str, list[Any]] = {"family": [cfg.family for cfg in configs]}
     figures["parameters"] = [sum(cost.params.values()) for cost in costs]
     for name in ("embeddings", "core matrices", "VAE", "rest"):
@@ -62,7 +62,7 @@ def _read(spec: str) -> RunConfig:
     return resolve(stored_config(Path(spec)) if Path(spec).is_dir() else config.load(spec))
 
 
-def _parameters(cfg: RunConfig) -> dict[str, int]:
+def parameters(cfg: RunConfig) -> dict[str, int]:
     """Returns parameters by what they are: embeddings (in and out), matrices of the core's layers, the VAE, the rest."""
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
     found = {"embeddings": 0, "core matrices": 0, "VAE": 0, "rest": 0}

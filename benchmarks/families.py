@@ -1,0 +1,255 @@
+"""Cola, AR, LLaDA and Plaid with cores of equal size and equal training FLOPs on the small world: one table.
+
+python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 1.5e13]
+
+Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
+(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of
+three, a third, one and three times tinyworld.py's: one run each at a fifth of the budget, judged by the answers to questions of
+another seed than those reported. Then every family and seed trains and is judged. About 50 minutes on two free cores; killed,
+the same command continues. WORKDIR/table.md and families.json are written anew after every run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import families_table, measure
+from cola_jax import comparison, config, runs
+from cola_jax.config import RunConfig
+from cola_jax.data import tinyworld
+from cola_jax.evaluate import benchmark, stories, text_likelihood, world_tasks
+from cola_jax.evaluate.text_likelihood import Pair
+from cola_jax.families import FAMILIES
+from cola_jax.scaling.accounting import tokens_of
+from cola_jax.train.workdir import check
+from cola_jax.writer import Writer
+
+COMPARED = ("cola", "ar", "llada", "plaid")
+CONDITIONAL = (
+    "ar",
+    "llada",
+)  # what they tell of a text behind another is exact or a bound, and no difference of bounds
+SEARCHED = "tinyworld/squad"  # the task that chooses a learning rate
+SPEED_ROWS = 64  # prompts continued at once where speed is measured
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared, and how much of it is judged.
+
+    Attributes:
+      config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
+      seeds: of parameters and noise, a run of every family each.
+      budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
+      rates: learning rates that are tried, over the config's.
+      records: of each built-in task. stories: openings and questions continued. texts: whose likelihood is told.
+      repeats: of the timed generation.
+    """
+
+    config: str = "tinyworld_matched"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    budget: float = 1.5e13
+    searched: float = 0.2
+    rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    records: int = 125
+    stories: int = 128
+    texts: int = 64
+    repeats: int = 3
+
+
+def compare(plan: Plan, workdir: Path) -> str:
+    """Trains and judges everything; returns the table, which stands in WORKDIR/table.md too.
+
+    Raises:
+      ConfigError: for a budget that does not reach for a step. WorkdirError: where `workdir` holds another comparison.
+      KeyboardInterrupt: where a signal stopped a run, after its checkpoint.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    facts = {"machine": measure.machine(), "budget": plan.budget, "families": {}}
+    facts["rates"] = {family: search(plan, family, workdir) for family in COMPARED}
+    rows: list[dict[str, Any]] = []
+    for seed in plan.seeds:
+        for family in COMPARED:
+            cfg = configured(plan, family, seed, facts["rates"][family]["chosen"], plan.budget, workdir)
+            facts["families"][family] = sizes(plan, cfg, workdir)
+            rows.append({"family": family, "seed": seed} | judged(plan, cfg, workdir / f"{family}-{seed}"))
+            (workdir / "families.json").write_text(json.dumps(facts | {"runs": rows}, indent=2) + "\n")
+            (workdir / "table.md").write_text(table := families_table.as_markdown(facts, rows))
+    return table
+
+
+def configured(plan: Plan, family: str, seed: int, rate: float, budget: float, workdir: Path) -> RunConfig:
+    """Returns the config of a run that spends `budget` FLOPs; stage 1 of Cola is trained first where it has not been.
+
+    Raises:
+      ConfigError: where the budget does not reach for a step.
+    """
+    spent, argument = 0.0, family
+    if family == "cola":
+        first = stage_1(plan, seed)
+        train(first, workdir / f"vae-{seed}")
+        spent, argument = flops(first), f"cola,{(workdir / f'vae-{seed}').resolve()}"
+    tree = config.load(f"{plan.config}:{argument}")
+    tree.seed, tree.optimizer.learning_rate = seed, rate
+    steps = int((budget - spent) / a_step(config.resolve(tree)))
+    if steps <= tree.optimizer.warmup_steps:
+        raise config.ConfigError(
+            f"{budget:.3g} FLOPs are {max(steps, 0)} steps of {family}, expected more than optimizer.warmup_steps="
+            f"{tree.optimizer.warmup_steps}: give a larger --budget"
+        )
+    return in_steps(tree, steps)
+
+
+def stage_1(plan: Plan, seed: int) -> RunConfig:
+    tree = config.load(f"{plan.config}:vae")
+    tree.seed = seed
+    return in_steps(tree, tree.train.steps)
+
+
+def in_steps(tree: Any, steps: int) -> RunConfig:
+    """The config for so many steps: the schedule ends with them, and held-out text is looked at at their end."""
+    tree.train.update(steps=steps, eval_every=steps, log_every=max(steps // 20, 1))
+    tree.optimizer.decay_steps = max(steps, tree.optimizer.warmup_steps + 1)
+    tree.checkpoint.update(every=max(steps // 4, 1), keep_last=1)
+    return config.resolve(tree)
+
+
+def a_step(cfg: RunConfig) -> float:
+    """FLOPs of a training step."""
+    return FAMILIES[cfg.family].cost(cfg).total * tokens_of(cfg, 1)
+
+
+def flops(cfg: RunConfig) -> float:
+    """FLOPs of a run."""
+    return a_step(cfg) * cfg.train.steps
+
+
+def train(cfg: RunConfig, workdir: Path) -> None:
+    """Trains a run, or what is left of it."""
+    if runs.run(cfg, workdir).interrupted:
+        raise KeyboardInterrupt
+
+
+def sizes(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
+    """Returns what the run of a family is made of: parameters, steps, tokens and FLOPs, those of stage 1 by themselves."""
+    parameters = comparison.parameters(cfg)
+    before = flops(stage_1(plan, cfg.seed)) if cfg.family == "cola" else 0.0
+    return {
+        "parameters": parameters,
+        "steps": cfg.train.steps,
+        "tokens": tokens_of(cfg, cfg.train.steps),
+        "flops_stage_1": before,
+        "flops": before + flops(cfg),
+    }
+
+
+def search(plan: Plan, family: str, workdir: Path) -> dict[str, Any]:
+    """Returns {"chosen": learning rate, "tried": {rate: per cent right}}; of equal ones the lowest rate is chosen."""
+    own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
+    tried = {}
+    for factor in sorted(plan.rates):
+        rate = own * factor
+        cfg = configured(plan, family, plan.seeds[0], rate, plan.searched * plan.budget, workdir)
+        place = workdir / "search" / f"{family}-{factor:.3g}"
+        train(cfg, place)
+        answer(place, (SEARCHED,), 2 * plan.records, world_seed=1)
+        [released, _] = json.loads((place / "evaluation" / str(cfg.train.steps) / SEARCHED / "result.json").read_text())
+        tried[rate] = released["accuracy"]
+        print(f"search {family} learning rate {rate:.3g}: {tried[rate]:.1f} % right", flush=True)
+    return {"chosen": max(tried, key=lambda rate: tried[rate]), "tried": {f"{rate:.3g}": tried[rate] for rate in tried}}
+
+
+def answer(workdir: Path, tasks: tuple[str, ...], records: int, world_seed: int) -> None:
+    """Answers built-in tasks with the newest checkpoint, into WORKDIR/evaluation/STEP."""
+    request = benchmark.Request(
+        workdir=workdir, step=None, tasks=tasks, protocol=None, output=None, limit=records, batch_size=64, context=0,
+        seed=0, world_seed=world_seed, shard_parameters=False,
+    )  # fmt: skip
+    print(benchmark.run(request, {}), flush=True)
+
+
+def judged(plan: Plan, cfg: RunConfig, workdir: Path) -> dict[str, Any]:
+    """Trains a run and judges it; what has been judged is read.
+
+    Returns:
+      effort: how much was asked. tasks: a row of `harness.evaluate` by task and scorer. told, asked: the
+      `stories.story_figures` of openings and of questions.
+      likelihood: of `text_likelihood.summarize`. tokens_per_second: of warm generation.
+    """
+    path, effort = workdir / "figures.json", {name: getattr(plan, name) for name in ("records", "stories", "texts")}
+    check(workdir, cfg)
+    if path.is_file():
+        figures = json.loads(path.read_text())
+        if figures["effort"] != effort:
+            raise config.ConfigError(f"{path} was made with {figures['effort']}, not {effort}: give those or remove it")
+        return figures
+    train(cfg, workdir)
+    answer(workdir, tuple(world_tasks.PREFIX + name for name in world_tasks.FORMS), plan.records, world_seed=0)
+    summary = json.loads((workdir / "evaluation" / str(cfg.train.steps) / "summary.json").read_text())
+    writer = Writer.load(workdir)
+    told, asked = (
+        stories.story_figures(stories.continuations(writer, plan.stories, cfg.seed, prompt))
+        for prompt in ("opening", "question")
+    )
+    figures = {
+        "effort": effort,
+        "tasks": [row for row in summary["scores"] if row["task"].startswith(world_tasks.PREFIX)],
+        "told": told,
+        "asked": asked,
+        "likelihood": likelihood(writer, plan.texts),
+        "tokens_per_second": speed(writer, plan.repeats),
+    }
+    path.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def likelihood(writer: Writer, count: int) -> dict[str, Any]:
+    """Returns how likely whole held-out stories are, their end included.
+
+    AR and LLaDA tell it behind the end of another document. Before Cola's and Plaid's nothing stands: a difference of two
+    bounds would be none.
+    """
+    cfg, tokenizer = writer.cfg, writer.tokenizer
+    before = (tokenizer.eos_id,) if cfg.family in CONDITIONAL else ()
+    texts = [tinyworld.story(cfg.data.seed, "heldout", index) for index in range(count)]
+    pairs = [Pair(before, (*tokenizer.encode(text), tokenizer.eos_id)) for text in texts]
+    rows = text_likelihood.measure(writer, pairs, text_likelihood.effort_of(cfg.family, {}), 0, min(count, 32))
+    return text_likelihood.summarize(rows, 0)
+
+
+def speed(writer: Writer, repeats: int) -> float:
+    """Returns new tokens a second of SPEED_ROWS continuations of sampling.max_new_tokens each, compiled beforehand."""
+    writer = writer.with_sampling(stop_at_eos=False)
+    prompts = stories.heldout_prompts(writer.cfg, SPEED_ROWS)
+    seconds = measure.seconds(lambda: len(writer.write(prompts)), repeats)
+    return SPEED_ROWS * writer.cfg.sampling.max_new_tokens / seconds
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", default="runs/families")
+    parser.add_argument("--config", default=Plan.config, help="file of the configs")
+    parser.add_argument("--seeds", type=int, default=len(Plan.seeds), help="runs of each family")
+    parser.add_argument("--budget", type=float, default=Plan.budget, help="training FLOPs of each run")
+    parser.add_argument("--records", type=int, default=Plan.records, help="of each built-in task")
+    parser.add_argument("--stories", type=int, default=Plan.stories, help="openings and questions continued")
+    parser.add_argument("--texts", type=int, default=Plan.texts, help="stories whose likelihood is told")
+    options = parser.parse_args(arguments)
+    plan = Plan(
+        config=options.config, seeds=tuple(range(options.seeds)), budget=options.budget, records=options.records,
+        stories=options.stories, texts=options.texts,
+    )  # fmt: skip
+    workdir = Path(options.workdir)
+    jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))  # seeds share programs
+    print(compare(plan, workdir))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Cola, AR, LLaDA and Plaid on the small world with cores of equal size: the configs of benchmarks/families.py.
+
+cola-jax compare tinyworld_matched:cola tinyworld_matched:ar tinyworld_matched:llada tinyworld_matched:plaid
+cola-jax train --config tinyworld_matched:vae --workdir W          stage 1 of Cola
+cola-jax train --config tinyworld_matched:cola,W --workdir W2      stage 2
+cola-jax train --config tinyworld_matched:ar --workdir W3          likewise llada, plaid
+
+Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of about two stories: rows
+that end with their document would never show LLaDA and Plaid, which write a window of fixed size, what stands behind an end.
+The core is the DiT's 4 layers of 18 D^2, 1.18 M parameters, against 5 LLaMA layers whose feed-forwards make up the same number
+to 0.05 %. The paper has nine layers of 16 D^2 for eight of those, which here would be four and a half. Steps and learning rates
+here are tinyworld.py's; the comparison sets both (equal FLOPs, a search).
+"""
+
+import math
+
+from cola_jax import config
+from experiments import tinyworld
+
+ROW = 96  # tokens; a story has 31 to 52 and its end
+
+
+def get_config(arg: str | None = None):
+    """arg: "vae", "cola[,STAGE_1_WORKDIR]", "ar", "llada" or "plaid"."""
+    family, _, vae_from = (arg or "").partition(",")
+    if family not in ("vae", "cola", "ar", "llada", "plaid") or (vae_from and family != "cola"):
+        raise config.ConfigError(
+            f"tinyworld_matched:{arg}: the argument is vae, cola, cola,STAGE_1_WORKDIR, ar, llada or plaid"
+        )
+    c = tinyworld.get_config("vae" if family == "vae" else f"joint,{vae_from}")
+    c.data.packing = "concat"
+    c.train.sequence_length = ROW
+    c.compute.cross_entropy_chunk = ROW
+    if family == "vae":
+        c.train.batch_size //= 2  # as many tokens a step as in tinyworld.py
+    return c if family in ("vae", "cola") else baseline(c, family)
+
+
+def baseline(c, family: str):
+    """What a family of the backbone has in place of VAE and DiT; objective and sampler of Cola are left out."""
+    base, dim = config.base(), c.dit.dim
+    c.family, c.objective = family, base.objective
+    kept = ("max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p", "stop_at_eos")
+    sampling = {name: c.sampling[name] for name in kept}
+    c.sampling = base.sampling
+    c.sampling.update(sampling)
+    layers = math.ceil(c.dit.num_layers * 9 / 8)
+    ffn_dim = round((18 * c.dit.num_layers / layers - 4) * dim / 3)  # of layers of 4 D^2 + 3 D F
+    c.backbone.update(dim=dim, num_layers=layers, ffn_dim=ffn_dim, num_heads=c.dit.num_heads, kv_heads=c.dit.num_heads)
+    c.backbone.update(vocab_size=c.tokenizer.vocab_size + 1, init_std=c.vae.block.init_std)  # the last id: LLaDA's mask
+    c.plaid.update(embedding_dim=c.vae.latent_dim, bias_warmup_steps=c.optimizer.warmup_steps)
+    return c
