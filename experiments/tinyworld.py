@@ -5,10 +5,10 @@ cola-jax train --config tinyworld:vae --workdir W        stage 1 alone
 cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 1 workdir W
 
 Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, Muon,
-which learns to look things up in a story in fewer steps than AdamW, and blocks of two latents, which a small DiT learns
-to fill coherently long before longer ones. The reference term keeps the latents near those of stage 1: without it the flow
-matching loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets their noise vanish, both easy
-to predict and hard to write from.
+which learns to look things up in a story in fewer steps than AdamW, and blocks of one latent: the words of a longer block are
+drawn at once, and a small DiT takes long to learn which of them go together. The reference term keeps the latents near those of
+stage 1: without it the flow matching loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets
+their noise vanish, both easy to predict and hard to write from.
 """
 
 from cola_jax import config
@@ -33,7 +33,7 @@ def get_config(arg: str | None = None):
         block_size=1,
     )
     c.vae.block.update(init_std=0.05)
-    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=2, rope_dim=32)
+    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=1, rope_dim=32)
     c.train.update(sequence_length=48, eval_batches=8, plot_every=0)
     c.checkpoint.update(keep_last=2)
     c.compute.update(cross_entropy_chunk=48, attention_chunks=1, scan_layers=False)
@@ -51,5 +51,5 @@ def get_config(arg: str | None = None):
         c.optimizer.update(name="muon", learning_rate=1e-2, decay_steps=6500, weight_decay=0.1)
         c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
         c.objective.update(vae_lr_ratio=0.3, mask_weight=0.0, reference_weight=0.03 if vae_from else 0.0)
-        c.flow.update(timestep_loc=0.7)
+        c.flow.update(timestep_loc=0.7, known_prefix_probability=0.0)
     return c

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,11 +16,10 @@ from cola_jax.data.tinyworld_state import (
     Event,
     Question,
     World,
-    answer,
+    answers,
     apply,
     candidates,
     possible,
-    subjects,
 )
 
 LONGEST_END = 18  # words of a usual sentence, the question and its answer
@@ -28,33 +27,43 @@ MOST_WORDS = 47  # words and marks of a story: at about a piece a word, it fits 
 DEED_WEIGHTS = (
     ("go", 4.0), ("take", 8.0), ("drop", 3.0), ("put", 14.0), ("remove", 6.0), ("give", 10.0), ("paint", 2.5), ("act", 2.0)
 )  # fmt: skip
-QUESTION_WEIGHTS = {"inside": 20.0, "who_owns": 2.0, "where_person": 0.7}  # 1 where not named; rarer ones weigh more
+TURNS = (0.3, 0.3, 0.25, 0.15)  # how often 0, 1, 2 and 3 sentences follow the opening
+QUESTION_WEIGHTS = {"colour": 0.5, "inside": 2.0}  # 1 where not named
+STALE = 0.1  # how much less likely a question is for every sentence told since the one that answers it
 T = TypeVar("T")
 
 
 def draft(rng: random.Random) -> str:
     """Returns one story, or "" where what was drawn has nothing to ask about or is too long."""
-    world = World()
-    cast = tuple(_names(rng, words.PEOPLE, 2 if rng.random() < 0.9 else 3))
-    places = _names(rng, words.PLACES, 3)
-    sentences, last = [], ""
-    for events in _opening(rng, cast, places):
-        sentences.append(_sentence(events[0].people, [_phrase(rng, world, event) for event in events], "", ""))
+    world, sentences, last = World(), [], ""
+    known: dict[Question, str] = {}
+    news: dict[Question, int] = {}  # the sentence that gave a question its answer
+    for events, phrases, when, shorten in _tell(rng, world):
+        sentences.append(_sentence(events[0].people, phrases, when, last if shorten else ""))
         last = _subject_after(events, last)
-    for turn in range(2 if rng.random() < 0.6 else 3):
-        if turn > 1 and _length(sentences) > MOST_WORDS - LONGEST_END:
+        before, known = known, answers(world)
+        news |= {question: len(sentences) for question, reply in known.items() if before.get(question) != reply}
+        if _length(sentences) > MOST_WORDS - LONGEST_END:
             break
-        events, phrases = _turn(rng, world, cast, places)
-        when = _wording(rng, words.FIRSTLY) if events[0].people and rng.random() < 0.1 else ""
-        sentences.append(_sentence(events[0].people, phrases, when, last if rng.random() < 0.25 else ""))
-        last = _subject_after(events, last)
-    question = _question(rng, world)
+    question = _question(rng, world, known, news)
     if question is None:
         return ""
     asked = re.sub(r"\{\w+\}", question.subject, QUESTIONS[question.kind])
-    reply = ANSWERS[ANSWER_CLASS[question.kind]].format(answer(world, question))
+    reply = ANSWERS[ANSWER_CLASS[question.kind]].format(known[question])
     text = " ".join(f"{sentence}." for sentence in sentences) + f" {asked}? Answer: {reply}."
     return text if _length(sentences) + len(asked.split()) + len(reply.split()) + 4 <= MOST_WORDS else ""
+
+
+def _tell(rng: random.Random, world: World) -> Iterator[tuple[list[Event], list[str], str, bool]]:
+    """Makes a story happen, sentence by sentence: events, their wording, an adverb or "", and whether a pronoun may do."""
+    cast = tuple(_names(rng, words.PEOPLE, 2 if rng.random() < 0.9 else 3))
+    places = _names(rng, words.PLACES, 3)
+    for events in _opening(rng, cast, places):
+        yield events, [_phrase(rng, world, event) for event in events], "", False
+    for _ in range(_weighted(rng, TURNS)):
+        events, phrases = _turn(rng, world, cast, places)
+        when = _wording(rng, words.FIRSTLY) if events[0].people and rng.random() < 0.1 else ""
+        yield events, phrases, when, rng.random() < 0.25
 
 
 def _length(sentences: Sequence[str]) -> int:
@@ -233,15 +242,15 @@ def _subject_after(events: list[Event], last: str) -> str:
     return people[0] if len(people) == 1 and all(e.kind != "give" for e in events) else ""
 
 
-def _question(rng: random.Random, world: World) -> Question | None:
-    """Returns a question with one answer among at least two things it could be; None where there is none."""
-    kinds = list(QUESTIONS)
-    while kinds:
-        kind = kinds.pop(_weighted(rng, [QUESTION_WEIGHTS.get(kind, 1.0) for kind in kinds]))
-        found = [Question(kind, subject) for subject in subjects(world, kind)]
-        found = [q for q in found if answer(world, q) and len(candidates(world, q)) > 1]
-        if ANSWER_CLASS[kind] == "deed":
-            found = [q for q in found if answer(world, q) in words.ACTS]
-        if found:
-            return _pick(rng, found)
-    return None
+def _question(
+    rng: random.Random, world: World, known: dict[Question, str], news: dict[Question, int]
+) -> Question | None:
+    """Returns a question with one answer among at least two things it could be; None where there is none.
+
+    What was told last is asked about the most often.
+    """
+    found = [question for question in known if len(candidates(world, question)) > 1]
+    found = [q for q in found if ANSWER_CLASS[q.kind] != "deed" or known[q] in words.ACTS]
+    latest = max(news.values(), default=0)
+    weights = [QUESTION_WEIGHTS.get(q.kind, 1.0) * STALE ** (latest - news[q]) for q in found]
+    return found[_weighted(rng, weights)] if found else None

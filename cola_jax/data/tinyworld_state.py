@@ -161,7 +161,8 @@ def candidates(world: World, question: Question) -> tuple[str, ...]:
     return tuple(world.seen.get(ANSWER_CLASS[question.kind], ()))
 
 
-def subjects(world: World, kind: str) -> tuple[str, ...]:
-    """Returns what a question of this kind can be about."""
-    name = {"where_person": "person", "first_deed": "person", "last_deed": "person", "inside": "container"}
-    return tuple(world.seen.get(name.get(kind, "thing"), ()))
+def answers(world: World) -> dict[Question, str]:
+    """Returns every question about what was mentioned that the events so far answer, and its bare answer."""
+    about = {"where_person": "person", "first_deed": "person", "last_deed": "person", "inside": "container"}
+    asked = [Question(kind, s) for kind in ANSWER_CLASS for s in world.seen.get(about.get(kind, "thing"), ())]
+    return {question: reply for question in asked if (reply := answer(world, question))}

@@ -139,19 +139,22 @@ def _quality(axes: Axes, rows: Lines, name: str) -> None:
 
 
 def plot_trace(trace: Trace, texts: Sequence[str], path: Path) -> Path:
-    """Draws the first block's latents at every solver step, a row each, beside the text it decodes to.
+    """Draws the latents of all blocks, side by side, at every solver step, a row each, beside the text they decode to.
 
     Args:
-      texts: what the block decodes to after each step, one shorter than its states.
+      texts: what the blocks decode to after each step, one fewer than there are states.
     """
-    states = trace.states[0].reshape(len(trace.states[0]), -1)
+    blocks, rows, size, channels = trace.states.shape
+    states = trace.states.swapaxes(0, 1).reshape(rows, -1)
     figure = _figure(0.6 + 0.3 * len(states))
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     left.imshow(states, aspect="auto", cmap="RdBu_r", vmin=-2.5, vmax=2.5, interpolation="nearest")
     left.set_yticks(range(len(states)), [_time_label(index, len(states) - 1) for index in range(len(states))])
-    latents, channels = trace.states.shape[2:]
-    left.set_xticks((np.arange(latents) + 0.5) * channels - 0.5, [str(index + 1) for index in range(latents)])
-    left.set(xlabel=f"latent of the block, {channels} channels each", ylabel="1000 t")
+    numbers = [
+        f"{block + 1}" if size == 1 else f"{block + 1}.{latent + 1}" for block, latent in np.ndindex(blocks, size)
+    ]
+    left.set_xticks((np.arange(blocks * size) + 0.5) * channels - 0.5, numbers)
+    left.set(xlabel=f"{'block' if size == 1 else 'block.latent'}, {channels} channels each", ylabel="1000 t")
     right.set_axis_off()
     for row, text in enumerate(["(noise)", *texts]):
         right.text(0.0, row, _short(text), va="center", fontsize=8, parse_math=False)

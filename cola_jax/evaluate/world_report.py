@@ -16,6 +16,7 @@ from cola_jax.train.metrics import read_metrics
 from cola_jax.writer import Writer
 
 STAGES = ("vae", "joint")
+TRACED_LATENTS = 8  # of the blocks that follow an opening
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,14 @@ def draw(writer: Writer, workdir: Path, folder: Path, rows: Sequence[dict[str, A
 
 
 def _trace(writer: Writer) -> tuple[trace.Trace, list[str]]:
-    """Traces the block that follows the opening of held-out story 0, cut to whole blocks; and its text at every step."""
+    """Traces the blocks that follow the opening of held-out story 0, cut to whole blocks; and their text at every step."""
     cfg, tokenizer = writer.cfg, writer.tokenizer
     span = cfg.dit.block_size * cfg.vae.patch_size
     opening = tokenizer.encode(stories.heldout_prompts(cfg, 1)[0])
     prompt = opening[: max(len(opening) // span * span, 1)]
-    traced = trace.denoising_trace(cfg, writer.params, prompt, 1, seed=cfg.seed, pad_id=tokenizer.pad_id)
-    return traced, [tokenizer.decode(row.tolist()) for row in traced.tokens[0]]
+    blocks = max(TRACED_LATENTS // cfg.dit.block_size, 1)
+    traced = trace.denoising_trace(cfg, writer.params, prompt, blocks, seed=cfg.seed, pad_id=tokenizer.pad_id)
+    return traced, [tokenizer.decode(traced.tokens[:, step].ravel().tolist()) for step in range(traced.tokens.shape[1])]
 
 
 def captions(plan: Plan) -> list[tuple[str, str, str]]:
@@ -74,8 +76,9 @@ def captions(plan: Plan) -> list[tuple[str, str, str]]:
         ),
         (
             "trace",
-            "A block coming out of noise",
-            "The latents of one block after each solver step, noise at the top, and what each decodes to.",
+            "Blocks coming out of noise",
+            "The latents of successive blocks after each solver step, noise at the top, and what they decode to. A block begins"
+            " when the one left of it is done.",
         ),
         (
             "latents",

@@ -10,7 +10,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.data.tinyworld_check import aggregate, by_question, check
 
 COUNT = 1500
-FIRST_STORY_SHA256 = "54cb2785bcd7451d"
+FIRST_STORIES_SHA256 = "ef8bccc105866d24"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,8 @@ def test_a_story_is_a_function_of_seed_split_and_index(stories):
 
 
 def test_the_stories_of_a_seed_stay_what_they_are():
-    assert hashlib.sha256(tinyworld.story(0, "train", 0).encode()).hexdigest()[:16] == FIRST_STORY_SHA256
+    text = "\n".join(tinyworld.story(0, "train", index) for index in range(10))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == FIRST_STORIES_SHA256
 
 
 def test_no_story_can_belong_to_both_splits(stories):
@@ -76,7 +77,7 @@ def test_one_wrong_word_spoils_its_sentence_alone(stories):
     for text in stories[:100]:
         report = check(text.replace("was in", "was on", 1).replace("There was", "There on", 1))
         assert report.sentences - report.well_formed <= 2
-        assert report.well_formed < report.sentences or "was" not in text
+        assert report.well_formed < report.sentences or ("was in" not in text and "There was" not in text)
 
 
 @pytest.mark.parametrize(
@@ -121,17 +122,18 @@ def test_the_checker_reads_any_text(text):
     assert not check(text).entailed
 
 
-def test_prompts_leave_events_question_and_answer_to_be_written(stories):
+def test_prompts_leave_a_sentence_question_and_answer_to_be_written(stories):
     for text in stories[:300]:
         prompt, asked = tinyworld.prompt_of(text), tinyworld.question_prompt(text)
         assert text.startswith(prompt) and prompt.endswith(".") and 1 <= prompt.count(".") <= 2
-        assert text[len(prompt) : text.index("?")].count(".") >= 2
+        assert text[len(prompt) : text.index("?")].count(".") >= 1
         assert asked.endswith("Answer:") and f"{asked} {tinyworld.answer_of(text)}" == text
 
 
 def test_words_have_one_class_and_stories_no_other_words(stories):
     words = {word.strip(".?:") for text in stories for word in text.split()}
-    assert words <= set(tinyworld_words.vocabulary()) and len(words) > 250
+    vocabulary = set(tinyworld_words.vocabulary())
+    assert words <= vocabulary and len(words) > 0.75 * len(vocabulary) > 200
     classes = [word for group in tinyworld_words.CLASSES.values() for word in group]
     assert len(classes) == len(set(classes))
     examples = {
@@ -143,3 +145,13 @@ def test_words_have_one_class_and_stories_no_other_words(stories):
         "the": "other",
     }
     assert {word: tinyworld.word_class(word) for word in examples} == examples
+
+
+def test_what_was_told_last_is_asked_about_the_most_often(stories):
+    lengths, latest = [], 0
+    for text in stories:
+        told = text[: text.index("?")].split(". ")[:-1]
+        question = check(text)
+        lengths.append(len(told))
+        latest += check(text.replace(told[-1] + ". ", "", 1)).expected != question.expected
+    assert {2, 3, 4, 5} <= set(lengths) and 0.5 < latest / len(stories) < 0.95
