@@ -170,8 +170,13 @@ def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
 
 
 def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, Any]:
-    """Returns {"chosen": learning rate, "tried": {rate: per cent right}}; of equal ones the lowest rate is chosen."""
+    """Returns {"chosen": learning rate, "tried": {rate: per cent right}}; of equal ones the lowest rate is chosen.
+
+    A single rate is taken as it is.
+    """
     own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
+    if len(plan.rates) == 1:
+        return {"chosen": own * plan.rates[0], "tried": {}}
     tried = {}
     for factor in sorted(plan.rates):
         rate = own * factor

@@ -1,5 +1,6 @@
 """The comparison of the four families at a minute size: equal FLOPs, equal cores, a table of all of them."""
 
+import dataclasses
 import json
 
 import pytest
@@ -40,7 +41,7 @@ def get_config(arg=None):
 def plan(tmp_path_factory):
     file = tmp_path_factory.mktemp("minute") / "minute.py"
     file.write_text(MINUTE)
-    judged = {"tasks": ("mmlu", "squad"), "records": 2, "stories": 2, "texts": 2, "repeats": 1}
+    judged = {"tasks": ("mmlu",), "records": 2, "stories": 2, "texts": 2, "repeats": 1}
     return families.Plan(str(file), (5,), budget=2.5e9, searched=1.0, rates=(1.0,), **judged)
 
 
@@ -60,7 +61,7 @@ def test_the_table_has_every_family_and_figure(compared):
     assert (workdir / "table.md").read_text() == table
     rows = rows_of(table)
     assert rows[""][:4] == list(families.COMPARED)
-    wanted = ["tinyworld/mmlu", "tinyworld/squad", "average of 2", "answered questions: entailed"]
+    wanted = ["tinyworld/mmlu", "average of 1", "answered questions: entailed"]
     for name in [*wanted, "continued openings: well-formed sentences", "new tokens a second, batch of 64"]:
         assert all(float(cell) >= 0 for cell in rows[name][:4]), name
     assert rows["which is"][:4] == ["at most", "exact", "at most", "at most"]
@@ -82,6 +83,18 @@ def test_figures_that_are_there_are_not_made_again(plan, compared):
     before = (compared[0] / "ar-5" / "figures.json").stat().st_mtime_ns
     assert families.compare(plan, compared[0]) == compared[1]
     assert (compared[0] / "ar-5" / "figures.json").stat().st_mtime_ns == before
+
+
+def test_the_search_takes_the_rate_that_answers_best_and_the_lowest_of_equal_ones(plan, compared):
+    text = families.shared(plan, compared[0])
+    found = families.search(dataclasses.replace(plan, rates=(2.0, 1.0)), "ar", compared[0], text)
+    own = config.load(f"{plan.config}:ar").optimizer.learning_rate
+    assert list(found["tried"]) == [f"{own:.3g}", f"{2 * own:.3g}"]
+    best = max(found["tried"].values())
+    assert found["chosen"] == (own if found["tried"][f"{own:.3g}"] == best else 2 * own)
+    runs = {path.name: json.loads((path / "config.json").read_text()) for path in (compared[0] / "search").iterdir()}
+    assert {name: run["optimizer"]["learning_rate"] for name, run in runs.items()} == {"ar-1": own, "ar-2": 2 * own}
+    assert families.search(plan, "llada", compared[0], text) == {"chosen": own, "tried": {}}, "one rate needs no search"
 
 
 def test_a_budget_that_does_not_outlast_the_warm_up_is_refused(plan, tmp_path):
