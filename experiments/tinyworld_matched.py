@@ -29,8 +29,7 @@ def get_config(arg: str | None = None):
     c.data.packing = "concat"
     c.train.sequence_length *= 2
     c.compute.cross_entropy_chunk = c.train.sequence_length
-    if family == "vae":
-        c.train.batch_size //= 2  # as many tokens a step as in tinyworld.py
+    c.train.batch_size //= 2  # as many tokens a step as in tinyworld.py
     return c if family in ("vae", "cola") else baseline(c, family)
 
 
