@@ -125,6 +125,17 @@ def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compi
     assert reports["none"].flops < reports["minimal"].flops < reports["full"].flops
 
 
+def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler):
+    meshes = {"split": {"mesh__dcn__replica": 1, "mesh__dcn__fsdp": 2}, "repeated": {"mesh__replica": 2}}
+    reports = {}
+    for name, mesh in meshes.items():
+        cfg = config(family="ar", **SMALL, **mesh, mesh__fsdp=-1, train__batch_size=8)
+        reports[name], _ = compile.compile_for(cfg, "v5e:2x2*2", "train", 1, 1)
+    assert all(report.fits for report in reports.values())
+    assert [report.mesh["fsdp"] for report in reports.values()] == [8, 4]
+    assert reports["split"].state_bytes < reports["repeated"].state_bytes
+
+
 def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
     both = [
         compile.compile_for(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
