@@ -38,7 +38,8 @@ TINY = {
     "vae": dict(dim=32, ffn_dim=64, num_heads=2, encoder_blocks=1, decoder_blocks=1, vocab_size=64),
     "dit": dict(dim=32, num_layers=2, num_heads=2, head_dim=16, rope_dim=12),
     "train": dict(sequence_length=64),
-    "sampling": dict(steps=2),
+    "sampling": dict(steps=2, max_new_tokens=16),
+    "compute": dict(attention_chunks=2),
 }
 NAMED = 3  # largest costs
 
