@@ -70,17 +70,24 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     slices, the inner part devices of one.
 
     Raises:
-      MeshError: where sizes do not multiply to the number of devices, or those of mesh.dcn do not fit the slices.
+      MeshError: where sizes do not multiply to the number of devices, those of mesh.dcn do not fit the slices, or an axis does
+        not lie on whole sides of a TPU slice's torus.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(cfg, len(devices))
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
     across = sizes_across(cfg.dcn, sizes, slices)
-    if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
     inside = tuple(size // part for size, part in zip(sizes, across))
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+    try:
+        if slices == 1:
+            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+    except NotImplementedError as error:  # what jax says where an axis would take part of a side of the torus
+        raise MeshError(
+            f"mesh {dict(zip(AXES, inside))} does not lie on whole sides of the devices' torus: change one of these sizes to "
+            f"a side's or a product of sides ({error})"
+        ) from error
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
