@@ -126,3 +126,10 @@ def test_parts_of_several_axes_lie_across_slices_and_the_rest_within_one(tpu_com
     assert mesh.devices.shape == (1, 2, 8, 1, 2)
     blocks = [mesh.devices[0, data, fsdp : fsdp + 4] for data in (0, 1) for fsdp in (0, 4)]
     assert [slices_of(block) for block in blocks] == [{0}, {1}, {2}, {3}]
+
+
+def test_an_axis_that_takes_part_of_a_side_of_the_torus_is_refused(tpu_compiler):
+    devices = devices_of("v5p:8x8x16")
+    with pytest.raises(MeshError, match="'tensor': 4.* does not lie on whole sides"):
+        make_mesh(MeshConfig(data=1, fsdp=-1, tensor=4), devices)
+    assert make_mesh(MeshConfig(data=1, fsdp=-1, tensor=8), devices).shape["fsdp"] == 128
