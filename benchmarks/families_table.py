@@ -38,13 +38,13 @@ def _made_of(facts: dict[str, Any], families: list[str]) -> str:
         "training FLOPs": [f"{of[name]['flops']:.4g}" for name in families],
         "of which stage 1": [f"{of[name]['flops_stage_1']:.3g}" for name in families],
         "learning rate": [f"{facts['rates'][name]['chosen']:.3g}" for name in families],
-        "right in the search": [_tried(facts["rates"][name]["tried"]) for name in families],
+        "held-out loss in the search": [_tried(facts["rates"][name]["tried"]) for name in families],
     }
     return _table(["", *families], lines)
 
 
 def _tried(tried: dict[str, float]) -> str:
-    return ", ".join(f"{rate}: {right:.1f}" for rate, right in tried.items())
+    return ", ".join(f"{rate}: {loss:.3f}" for rate, loss in tried.items())
 
 
 def _figures(rows: Rows, families: list[str]) -> str:

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
+
+MATMULS = 10  # of one measurement: dispatching them costs nothing then
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
@@ -28,6 +31,23 @@ def compiled(function: Callable, *arguments: object) -> tuple[Callable, float, f
     cost, memory = executable.cost_analysis() or {}, executable.memory_analysis()
     temporary = getattr(memory, "temp_size_in_bytes", 0) / 2**20
     return executable, cost.get("flops", float("nan")) / 1e9, temporary
+
+
+def matmul_rate(size: int, repeats: int) -> float:
+    """Returns the FLOPs a second of bf16 matmuls of (size, size) by (size, size) on the first device, MATMULS in a row."""
+    keys = jax.random.split(jax.random.PRNGKey(0))
+    x, w = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in keys)
+    chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, MATMULS, lambda _, y: y @ w, x))
+    w = w / size**0.5  # products keep their size
+    return MATMULS * 2 * size**3 / seconds(lambda: chain(x, w), repeats)
+
+
+def peak_device_memory(device: jax.Device) -> int:
+    """Returns the most bytes this process has held on a device; on a CPU, in all."""
+    stats = device.memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 2**10
 
 
 def machine() -> str:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import pickle
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import serialize_executable
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -249,41 +246,3 @@ def _collective_lines(collectives: Sequence[hlo.Collective]) -> list[str]:
         more = f", and {len(found) - 4} other sizes" if len(found) > 4 else ""
         lines.append(f"{kind}: {sum(c.count for c in found)} a step, {total:.2f} GiB ({sizes}{more})")
     return lines or ["no collectives"]
-
-
-def save(path: str | Path, report: Report, compiled: jax.stages.Compiled) -> None:
-    """Writes the executable and its report; only a machine with the same devices and jax can run it."""
-    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
-    content = {"jax": jax.__version__, "report": report, "payload": payload, "in_tree": in_tree, "out_tree": out_tree}
-    Path(path).write_bytes(pickle.dumps(content))
-
-
-def load_report(path: str | Path) -> Report:
-    """Returns the report of a saved executable. The file is a pickle: read only what you trust."""
-    return _content(path)["report"]
-
-
-def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    """Returns a saved executable on these devices. The file is a pickle: read only what you trust.
-
-    Raises:
-      ConfigError: where it was compiled by another jax, or for other or fewer devices.
-    """
-    content = _content(path)
-    report, found = content["report"], (len(devices), devices[0].device_kind)
-    if content["jax"] != jax.__version__ or found != (report.devices, report.device_kind):
-        raise ConfigError(
-            f"{path} was compiled by jax {content['jax']} for {report.devices} x {report.device_kind}; "
-            f"here are jax {jax.__version__} and {found[0]} x {found[1]}: compile it again"
-        )
-    trees = (content["in_tree"], content["out_tree"])
-    return serialize_executable.deserialize_and_load(
-        content["payload"], *trees, backend=devices[0].client, execution_devices=list(devices)
-    )
-
-
-def _content(path: str | Path) -> dict[str, Any]:
-    try:
-        return pickle.loads(Path(path).read_bytes())
-    except (OSError, pickle.UnpicklingError, EOFError) as error:
-        raise ConfigError(f"{path} is not an executable that `cola-jax compile --save` wrote: {error}") from error

@@ -7,6 +7,7 @@ from typing import Any, TextIO
 
 from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dict
 from cola_jax.data import pipeline, tokenizers
+from cola_jax.executable import updates_for
 from cola_jax.families import FAMILIES
 from cola_jax.interop import released
 from cola_jax.parallel.hosts import first_process_first, host_share
@@ -21,26 +22,33 @@ TOKENIZER = "tokenizer"  # folder of a workdir
 
 
 def run(
-    cfg: RunConfig, workdir: str | Path, stream: TextIO | None = None, corpus: pipeline.Corpus | None = None
+    cfg: RunConfig,
+    workdir: str | Path,
+    stream: TextIO | None = None,
+    corpus: pipeline.Corpus | None = None,
+    executable: str | Path | None = None,
 ) -> RunSummary:
     """Trains `cfg` in `workdir`, or continues what stands there.
 
     Args:
       corpus: what `pipeline.build_corpus` made of this data by this run's tokenizer; made here by default.
+      executable: a file that `executable.save` wrote, whose training step is used in place of compiling one.
 
     Raises:
+      ConfigError: where `executable` is not a training step of this run, see `executable.updates_for`.
       ConfigError: where objective.vae_from names no VAE, or one of another shape. DataError: where the data cannot be used.
       See `train.loop.train` for the rest.
     """
-    workdir = Path(workdir)
+    workdir, mesh = Path(workdir), make_mesh(cfg.mesh)
     check(workdir, cfg)
+    updates = {} if executable is None else updates_for(executable, cfg, mesh)
     begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun needs no VAE to start from
     vae_from = Path(cfg.objective.vae_from) if cfg.family == "cola" and cfg.objective.vae_from and not begun else None
     params = None if vae_from is None else starting_vae(cfg, vae_from)
     with first_process_first("tokenizer and corpus"):
         tokenizer = _tokenizer(cfg, workdir / TOKENIZER, vae_from)
         corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
-    host, hosts = host_share(make_mesh(cfg.mesh), cfg.train.batch_size)
+    host, hosts = host_share(mesh, cfg.train.batch_size)
     share = {"host_index": host, "host_count": hosts}
     heldout = []
     if cfg.train.eval_every > 0:
@@ -53,6 +61,7 @@ def run(
         family=FAMILIES[cfg.family],
         tokenizer=workdir / TOKENIZER,
         params_init=params,
+        updates=updates,
         stream=stream,
     )
 

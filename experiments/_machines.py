@@ -1,21 +1,22 @@
 """How the 2 B configs lie on machines: mesh and microbatches for the paper's 1408 rows of 512 tokens a step.
 
-A machine is a TPU topology (`cola-jax compile --topology` has the same names) or nodes of eight GPUs. All of them split
-parameters over every device (fsdp), which 2 B parameters want; `cola-jax compile` says what each needs.
+A machine is a TPU topology (`cola-jax compile --topology` has the same names) or nodes of eight GPUs. 2 B parameters want to be
+split: over every device of a TPU slice or of a node (fsdp), and repeated in every node (replica), so that gradients alone
+travel between nodes. `cola-jax compile` says what each needs.
 """
 
 from cola_jax import config
 
 MACHINES = {
-    "v5p:2x2x4": dict(accumulate=4),
-    "v5p:4x4x4": dict(accumulate=1),
-    "v5e:8x8": dict(accumulate=11),
-    "v5e:8x16": dict(accumulate=11),
-    "v6e:8x8": dict(accumulate=2),
-    "h100x8": dict(accumulate=8),
-    "h100x64": dict(accumulate=1),
-    "h200x8": dict(accumulate=4),
-    "h200x64": dict(accumulate=1),
+    "v5p:2x2x4": dict(accumulate=4, replica=1),
+    "v5p:4x4x4": dict(accumulate=1, replica=1),
+    "v5e:8x8": dict(accumulate=11, replica=1),
+    "v5e:8x16": dict(accumulate=11, replica=1),
+    "v6e:8x8": dict(accumulate=2, replica=1),
+    "h100x8": dict(accumulate=8, replica=1),
+    "h100x64": dict(accumulate=1, replica=8),
+    "h200x8": dict(accumulate=4, replica=1),
+    "h200x64": dict(accumulate=1, replica=8),
 }
 
 
@@ -25,6 +26,7 @@ def place(c, machine: str):
         return c
     if machine not in MACHINES:
         raise config.ConfigError(f"no preset for machine {machine!r}; there are {', '.join(MACHINES)}")
-    c.mesh.update(replica=1, data=1, fsdp=-1, sequence=1, tensor=1)
-    c.train.update(**MACHINES[machine])
+    preset = MACHINES[machine]
+    c.mesh.update(replica=preset["replica"], data=1, fsdp=-1, sequence=1, tensor=1)
+    c.train.accumulate = preset["accumulate"]
     return c

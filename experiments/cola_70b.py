@@ -4,8 +4,9 @@ cola-jax compile --config cola_70b:joint,PREPARED,W1 --topology v5p:8x8x16
 cola-jax train --config cola_70b:joint,PREPARED,W1 --workdir W2
 
 W1: a stage 1 workdir of cola_8b, whose VAE it shares. PREPARED: a folder written by `cola-jax prepare` in rows of 2048 tokens.
-4,194,304 tokens a step, heads and feed-forwards over 4 chips, parameters over all. Moments are bf16. Sizes, batch and learning
-rate are ours.
+4,194,304 tokens a step, heads and feed-forwards over 8 chips, one side of the torus, parameters over all. Moments are
+bf16. By count, the matmul outputs that remat minimal keeps want eight microbatches; remat full would want fewer, and
+compute every forward pass twice. Sizes, batch and learning rate are ours.
 """
 
 from cola_jax import config
@@ -21,8 +22,7 @@ def get_config(arg: str | None = None):
     c = matched("cola", prepared)
     c.vae.update(dim=2048, ffn_dim=8192, num_heads=16, encoder_blocks=6, decoder_blocks=6)
     c.dit.update(dim=8192, num_layers=58, num_heads=64)
-    c.train.update(batch_size=2048, sequence_length=2048, accumulate=2)
-    c.mesh.update(data=1, fsdp=-1, tensor=4)
+    c.train.update(batch_size=2048, sequence_length=2048, accumulate=8)
+    c.mesh.update(data=1, fsdp=-1, tensor=8)
     c.optimizer.update(moment_dtype="bfloat16", learning_rate=1e-4)
-    c.compute.update(remat="full")
     return joint(c, vae_from)

@@ -33,6 +33,7 @@ ON_TOP = {
     "convert",
     "convert_llama",
     "demo",
+    "executable",
     "runs",
     "writer",
 }  # they put rooms together; no room imports them

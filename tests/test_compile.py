@@ -5,18 +5,11 @@ import json
 import subprocess
 import sys
 
-import jax
-import numpy as np
 import pytest
-from tiny import batch_of, config
+from tiny import config
 
 from cola_jax import cli, compile
-from cola_jax.config import ConfigError
 from cola_jax.families import FAMILIES
-from cola_jax.parallel.hosts import batch_putter
-from cola_jax.parallel.mesh import make_mesh
-from cola_jax.train.state import abstract_state, init_state
-from cola_jax.train.step import train_step
 
 SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
 
@@ -66,32 +59,6 @@ def test_the_flops_of_a_looped_program_are_those_of_an_unrolled_one():
     assert flops[0] == pytest.approx(flops[1], rel=0.02)
 
 
-def test_a_kept_executable_steps_as_the_run_itself_does(tmp_path):
-    # A model of this test's own: an executable out of the compilation cache cannot be written again.
-    cfg = config(family="ar", backbone__dim=24, **SMALL)
-    report, compiled = compile.compile_for(cfg, "cpu:1", "train", 1, 1)
-    compile.save(tmp_path / "step", report, compiled)
-    assert compile.load_report(tmp_path / "step") == report
-    mesh, family = make_mesh(cfg.mesh, jax.devices()[:1]), FAMILIES["ar"]
-    abstract = abstract_state(cfg, family, mesh)
-    batch = batch_putter(mesh, 4)(batch_of(cfg))
-    own = train_step(cfg, family, ("backbone",), mesh, abstract)(init_state(cfg, family, abstract), batch)
-    kept = compile.load(tmp_path / "step", jax.devices()[:1])(init_state(cfg, family, abstract), batch)
-    np.testing.assert_array_equal(own[1]["loss"], kept[1]["loss"])
-    assert int(kept[0].step) == 1
-
-
-def test_an_executable_for_other_devices_is_refused(tmp_path):
-    cfg = config(family="ar", **SMALL)
-    report, compiled = compile.compile_for(cfg, "cpu:1", "train", 1, 1)
-    compile.save(tmp_path / "step", dataclasses.replace(report, devices=8), compiled)
-    with pytest.raises(ConfigError, match="for 8 x cpu.*here are .* 1 x cpu"):
-        compile.load(tmp_path / "step", jax.devices()[:1])
-    (tmp_path / "other").write_text("text")
-    with pytest.raises(ConfigError, match="not an executable"):
-        compile.load_report(tmp_path / "other")
-
-
 def test_the_command_names_what_is_wrong_with_its_arguments(text_config, capsys):
     spec = f"{text_config}:vae"
     for arguments, message in (
@@ -123,6 +90,17 @@ def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compi
     assert temporary["offload"] < temporary["minimal"]
     assert reports["offload"].host_bytes > 0 == reports["minimal"].host_bytes
     assert reports["none"].flops < reports["minimal"].flops < reports["full"].flops
+
+
+def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler):
+    meshes = {"split": {"mesh__dcn__replica": 1, "mesh__dcn__fsdp": 2}, "repeated": {"mesh__replica": 2}}
+    reports = {}
+    for name, mesh in meshes.items():
+        cfg = config(family="ar", **SMALL, **mesh, mesh__fsdp=-1, train__batch_size=8)
+        reports[name], _ = compile.compile_for(cfg, "v5e:2x2*2", "train", 1, 1)
+    assert all(report.fits for report in reports.values())
+    assert [report.mesh["fsdp"] for report in reports.values()] == [8, 4]
+    assert reports["split"].state_bytes < reports["repeated"].state_bytes
 
 
 def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():

@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> int:
         topology.check(name)
     become_able_to_compile(options.topology)
     from cola_jax import config
-    from cola_jax.compile import as_text, compile_for, save
+    from cola_jax.compile import as_text, compile_for
+    from cola_jax.executable import save
     from cola_jax.families import FAMILIES
 
     cfg = config.resolve(config.override(config.load(options.config), options.assignments))
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.json:
                 print(as_text(report), flush=True)
             if options.save and compiled is not None:
-                save(options.save, report, compiled)
+                save(options.save, cfg, report, compiled)
     show_json(options, reports)
     return 0 if all(report.fits for report in reports) else 1
 
@@ -78,7 +79,8 @@ def become_able_to_compile(topologies: list[str]) -> None:
 def show_saved(options: argparse.Namespace) -> int:
     if options.config or options.topology or options.save:
         raise Misuse("--load prints the report of a kept executable: it takes no --config, --topology or --save")
-    from cola_jax.compile import as_text, load_report
+    from cola_jax.compile import as_text
+    from cola_jax.executable import load_report
 
     report = load_report(options.load)
     if not options.json:

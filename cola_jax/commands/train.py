@@ -19,6 +19,10 @@ def add(commands) -> None:
         required=True,
         help="folder of the run; the same command continues it, and --config may be left out",
     )
+    parser.add_argument(
+        "--executable", default=None, metavar="FILE",
+        help="the training step that `cola-jax compile --save FILE` kept, in place of compiling; a pickle, so of your own",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,6 +35,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         tree = config.load(options.config)
     cfg = config.resolve(config.override(tree, options.assignments))
-    summary = runs.run(cfg, options.workdir)
+    summary = runs.run(cfg, options.workdir, executable=options.executable)
     print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
     return 1 if summary.interrupted else 0

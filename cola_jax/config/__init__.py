@@ -35,6 +35,9 @@ from cola_jax.config.fields import (
     DataConfig as DataConfig,
 )
 from cola_jax.config.fields import (
+    DCNConfig as DCNConfig,
+)
+from cola_jax.config.fields import (
     DiTConfig as DiTConfig,
 )
 from cola_jax.config.fields import (

@@ -98,7 +98,7 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
     }
     checks = [(not 0 <= value <= 1, f"{name}={value} must be between 0 and 1") for name, value in shares.items()]
     checks += [(value < 0, f"{name}={value} must not be negative") for name, value in weights.items()]
-    axes = tuple(getattr(c.mesh, axis) for axis in MESH_AXES)
+    checks += _mesh_checks(c)
     return checks + [
         (flow.timestep_scale <= 0, f"flow.timestep_scale={flow.timestep_scale} must be positive"),
         (
@@ -111,13 +111,23 @@ def _range_checks(c: RunConfig) -> list[tuple[bool, str]]:
         (sampling.temperature < 0, f"sampling.temperature={sampling.temperature} must not be negative"),
         (sampling.repetition_penalty <= 0, "sampling.repetition_penalty must be positive"),
         (sampling.repaint_rounds < 1, "sampling.repaint_rounds must be at least 1"),
+    ]
+
+
+def _mesh_checks(c: RunConfig) -> list[tuple[bool, str]]:
+    checks = [
         (
             c.mesh.sequence == -1,
             "mesh.sequence=-1: name the devices that positions are split over; -1 is for another axis",
-        ),
-        (axes.count(-1) > 1, f"mesh: only one of {', '.join(MESH_AXES)} may be -1, got {axes}"),
-        (any(a == 0 or a < -1 for a in axes), f"mesh: sizes are positive or -1, got {axes}"),
+        )
     ]
+    for name, group in (("mesh", c.mesh), ("mesh.dcn", c.mesh.dcn)):
+        sizes = tuple(getattr(group, axis) for axis in MESH_AXES)
+        checks += [
+            (sizes.count(-1) > 1, f"{name}: only one of {', '.join(MESH_AXES)} may be -1, got {sizes}"),
+            (any(size == 0 or size < -1 for size in sizes), f"{name}: sizes are positive or -1, got {sizes}"),
+        ]
+    return checks
 
 
 def _source_checks(c: RunConfig) -> list[tuple[bool, str]]:

@@ -241,16 +241,32 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class DCNConfig:
+    """How much of each mesh axis lies across slices, over the data-centre network; the rest lies within one.
+
+    A slice is what fast links join: a TPU slice, or a node of GPUs. The five multiply to the number of slices, 1 where there is
+    one; each divides its mesh axis; -1 takes the slices that are left.
+    """
+
+    replica: int = -1
+    data: int = 1
+    fsdp: int = 1
+    sequence: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
 class MeshConfig:
     """Devices as a mesh of named axes, slowest links first; -1 takes what is left."""
 
     replica: int = (
-        1  # batch split, parameters replicated, across slices (the data-centre network); a multiple of the slices
+        1  # batch split, parameters replicated; the axis that runs across slices unless mesh.dcn says otherwise
     )
     data: int = -1  # batch split, parameters replicated, within a slice
     fsdp: int = 1  # batch split, parameters split too
     sequence: int = 1  # positions of a row split: keys travel, queries and blocks stay
     tensor: int = 1  # heads, feed-forward and vocabulary split
+    dcn: DCNConfig = DCNConfig()  # of each of these, the part that lies across slices
 
 
 @dataclass(frozen=True)

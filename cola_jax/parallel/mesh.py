@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from cola_jax.config.axes import BATCH_AXES as BATCH_AXES
 from cola_jax.config.axes import MESH_AXES as AXES
-from cola_jax.config.fields import MeshConfig, RunConfig, TrainConfig
+from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
 
 
 class MeshError(ValueError):
@@ -25,17 +25,39 @@ def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, ...]:
     Raises:
       MeshError: where the sizes do not multiply to the number of devices.
     """
+    return _filled_in(cfg, "mesh", num_devices, "devices")
+
+
+def sizes_across(cfg: DCNConfig, sizes: Sequence[int], slices: int) -> tuple[int, ...]:
+    """Returns how much of each of AXES, of these `sizes`, lies across slices, -1 filled in.
+
+    Raises:
+      MeshError: where that does not multiply to the number of slices, or does not divide the axis it is part of.
+    """
+    across = _filled_in(cfg, "mesh.dcn", slices, "slices")
+    for axis, size, part in zip(AXES, sizes, across):
+        if size % part:
+            raise MeshError(
+                f"mesh.{axis}={size}: the devices lie in {slices} slices, and {part} parts of this axis across them "
+                f"(mesh.dcn.{axis}={getattr(cfg, axis)}): it must be a multiple of {part}, or mesh.dcn name other axes"
+            )
+    return across
+
+
+def _filled_in(cfg: MeshConfig | DCNConfig, group: str, count: int, what: str) -> tuple[int, ...]:
+    """Returns the sizes of AXES in a group of the config, which multiply to `count`, -1 filled in."""
     given = tuple(getattr(cfg, axis) for axis in AXES)
-    said = ", ".join(f"mesh.{axis}={size}" for axis, size in zip(AXES, given))
+    said = ", ".join(f"{group}.{axis}={size}" for axis, size in zip(AXES, given))
     if given.count(-1) > 1 or any(size == 0 or size < -1 for size in given):
         raise MeshError(f"{said}: sizes are positive, and at most one is -1 (what is left)")
     known = math.prod(size for size in given if size != -1)
-    if -1 in given and num_devices % known == 0:
-        return tuple(num_devices // known if size == -1 else size for size in given)
-    if known != num_devices:
-        need = f"a divisor of {num_devices}" if -1 in given else f"{num_devices}"
+    if -1 in given and count % known == 0:
+        return tuple(count // known if size == -1 else size for size in given)
+    if known != count:
+        need = f"a divisor of {count}" if -1 in given else f"{count}"
+        there = f"there are {count} {what}" if count > 1 else f"there is one {what.removesuffix('s')}"
         raise MeshError(
-            f"{said}: the given sizes multiply to {known}, but there are {num_devices} devices; "
+            f"{said}: the given sizes multiply to {known}, but {there}; "
             f"the product must be {need}: change the largest of these fields"
         )
     return given
@@ -44,24 +66,28 @@ def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, ...]:
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (all of them by default), axes AXES, types Auto.
 
-    Where the devices lie in several slices, the replica axis alone runs across them.
+    Where the devices lie in several slices, mesh.dcn says which axes run across them: the outer part of such an axis counts
+    slices, the inner part devices of one.
 
     Raises:
-      MeshError: where the sizes do not multiply to the number of devices, or the replica axis does not cover the slices.
+      MeshError: where sizes do not multiply to the number of devices, those of mesh.dcn do not fit the slices, or an axis does
+        not lie on whole sides of a TPU slice's torus.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(cfg, len(devices))
     types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
-    if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
-    if sizes[0] % slices:
+    across = sizes_across(cfg.dcn, sizes, slices)
+    inside = tuple(size // part for size, part in zip(sizes, across))
+    try:
+        if slices == 1:
+            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+        return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+    except NotImplementedError as error:  # what jax says where an axis would take part of a side of the torus
         raise MeshError(
-            f"mesh.replica={sizes[0]}: the devices lie in {slices} slices, which the replica axis alone runs across: "
-            f"it must be a multiple of {slices}"
-        )
-    inside, across = (sizes[0] // slices, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
-    return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
+            f"mesh {dict(zip(AXES, inside))} does not lie on whole sides of the devices' torus: change one of these sizes to "
+            f"a side's or a product of sides ({error})"
+        ) from error
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

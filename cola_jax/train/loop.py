@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -56,6 +56,7 @@ def train(
     family: Family,
     tokenizer: dict[str, bytes] | str | Path | None = None,
     params_init: Tree | None = None,
+    updates: Mapping[tuple[str, ...], Callable] | None = None,
     devices: Sequence[jax.Device] | None = None,
     stream: TextIO | None = None,
 ) -> RunSummary:
@@ -68,6 +69,7 @@ def train(
       heldout_batches: batches of the same shape for held-out evaluation; may be empty.
       tokenizer: a folder, or {file name: bytes}, that every checkpoint carries.
       params_init: {group: parameters} to start from instead of drawing them; read only where there is no checkpoint.
+      updates: {groups: compiled step} of steps of this run, for this mesh, that need not be compiled.
       devices: the devices of the mesh; all of them by default.
       stream: takes progress and warnings; stderr by default.
 
@@ -109,7 +111,7 @@ def train(
         stack.callback(log.close)
         stack.callback(progress.close)
         run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, checkpoints, log, progress)
-        run.mfu_of = mfu_of
+        run.mfu_of, run.updates = mfu_of, dict(updates or {})
         check_best_metric(run)
         if first:
             claim(workdir, given)

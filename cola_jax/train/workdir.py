@@ -16,7 +16,7 @@ HARMLESS = (
     "train.log_every", "train.eval_every", "train.plot_every",
     "data.threads", "data.prefetch",
     "checkpoint.keep_last", "checkpoint.keep_every", "checkpoint.keep_best",
-    *(f"mesh.{axis}" for axis in MESH_AXES),
+    *(f"{group}.{axis}" for group in ("mesh", "mesh.dcn") for axis in MESH_AXES),
 )  # fmt: skip
 
 

@@ -201,6 +201,8 @@ INCONSISTENT = [
     ({"family": "cola", "sampling__llada__steps": 8}, "is not read by family 'cola'"),
     ({"mesh__fsdp": -1}, "mesh: only one of replica, data, fsdp, sequence, tensor may be -1"),
     ({"mesh__tensor": 0}, "mesh: sizes are positive or -1"),
+    ({"mesh__dcn__fsdp": -1}, "mesh.dcn: only one of replica, data, fsdp, sequence, tensor may be -1"),
+    ({"mesh__dcn__tensor": 0}, "mesh.dcn: sizes are positive or -1"),
 ]
 
 

@@ -1,12 +1,16 @@
+import math
+
 import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from cola_jax.config.fields import MeshConfig, RunConfig, TrainConfig
+from cola_jax import config
+from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
 from cola_jax.parallel.hosts import any_process, batch_putter, host_share, process_rows
-from cola_jax.parallel.mesh import AXES, MeshError, axis_sizes, check_batch, check_model, make_mesh
+from cola_jax.parallel.mesh import AXES, MeshError, axis_sizes, check_batch, check_model, make_mesh, sizes_across
 from cola_jax.parallel.topology import devices_of
+from experiments._machines import MACHINES
 
 
 class SizesOnly:
@@ -75,19 +79,57 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_with_axis_and_sizes(fa
     check_model(RunConfig(family=family), SizesOnly(tensor=4, sequence=4))
 
 
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_machines_preset_divides_its_devices_the_batch_and_the_model(machine):
+    cfg = config.resolve(config.load(f"cola_2b:joint,P,W,{machine}"))
+    sizes = machine.split(":")[1].split("x") if ":" in machine else [machine.split("x")[1]]
+    mesh = SizesOnly(**dict(zip(AXES, axis_sizes(cfg.mesh, math.prod(map(int, sizes))))))
+    check_batch(cfg.train, mesh)
+    check_model(cfg, mesh)
+
+
 class Slice:
     def __init__(self, index):
         self.slice_index = index
 
 
-def test_slices_are_covered_by_the_replica_axis_alone():
+def test_an_axis_lies_across_slices_only_as_far_as_it_divides():
     devices = [Slice(index // 2) for index in range(8)]
-    with pytest.raises(MeshError, match="mesh.replica=2: the devices lie in 4 slices"):
+    with pytest.raises(MeshError, match=r"mesh.replica=2: the devices lie in 4 slices.*mesh.dcn.replica=-1"):
         make_mesh(MeshConfig(replica=2, data=1, fsdp=4), devices)
+    with pytest.raises(MeshError, match=r"mesh.fsdp=2: .* 4 parts .*mesh.dcn.fsdp=4"):
+        make_mesh(MeshConfig(replica=1, data=4, fsdp=2, dcn=DCNConfig(replica=1, fsdp=4)), devices)
+
+
+@pytest.mark.parametrize("slices,there", [(1, "there is one slice"), (4, "there are 4 slices")])
+def test_what_lies_across_slices_multiplies_to_the_slices_there_are(slices, there):
+    devices = [Slice(index % slices) for index in range(8)]
+    dcn = DCNConfig(replica=1, fsdp=2)
+    with pytest.raises(MeshError, match=f"mesh.dcn.fsdp=2.* multiply to 2, but {there}"):
+        make_mesh(MeshConfig(data=1, fsdp=-1, dcn=dcn), devices)
+    assert sizes_across(DCNConfig(replica=1, fsdp=-1), (1, 1, 8, 1, 1), slices) == (1, 1, slices, 1, 1)
+
+
+def slices_of(devices):
+    return {device.slice_index for device in devices.flat}
 
 
 def test_every_replica_lies_in_a_slice_of_its_own(tpu_compiler):
     mesh = make_mesh(MeshConfig(replica=2, data=1, fsdp=-1), devices_of("v5e:2x4*2"))
     assert dict(mesh.shape) == {"replica": 2, "data": 1, "fsdp": 8, "sequence": 1, "tensor": 1}
-    slices = [{device.slice_index for device in part.flat} for part in mesh.devices]
-    assert slices == [{0}, {1}]
+    assert [slices_of(part) for part in mesh.devices] == [{0}, {1}]
+
+
+def test_parts_of_several_axes_lie_across_slices_and_the_rest_within_one(tpu_compiler):
+    dcn = DCNConfig(replica=1, data=2, fsdp=2)
+    mesh = make_mesh(MeshConfig(data=2, fsdp=8, tensor=2, dcn=dcn), devices_of("v5e:2x4*4"))
+    assert mesh.devices.shape == (1, 2, 8, 1, 2)
+    blocks = [mesh.devices[0, data, fsdp : fsdp + 4] for data in (0, 1) for fsdp in (0, 4)]
+    assert [slices_of(block) for block in blocks] == [{0}, {1}, {2}, {3}]
+
+
+def test_an_axis_that_takes_part_of_a_side_of_the_torus_is_refused(tpu_compiler):
+    devices = devices_of("v5p:8x8x16")
+    with pytest.raises(MeshError, match="'tensor': 4.* does not lie on whole sides"):
+        make_mesh(MeshConfig(data=1, fsdp=-1, tensor=4), devices)
+    assert make_mesh(MeshConfig(data=1, fsdp=-1, tensor=8), devices).shape["fsdp"] == 128

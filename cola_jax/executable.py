@@ -1,0 +1,115 @@
+"""Executables that `cola-jax compile --save` wrote: kept with their report and config, read again, and given to a run.
+
+A file holds a pickle: read only what you trust.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jaxlib
+from jax.experimental import serialize_executable
+from jax.sharding import Mesh
+
+from cola_jax.compile import Report
+from cola_jax.config import ConfigError, RunConfig, differences, to_dict
+from cola_jax.config.axes import MESH_AXES
+from cola_jax.families import FAMILIES
+
+# What a step is not compiled from: where text comes from, what is kept and shown, how a run writes and how long it lasts.
+NOT_COMPILED = (
+    "checkpoint.", "sampling.", "tokenizer.",
+    "data.sources", "data.seed", "data.shuffle", "data.generated_documents", "data.heldout_documents",
+    "data.heldout_fraction", "data.threads", "data.prefetch",
+    "objective.vae_from",
+    *(f"mesh.{axis}:" for axis in MESH_AXES),  # the mesh that they make is compared instead
+    "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.plot_every",
+)  # fmt: skip
+
+
+def save(path: str | Path, cfg: RunConfig, report: Report, compiled: jax.stages.Compiled) -> None:
+    """Writes an executable of `cfg`, its report and the config; only the same devices, jax and jaxlib can run it."""
+    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
+    content = {"versions": _versions(), "config": to_dict(cfg), "report": report}
+    Path(path).write_bytes(pickle.dumps(content | {"payload": payload, "trees": (in_tree, out_tree)}))
+
+
+def load_report(path: str | Path) -> Report:
+    """Returns the report of a saved executable.
+
+    Raises:
+      ConfigError: where the file is not one.
+    """
+    return _content(path)["report"]
+
+
+def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    """Returns a saved executable on these devices, which are in the order of the mesh it was compiled for.
+
+    Raises:
+      ConfigError: where it was compiled by another jax, or for other or fewer devices, or does not load on these.
+    """
+    return _on(path, _content(path), devices)
+
+
+def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str, ...], Callable[..., Any]]:
+    """Returns {groups: step} of the training step that a saved executable is, for `train.loop.train` to use.
+
+    Args:
+      mesh: the mesh of the run of `cfg`.
+
+    Raises:
+      ConfigError: where it is no training step, is one of another config or mesh (what differs is named), or see `load`.
+    """
+    content = _content(path)
+    report = content["report"]
+    if report.program != "train":
+        raise ConfigError(f"{path} holds a {report.program} step, not a training step: compile with --program train")
+    changed = [line for line in differences(content["config"], to_dict(cfg)) if _is_compiled(line, cfg)]
+    if dict(mesh.shape) != report.mesh:
+        changed.append(f"mesh: {report.mesh!r} -> {dict(mesh.shape)!r}")
+    if changed:
+        raise ConfigError(
+            f"{path} was compiled for another run, on {report.topology}; differences (its own -> this run's): "
+            f"{'; '.join(changed)}. Compile it again with this run's config"
+        )
+    return {FAMILIES[cfg.family].trained(cfg, 0): _on(path, content, list(mesh.devices.flat))}
+
+
+def _is_compiled(difference: str, cfg: RunConfig) -> bool:
+    """Whether a line of `differences` is of a field that changes the training step."""
+    if difference.startswith("train.steps:") and cfg.objective.latent_policy == "interval":
+        return True  # a run that ends before a group is first trained has no optimizer state of it
+    return not difference.startswith(NOT_COMPILED)
+
+
+def _on(path: str | Path, content: dict[str, Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+    report, found = content["report"], (len(devices), devices[0].device_kind)
+    if content["versions"] != _versions() or found != (report.devices, report.device_kind):
+        raise ConfigError(
+            f"{path} was compiled by {content['versions']} for {report.devices} x {report.device_kind}; "
+            f"here are {_versions()} and {found[0]} x {found[1]}: compile it again"
+        )
+    options = {"backend": devices[0].client, "execution_devices": list(devices)}
+    try:
+        return serialize_executable.deserialize_and_load(content["payload"], *content["trees"], **options)
+    except (jax.errors.JaxRuntimeError, KeyError) as error:  # another libtpu, or devices of other ids
+        raise ConfigError(f"{path} does not load on these devices: {error!r}: compile it again") from error
+
+
+def _versions() -> str:
+    return f"jax {jax.__version__} (jaxlib {jaxlib.__version__})"
+
+
+def _content(path: str | Path) -> dict[str, Any]:
+    try:
+        content = pickle.loads(Path(path).read_bytes())
+    except (OSError, pickle.UnpicklingError, EOFError) as error:
+        raise ConfigError(f"{path} is not an executable that `cola-jax compile --save` wrote: {error}") from error
+    if not isinstance(content, dict) or "versions" not in content:
+        raise ConfigError(f"{path} is not an executable that this version's `cola-jax compile --save` wrote")
+    return content
