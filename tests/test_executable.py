@@ -52,12 +52,8 @@ def test_the_report_of_a_kept_executable_is_that_of_its_compilation(tmp_path):
 def test_a_run_from_a_kept_executable_compiles_no_step_and_has_the_same_losses(tmp_path, text_config, monkeypatch):
     tree = settings.override(settings.load(f"{text_config}:vae"), [("vae.ffn_dim", "20"), ("train.eval_every", "0")])
     cfg = settings.resolve(tree)
+    kept(tmp_path / "step", cfg)
     runs.run(cfg, tmp_path / "own")
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        kept(tmp_path / "step", cfg)
-    finally:
-        jax.config.update("jax_enable_compilation_cache", True)
     monkeypatch.setattr(of_a_run, "train_step", None)
     runs.run(cfg, tmp_path / "kept", executable=tmp_path / "step")
     assert len(losses(tmp_path / "own")) == 3

@@ -92,7 +92,7 @@ def test_times_outside_the_path_are_refused(trained):
 
 def test_every_latent_of_heldout_text_has_its_word_class():
     small = writer()
-    batches = latents.heldout_rows(small.cfg, small.tokenizer, 2)
+    batches = latents.heldout_rows(small.cfg, small.tokenizer, 8)
     found = latents.collect(small.cfg, small.params, small.tokenizer, batches)
     real = sum(int(batch["weights"].sum()) for batch in batches)
     assert found.means.shape == (real, small.cfg.vae.latent_dim) and len(found.labels) == real
