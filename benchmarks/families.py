@@ -1,6 +1,6 @@
 """Cola, AR, LLaDA and Plaid with cores of equal size and equal training FLOPs on the small world: one table.
 
-python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 1.5e13]
+python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12]
 
 Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
 (`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of
@@ -54,13 +54,13 @@ class Plan:
 
     config: str = "tinyworld_matched"
     seeds: tuple[int, ...] = (0, 1, 2)
-    budget: float = 1.5e13
+    budget: float = 7e12
     searched: float = 0.2
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
     tasks: tuple[str, ...] = tuple(world_tasks.FORMS)
-    records: int = 125
-    stories: int = 128
-    texts: int = 64
+    records: int = 60
+    stories: int = 64
+    texts: int = 16
     repeats: int = 3
 
 

@@ -13,7 +13,10 @@ QUICK = {
     "generate",
     "interop",
     "scaling",
-}  # many small programs, each run a few times
+    "test_harness.py",
+    "test_landscape.py",
+    "test_shared_evaluation.py",
+}  # folders and files of many small programs, each run a few times
 
 TINY_TEXT = """
 import json
@@ -44,8 +47,10 @@ def exact_and_compiled_once(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="module")
 def compile_in_a_hurry(request):
     """Compiling is what these tests spend their time on."""
-    folder = Path(request.path).parent
-    jax.config.update("jax_disable_most_optimizations", folder == HERE or folder.name in QUICK)
+    file = Path(request.path)
+    jax.config.update(
+        "jax_disable_most_optimizations", file.parent == HERE or bool(QUICK & {file.name, file.parent.name})
+    )
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TextIO
 
 
@@ -48,6 +49,21 @@ def assignments(rest: Sequence[str], prefix: str = "--config.") -> list[tuple[st
             raise Misuse(f"unknown argument {argument!r}; overrides are {prefix}NAME=VALUE")
         pairs.append((name[len(prefix) :], value))
     return pairs
+
+
+def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
+    """Raises Misuse where an option that is given is smaller than `least` has it, by its name in `options`."""
+    for name, smallest in least.items():
+        value = getattr(options, name)
+        if value is not None and value < smallest:
+            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+
+
+def is_folder(options: argparse.Namespace, name: str = "workdir") -> None:
+    """Raises Misuse where an option names no folder."""
+    path = getattr(options, name)
+    if not Path(path).is_dir():
+        raise Misuse(f"--{name} {path}: no such folder")
 
 
 def step_of(given: str | None) -> int | str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, step_of
+from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
 from cola_jax.commands.processes import join, process_arguments
 
 
@@ -47,12 +47,8 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.config import literal
     from cola_jax.evaluate import benchmark
 
-    for name in ("limit", "batch_size"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least 1")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    at_least(options, {"limit": 1, "batch_size": 1})
+    is_folder(options)
     sampling = {name: literal(value) for name, value in options.assignments}
     if "max_new_tokens" in sampling:
         raise Misuse("--sampling.max_new_tokens: the protocol says how much a task generates; give --protocol FILE")

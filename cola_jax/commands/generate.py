@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, open_output, step_of
+from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, open_output, step_of
 
 
 def add(commands) -> None:
@@ -33,10 +33,8 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.config import literal
     from cola_jax.writer import Writer
 
-    if options.batch_size < 1:
-        raise Misuse(f"--batch-size {options.batch_size} must be at least 1")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    at_least(options, {"batch_size": 1})
+    is_folder(options)
     step = step_of(options.step)
     sampling = {name: literal(value) for name, value in options.assignments}
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, step_of
+from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
 
 PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where landscapes are drawn
 
@@ -67,11 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Raises Misuse where the arguments do not hold together."""
-    least = {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1}
-    for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise Misuse(f"--{name} {value} must be at least {smallest}")
+    at_least(options, {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1})
     if options.extent is not None and not options.extent > 0:
         raise Misuse(f"--extent {options.extent} must be positive")
     for name in ("embedding", "landscapes"):
@@ -80,8 +76,7 @@ def _check(options: argparse.Namespace) -> None:
     unread = [name for name in PRIOR if getattr(options, name) is not None and options.landscapes is None]
     if unread:
         raise Misuse(f"--{unread[0]} needs --landscapes N")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    is_folder(options)
 
 
 def _draw(options: argparse.Namespace) -> list[Path]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, open_output, step_of
+from cola_jax.commands.arguments import at_least, command, is_folder, open_output, step_of
 
 
 def add(commands) -> None:
@@ -41,13 +40,8 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import text_likelihood
     from cola_jax.writer import Writer
 
-    least = {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1}
-    for name, smallest in least.items():
-        value = getattr(options, name)
-        if value is not None and value < smallest:
-            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    at_least(options, {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1})
+    is_folder(options)
     writer = Writer.load(options.workdir, step_of(options.step))
     given = {name: getattr(options, name) for name in text_likelihood.DEFAULTS}
     effort = text_likelihood.effort_of(writer.cfg.family, given)

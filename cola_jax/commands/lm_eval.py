@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, open_output, step_of
+from cola_jax.commands.arguments import at_least, command, is_folder, open_output, step_of
 
 
 def add(commands) -> None:
@@ -43,12 +42,8 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.train.checkpoint import chosen_step
     from cola_jax.writer import Writer
 
-    for name in ("limit", "batch_size", "max_new_tokens"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise Misuse(f"--{name.replace('_', '-')} {value} must be at least 1")
-    if not Path(options.workdir).is_dir():
-        raise Misuse(f"--workdir {options.workdir}: no such folder")
+    at_least(options, {"limit": 1, "batch_size": 1, "max_new_tokens": 1})
+    is_folder(options)
     step = chosen_step(options.workdir, step_of(options.step))
     sampling = {name: literal(value) for name, value in options.assignments}
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)

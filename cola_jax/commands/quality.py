@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, step_of
+from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
 
 
 def add(commands) -> None:
@@ -26,15 +25,13 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import quality
     from cola_jax.writer import Writer
 
-    if options.batch_size < 1:
-        raise Misuse(f"--batch-size {options.batch_size} must be at least 1")
+    at_least(options, {"batch_size": 1})
     if options.judge_step and not options.judge:
         raise Misuse("--judge-step needs --judge")
     written = quality.read(options.file)
     figures = quality.figures(written, options.checker)
     if options.judge:
-        if not Path(options.judge).is_dir():
-            raise Misuse(f"--judge {options.judge}: no such folder")
+        is_folder(options, "judge")
         judge = Writer.load(options.judge, step_of(options.judge_step))
         figures |= quality.generative_perplexity(judge, written, options.batch_size)
     if options.json:

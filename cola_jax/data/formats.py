@@ -252,10 +252,13 @@ class PreparedTfds:
         if split not in builder.info.splits:
             known = ", ".join(sorted(builder.info.splits)) or "none: it is not prepared there"
             raise DataError(f"{where} has no split data.sources.split={split!r}; it has: {known}")
-        try:
-            self._source = builder.as_data_source(split=split)
-        except NotImplementedError as error:
-            raise DataError(f"{where} has no random access: prepare it with file_format='array_record'") from error
+        formats = builder.info.available_file_formats()
+        if not formats & tfds.core.FileFormat.with_random_access():
+            stored = ", ".join(sorted(one.value for one in formats))
+            raise DataError(
+                f"{where} is stored as {stored}, without random access: prepare it with file_format='array_record'"
+            )
+        self._source = builder.as_data_source(split=split)
         self._field, self._where = field, where
 
     def __len__(self) -> int:

@@ -67,27 +67,22 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
     """Returns the mesh over `devices` (all of them by default), axes AXES, types Auto.
 
     Where the devices lie in several slices, mesh.dcn says which axes run across them: the outer part of such an axis counts
-    slices, the inner part devices of one.
+    slices, the inner part devices of one. On a TPU slice axes lie on whole sides of its torus where they can; one that does
+    not fit a side takes part of it, and has fewer links.
 
     Raises:
-      MeshError: where sizes do not multiply to the number of devices, those of mesh.dcn do not fit the slices, or an axis does
-        not lie on whole sides of a TPU slice's torus.
+      MeshError: where sizes do not multiply to the number of devices, or those of mesh.dcn do not fit the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(cfg, len(devices))
-    types = (AxisType.Auto,) * len(AXES)
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
     across = sizes_across(cfg.dcn, sizes, slices)
     inside = tuple(size // part for size, part in zip(sizes, across))
-    try:
-        if slices == 1:
-            return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
-        return Mesh(mesh_utils.create_hybrid_device_mesh(inside, across, devices), AXES, axis_types=types)
-    except NotImplementedError as error:  # what jax says where an axis would take part of a side of the torus
-        raise MeshError(
-            f"mesh {dict(zip(AXES, inside))} does not lie on whole sides of the devices' torus: change one of these sizes to "
-            f"a side's or a product of sides ({error})"
-        ) from error
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(inside, across, devices, allow_split_physical_axes=True)
+    return Mesh(placed, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pyarrow
@@ -201,6 +202,16 @@ def test_tfds_names_splits_and_features_are_checked(corpora, tmp_path):
         opened("tfds", *path, field="label")
     with pytest.raises(DataError, match="tfds dataset 'nosuch' is not prepared under"):
         opened("tfds", "nosuch", tmp_path)
+
+
+def test_tfds_without_random_access_says_how_it_is_stored_and_what_to_do(corpora, tmp_path):
+    folder = shutil.copytree(corpora["tfds folder"][1][0], tmp_path / "little" / "1.0.0")
+    info = folder / "dataset_info.json"
+    stored = info.read_text().replace('"array_record"', '"tfrecord"')
+    assert stored != info.read_text()
+    info.write_text(stored)
+    with pytest.raises(DataError, match="is stored as tfrecord, without random access: prepare it with file_format="):
+        opened("tfds", folder)
 
 
 def test_a_prepared_source_has_no_documents(tmp_path):

@@ -25,13 +25,6 @@ SPREAD = np.array([[4.0, 1.0, 0.0, 0.2], [1.0, 2.0, 0.1, 0.0], [0.0, 0.1, 0.5, 0
 MEAN = np.array([0.5, -1.0, 0.2, 0.0])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_in_a_hurry():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def gaussian_flow(z_MSC, t):
     """E[z1 - z0 | z_t] of the straight path between N(MEAN, SPREAD) of a block and N(0, I)."""
     z = z_MSC.reshape(-1, S * C)

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 import small_world
+from riddles import PROTOCOL
 
 from cola_jax import cli
 from cola_jax.data.errors import DataError
@@ -22,23 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PLAN = harness.Plan(step=3, seed=5, batch_size=2, context=64)
 TASK = Task("riddle", "exact", "exact", 0, (), (), 4, "", ())
 RECORDS = [Record(f"of {n}", 0, {}, "x" * n, (), ("y",)) for n in (14, 1, 20, 12, 4)]
-PROTOCOL = """
-[riddle]
-rule = "exact"
-paper_rule = "exact"
-shots = 0
-lines = ["{question}", "Answer:"]
-optional = []
-max_new_tokens = 8
-demonstrations = []
-"""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_in_a_hurry():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
