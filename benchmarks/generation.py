@@ -66,7 +66,7 @@ def flops(cfg: RunConfig, params, prompts, noise) -> tuple[float, float]:
     block, arguments = blocks.abstract_step(cfg, params, rows, PROMPT)
     known = np.full(rows, PROMPT, np.int32)
     ours = count(blocks.read_prompt, cfg, params, prompts, known, new_blocks) + new_blocks * count(block, *arguments)
-    ours += count(blocks.time_table, cfg, params, cfg.sampling.guidance)
+    ours += count(blocks.prepare, cfg, params, cfg.sampling.guidance)
     return ours, count(recomputed, cfg, params, prompts, noise)
 
 

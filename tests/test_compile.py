@@ -10,6 +10,8 @@ from tiny import config
 
 from cola_jax import cli, compile
 from cola_jax.families import FAMILIES
+from cola_jax.parallel.mesh import make_mesh
+from cola_jax.parallel.topology import devices_of
 
 SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
 
@@ -47,6 +49,15 @@ def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
     assert compile.as_text(train).splitlines()[-1] == compile.as_text(generate).splitlines()[-1] == "  fits"
     full = dataclasses.replace(train, capacity=train.total_bytes - 1)
     assert not full.fits and "does not fit" in compile.as_text(full).splitlines()[-1]
+
+
+def test_layers_that_are_cut_for_generation_stay_split_over_devices():
+    cfg = config(**SMALL | {"mesh__fsdp": 1}, compute__scan_layers=False)
+    mesh = make_mesh(cfg.mesh, devices_of("cpu:1"))
+    _, (_, params, prepared, *_) = compile.program_of(cfg, mesh, "generate", 2, 16)
+    kernel, cut = params["dit"]["blocks"]["mlp_in"]["kernel"], prepared.layers["dit"][1]["mlp_in"]["kernel"]
+    assert cut.shape == kernel.shape[1:] and tuple(cut.sharding.spec) == tuple(kernel.sharding.spec)[1:]
+    assert "fsdp" in str(cut.sharding.spec)
 
 
 def test_the_flops_of_a_looped_program_are_those_of_an_unrolled_one():

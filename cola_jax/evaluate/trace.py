@@ -46,7 +46,7 @@ def denoising_trace(
         [prompt], patch_size=cfg.vae.patch_size, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
         first_block=cfg.sampling.first_block,
     )  # fmt: skip
-    times = block_loop.time_table(cfg, params, cfg.sampling.guidance)
+    prepared = block_loop.prepare(cfg, params, cfg.sampling.guidance)
     progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
     row_keys = jax.random.fold_in(jax.random.PRNGKey(seed), 0)[None]
     states, tokens = [], []
@@ -54,18 +54,18 @@ def denoising_trace(
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
         opening = first if index == 0 and (batch.known % size).any() else None
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim))
-        visited, progress = _trace_block(cfg, params, times, progress, opening, z1, keys)
+        visited, progress = _trace_block(cfg, params, prepared, progress, opening, z1, keys)
         states.append(np.stack([np.asarray(z1[0])] + [np.asarray(block.latents[0]) for block in visited]))
         tokens.append(np.stack([np.asarray(block.tokens[0]) for block in visited]))
     return Trace(np.stack(states), np.stack(tokens))
 
 
-def _trace_block(cfg, params, times, progress, first, z_BSC, keys_B) -> tuple[list[block_loop.Block], Any]:
+def _trace_block(cfg, params, prepared, progress, first, z_BSC, keys_B) -> tuple[list[block_loop.Block], Any]:
     """Returns the block after every solver step, and the progress after the last."""
     visited = []
     for index in range(cfg.sampling.steps):
         this = slice(index, index + 1)
-        step = times._replace(steps=jax.tree.map(itemgetter(this), times.steps))
+        step = prepared._replace(steps=jax.tree.map(itemgetter(this), prepared.steps))
         copy = jax.tree.map(jnp.copy, progress)  # write_block takes the progress it is given
         block, after = block_loop.write_block(cfg, params, step, copy, first, z_BSC, keys_B)
         visited.append(block)

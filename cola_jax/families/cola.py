@@ -175,7 +175,7 @@ def generate(
     keys_B = place(sample_keys(seed, len(prompts), samples))
     compiled = block_loop.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
-    times = block_loop.time_table(compiled, params, cfg.sampling.guidance)
+    prepared = block_loop.prepare(compiled, params, cfg.sampling.guidance)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
     rows, ends = place(batch.tokens), place(batch.known)
@@ -186,7 +186,7 @@ def generate(
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
         place = None if rope is None else rope.block(whole + index * size, size, progress.dit_cache.k.shape[2])
-        block, progress = block_loop.write_block(compiled, params, times, progress, opening, z1, keys, place)
+        block, progress = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, place)
         skip = batch.trim if index == 0 else batch.trim * 0
         yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
 

@@ -12,25 +12,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
-from cola_jax.models import build
+from cola_jax.models import build, layers
 from cola_jax.models.cache import KVCache, append, grow
 from cola_jax.models.dit import BlockPositions, TimeModulation
 from cola_jax.models.text_vae import from_prior, to_prior
 
 
-class Times(NamedTuple):
-    """What the sampler follows: AdaLN at every time it visits, and how hard it is guided.
+class Prepared(NamedTuple):
+    """What all blocks of a generation share.
 
-    Leaves of `steps` lead with (T, evaluations a step); `guidance` is s of SPEC 3.2.
+    Attributes:
+      steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations a step).
+      at_0: AdaLN at t = 0.
+      guidance: s of SPEC 3.2.
+      layers: parameters of the DiT and of the decoder cut by layer, where layers are unrolled: once, not once a block.
     """
 
     steps: TimeModulation
     at_0: TimeModulation
     guidance: jax.Array
+    layers: dict[str, list[Any]] | None
 
 
 class Progress(NamedTuple):
@@ -72,13 +78,15 @@ def compiled_config(cfg: RunConfig) -> RunConfig:
 
 
 @partial(jax.jit, static_argnums=0)
-def time_table(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Times:
-    """Computes AdaLN once for every time that `write_block` will visit."""
+def prepare(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Prepared:
+    """Computes once what every `write_block` will read."""
     visited = solvers.evaluation_times(cfg.sampling.solver, cfg.sampling.steps)
     variables, net = {"params": params["dit"]}, build.dit(cfg)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
-    return Times(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance))
+    cut = lambda name: layers.split_layers(params[name]["blocks"], scan=False)
+    by_layer = None if cfg.compute.scan_layers else {name: cut(name) for name in ("dit", "decoder")}
+    return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance), by_layer)
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -116,7 +124,7 @@ def read_prompt(
 def write_block(
     cfg: RunConfig,
     params: Any,
-    times: Times,
+    prepared: Prepared,
     progress: Progress,
     first: FirstBlock | None,
     noise_BSC: jax.Array,
@@ -133,19 +141,23 @@ def write_block(
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
     place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
-    context = net.apply(variables, progress.dit_cache, progress.length, place, method="context")
-    velocity = partial(_guided_velocity, cfg, params, times, context)
+    dit_layers, decoder_layers = (prepared.layers and prepared.layers[name] for name in ("dit", "decoder"))
+    context = net.apply(variables, progress.dit_cache, progress.length, place, dit_layers, method="context")
+    velocity = partial(_guided_velocity, cfg, params, prepared, context)
     if first is not None and sampling.first_block == "repaint":
-        z = _repaint(cfg, velocity, times, first, noise_BSC, keys_B)
+        z = _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B)
     else:
-        z = _denoise(cfg, velocity, times, first, noise_BSC)
+        z = _denoise(cfg, velocity, prepared, first, noise_BSC)
     decoder, size = build.decoder(cfg), cfg.dit.block_size
+    known = (progress.decoder_cache, progress.length, decoder_layers)
     logits, decoder_cache = decoder.apply(
-        {"params": params["decoder"]}, from_prior(cfg.vae, z), progress.decoder_cache, progress.length, method="extend"
+        {"params": params["decoder"]}, from_prior(cfg.vae, z), *known, method="extend"
     )
     chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
     seen = progress.seen.at[jnp.arange(z.shape[0])[:, None], chosen].set(True)
-    _, _, committed = net.apply(variables, z, times.at_0, times.at_0, None, context, False, method="denoise_block")
+    _, _, committed = net.apply(
+        variables, z, prepared.at_0, prepared.at_0, None, context, False, method="denoise_block"
+    )
     dit_cache = append(progress.dit_cache, committed, progress.length)  # the finished block, run at t = 0 (SPEC 3.4)
     return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
 
@@ -156,28 +168,42 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
     padded = -(-prompt // tokens_a_block) * tokens_a_block
     blocks = -(-cfg.sampling.max_new_tokens // tokens_a_block)
     of = jax.ShapeDtypeStruct
-    times = jax.eval_shape(partial(time_table, cfg, guidance=cfg.sampling.guidance), params)
+    prepared = jax.eval_shape(partial(prepare, cfg, guidance=cfg.sampling.guidance), params)
+    if prepared.layers is not None:
+        prepared = prepared._replace(layers={name: _cut_shapes(params[name]["blocks"]) for name in prepared.layers})
     read = partial(read_prompt, cfg, new_blocks=blocks)
     progress, _ = jax.eval_shape(
         lambda p, tokens, known: read(p, tokens, known), params, of((rows, padded), "int32"), of((rows,), "int32")
     )
     noise = of((rows, cfg.dit.block_size, cfg.vae.latent_dim), "float32")
-    return write_block, (compiled_config(cfg), params, times, progress, None, noise, of((rows, 2), "uint32"))
+    return write_block, (compiled_config(cfg), params, prepared, progress, None, noise, of((rows, 2), "uint32"))
 
 
-def _guided_velocity(cfg, params, times, context, z_BSC, at_t, known_BS):
+def _cut_shapes(stacked: Any) -> list[Any]:
+    """Shapes of each layer of stacked parameters, placed as the whole is but for the leading axis, which is not split."""
+
+    def one(x):
+        place = x.sharding
+        if isinstance(place, NamedSharding):
+            place = NamedSharding(place.mesh, PartitionSpec(*place.spec[1:]))
+        return jax.ShapeDtypeStruct(x.shape[1:], x.dtype, sharding=place)
+
+    return [jax.tree.map(one, stacked)] * jax.tree.leaves(stacked)[0].shape[0]
+
+
+def _guided_velocity(cfg, params, prepared, context, z_BSC, at_t, known_BS):
     """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
     guided = cfg.sampling.guidance != 1.0
     v_c, v_u, _ = build.dit(cfg).apply(
-        {"params": params["dit"]}, z_BSC, at_t, times.at_0, known_BS, context, guided, method="denoise_block"
+        {"params": params["dit"]}, z_BSC, at_t, prepared.at_0, known_BS, context, guided, method="denoise_block"
     )
     if not guided:
         return v_c
-    scale = jnp.where(context.length == 0, 1.0, times.guidance)
+    scale = jnp.where(context.length == 0, 1.0, prepared.guidance)
     return guidance.guide(v_c, v_u, scale[:, None, None])
 
 
-def _denoise(cfg, velocity, times, first, z_BSC):
+def _denoise(cfg, velocity, prepared, first, z_BSC):
     """All solver steps; known latents are put back before and after every one and carry t = 0 (clean condition)."""
     known = None if first is None else first.known
     put_back = lambda z: z if first is None else jnp.where(known[..., None], first.z0, z)
@@ -188,10 +214,10 @@ def _denoise(cfg, velocity, times, first, z_BSC):
         )
         return put_back(moved), None
 
-    return jax.lax.scan(body, put_back(z_BSC.astype(jnp.float32)), times.steps)[0]
+    return jax.lax.scan(body, put_back(z_BSC.astype(jnp.float32)), prepared.steps)[0]
 
 
-def _repaint(cfg, velocity, times, first, noise_BSC, keys_B):
+def _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B):
     """Partial repaint (Table 5): the known latents are noised to t and put back at every step above repaint_time.
 
     Each of those steps is taken repaint_rounds times, the block being noised again from t - dt to t between rounds. The
@@ -218,5 +244,5 @@ def _repaint(cfg, velocity, times, first, noise_BSC, keys_B):
 
         return jax.lax.fori_loop(0, rounds, once, z), None
 
-    z, _ = jax.lax.scan(body, noise_BSC.astype(jnp.float32), (times.steps, starts, jnp.arange(sampling.steps)))
+    z, _ = jax.lax.scan(body, noise_BSC.astype(jnp.float32), (prepared.steps, starts, jnp.arange(sampling.steps)))
     return jnp.where(keep, first.z0, z)

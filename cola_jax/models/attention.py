@@ -27,26 +27,38 @@ def attend(q_BQHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: jax.Ar
 
 
 def attend_behind(
-    q_BQHK: jax.Array,
+    q_AQHK: jax.Array,
     past: tuple[jax.Array, jax.Array],
     own: tuple[jax.Array, jax.Array],
     past_mask: jax.Array,
 ) -> jax.Array:
-    """Attention of new positions over cached ones and over each other, without copying the cache. Returns (B, Q, H, K).
+    """Attention of new positions over each other and, in the first B of A rows, over cached ones. Returns (A, Q, H, K).
 
     Args:
-      past: cached keys and values, heads first: (B, H, M, K). own: keys and values of the new positions, (B, Q, H, K).
+      past: cached keys as columns, (B, H, K, M), and values as rows, (B, H, M, K): as they are multiplied fastest.
+      own: keys and values of the new positions, (A, Q, H, K).
       past_mask: booleans (B, 1, 1, M): which cached positions count.
     """
-    q, k_own, v_own = _heads_first(q_BQHK, *own)
+    q, k_own, v_own = _heads_first(q_AQHK, *own)
     q = q * q.shape[-1] ** -0.5
-    scores = lambda k_BHMK: jnp.einsum("bhqk,bhmk->bhqm", q, k_BHMK, preferred_element_type=jnp.float32)
     k_past, v_past = past
-    both = jnp.concatenate([jnp.where(past_mask, scores(k_past), MASKED), scores(k_own)], axis=-1)
-    weights = jax.nn.softmax(both, axis=-1).astype(v_own.dtype)
-    split = k_past.shape[2]
-    mixed = jnp.einsum("bhqm,bhmk->bhqk", weights[..., :split], v_past)
-    return _swap(mixed + jnp.einsum("bhqm,bhmk->bhqk", weights[..., split:], v_own))
+    rows = k_past.shape[0]
+    on_past = jnp.einsum("bhqk,bhkm->bhqm", q[:rows], k_past, preferred_element_type=jnp.float32)
+    on_own = jnp.einsum("bhqk,bhmk->bhqm", q, k_own, preferred_element_type=jnp.float32)
+    on_past = jnp.where(past_mask, on_past, MASKED)
+    largest_past, largest = (jnp.max(scores, axis=-1, keepdims=True) for scores in (on_past, on_own))
+    largest = _add_rows(jnp.maximum, largest, largest_past)
+    past_weights, weights = jnp.exp(on_past - largest[:rows]), jnp.exp(on_own - largest)
+    summed = lambda x: jnp.sum(x, axis=-1, keepdims=True)
+    mix = lambda weights, v: jnp.einsum("bhqm,bhmk->bhqk", weights.astype(v.dtype), v)
+    mixed = _add_rows(jnp.add, mix(weights, v_own), mix(past_weights, v_past))
+    return _swap((mixed / _add_rows(jnp.add, summed(weights), summed(past_weights))).astype(q.dtype))
+
+
+def _add_rows(add, x_A, y_B):
+    """add(x, y) in the first B of A rows."""
+    rows = y_B.shape[0]
+    return add(x_A, y_B) if rows == x_A.shape[0] else jnp.concatenate([add(x_A[:rows], y_B), x_A[rows:]])
 
 
 def block_causal_attention(

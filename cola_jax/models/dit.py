@@ -54,8 +54,8 @@ class Context(NamedTuple):
     """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
-      layers: (parameters, keys, values) of every layer as `layers.split_layers` has them; keys are rotated, and heads come
-        first: (B, H, M, K).
+      layers: (parameters, (keys, values)) of every layer as `layers.zip_layers` has them, laid out to be multiplied: keys
+        rotated and as columns, (B, H, K, M), values as rows, (B, H, M, K).
       length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
       q_rope, k_rope: rotations of the block's own queries and keys.
     """
@@ -249,12 +249,17 @@ class DiT(nn.Module):
 
         return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none")[1]
 
-    def context(self, cache: KVCache, length_B: jax.Array, positions: BlockPositions) -> Context:
-        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them."""
-        rope = self._rope(positions.k_past)
-        heads_first = lambda x_LBMHK: jnp.swapaxes(x_LBMHK, 2, 3)
-        k = heads_first(jax.vmap(rotate, in_axes=(0, None))(cache.k, rope))
-        per_layer = layers.split_layers((self.blocks, k, heads_first(cache.v)), self.compute.scan_layers)
+    def context(
+        self, cache: KVCache, length_B: jax.Array, positions: BlockPositions, per_layer: list[Any] | None = None
+    ) -> Context:
+        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
+        rope, scan = self._rope(positions.k_past), self.compute.scan_layers
+        ready = lambda layer: (jnp.einsum("bmhk->bhkm", rotate(layer.k, rope)), jnp.einsum("bmhk->bhmk", layer.v))
+        past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in layers.split_layers(cache, scan)]
+        per_layer = layers.zip_layers(per_layer or self.blocks, past, scan=scan)
         mask = attention.past_mask(length_B, cache.k.shape[2])
         return Context(per_layer, length_B, mask, self._rope(positions.q_new), self._rope(positions.k_new))
 
@@ -278,27 +283,21 @@ class DiT(nn.Module):
         """
         batch, size = z_BSC.shape[:2]
         copies = 2 if guided else 1
-        own_rope = self._rope(jnp.arange(size)[None])
+        alone = jnp.broadcast_to(self._rope(jnp.arange(size)), (batch, *context.q_rope.shape[1:]))
+        q_rope, k_rope = (jnp.concatenate([r, alone]) if guided else r for r in (context.q_rope, context.k_rope))
         known = None if known_BS is None else jnp.tile(known_BS, (copies, 1))[..., None]
         place = lambda m_t, m_0: m_t if known is None else jnp.where(known, m_0, m_t)
 
         def body(x, layer):
-            (params, *past), mod_t, mod_0 = layer
+            (params, past), mod_t, mod_0 = layer
             mod = jax.tree.map(place, mod_t, mod_0)
             q, k, v = self._apply(params, "project", x, mod)
-            own = slice(0, batch)
-            new = (rotate(k[own], context.k_rope), v[own])
-            heads = attention.attend_behind(rotate(q[own], context.q_rope), past, new, context.mask)
-            if guided:
-                alone = slice(batch, 2 * batch)
-                q_alone, k_alone = rotate(q[alone], own_rope), rotate(k[alone], own_rope)
-                heads = jnp.concatenate([heads, attention.attend(q_alone, k_alone, v[alone], None)])
-            return self._apply(params, "finish", x, heads, mod), KVCache(k[own], v[own])
+            heads = attention.attend_behind(rotate(q, q_rope), past, (rotate(k, k_rope), v), context.mask)
+            return self._apply(params, "finish", x, heads, mod), KVCache(k[:batch], v[:batch])
 
         x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
         scan = self.compute.scan_layers
-        mods = layers.split_layers((at_t.layers, at_0.layers), scan)
-        per_layer = (context.layers, *mods) if scan else [(c, *m) for c, m in zip(context.layers, mods)]
+        per_layer = layers.zip_layers(context.layers, at_t.layers, at_0.layers, scan=scan)
         x, fresh = layers.over_layers(body, x, per_layer, scan=scan, remat="none")
         v = self._read_out(x, *jax.tree.map(place, at_t.output, at_0.output))
         return v[:batch], (v[batch:] if guided else None), fresh

@@ -160,6 +160,13 @@ def split_layers(stacked: Any, scan: bool) -> Any:
     return [layer_of(stacked, index) for index in range(len(jax.tree.leaves(stacked)[0]))]
 
 
+def zip_layers(*trees: Any, scan: bool) -> Any:
+    """Returns trees, stacked or cut by layer, as one that `over_layers` reads: of each layer a tuple."""
+    if scan:
+        return trees
+    return list(zip(*(tree if isinstance(tree, list) else split_layers(tree, scan) for tree in trees)))
+
+
 def over_layers(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, scan: bool, remat: str
 ) -> tuple[Any, Any]:

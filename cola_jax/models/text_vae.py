@@ -5,7 +5,7 @@ Axes: B batch, L tokens, N = L / P latents, C latent channels, D width, H heads,
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -129,8 +129,13 @@ class BlockStack(nn.Module):
 
         return layers.over_layers(body, x_BND, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
 
-    def extend(self, x_BSD: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and the cache with them written."""
+    def extend(
+        self, x_BSD: jax.Array, cache: KVCache, length_B: jax.Array, per_layer: list[Any] | None
+    ) -> tuple[jax.Array, KVCache]:
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and the cache with them written.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
         new = jnp.arange(x_BSD.shape[1])
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
@@ -143,8 +148,9 @@ class BlockStack(nn.Module):
             heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
             return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
 
-        per_layer = (self.blocks, *cache)
-        x_BSD, fresh = layers.over_layers(body, x_BSD, per_layer, scan=self.compute.scan_layers, remat="none")
+        scan = self.compute.scan_layers
+        every = layers.zip_layers(per_layer or self.blocks, *cache, scan=scan)
+        x_BSD, fresh = layers.over_layers(body, x_BSD, every, scan=scan, remat="none")
         return x_BSD, append(cache, fresh, length_B)
 
 
@@ -211,9 +217,14 @@ class Decoder(nn.Module):
         x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
 
-    def extend(self, z_BSC: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
-        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and the cache."""
-        x, cache = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B)
+    def extend(
+        self, z_BSC: jax.Array, cache: KVCache, length_B: jax.Array, per_layer: list[Any] | None = None
+    ) -> tuple[jax.Array, KVCache]:
+        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and the cache.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
+        x, cache = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B, per_layer)
         return self.to_logits(self._unpatch(x)), cache
 
     def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:

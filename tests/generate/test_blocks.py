@@ -13,6 +13,7 @@ from tiny import close, config, parameters
 
 from cola_jax.config import ConfigError
 from cola_jax.families import cola
+from cola_jax.generate import blocks
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
 
@@ -170,3 +171,17 @@ def test_a_decoder_block_that_does_not_fit_the_priors_is_refused():
     cfg, params = setup(vae__block_size=8)
     with pytest.raises(ConfigError, match=r"vae\.block_size=8 to divide dit\.block_size=4"):
         next(cola.generate(cfg, params, [[1]], pad_id=12))
+
+
+def test_unrolled_layers_write_what_looped_ones_do():
+    cfg, params = setup(compute__scan_layers=False)
+    latents = [np.asarray(block.latents) for _, block in cola.generate(cfg, params, PROMPTS, seed=0, pad_id=12)]
+    close(np.stack(latents), written()[1])
+
+
+def test_layers_cut_beforehand_have_the_shapes_of_those_that_are_compiled_for():
+    cfg, params = setup(compute__scan_layers=False)
+    _, (compiled, _, prepared, *_) = blocks.abstract_step(cfg, params, 2, 4)
+    true = blocks.prepare(compiled, params, 2.0)
+    assert jax.tree.map(jnp.shape, prepared) == jax.tree.map(jnp.shape, true)
+    assert len(prepared.layers["dit"]) == 2 and len(prepared.layers["decoder"]) == 1
