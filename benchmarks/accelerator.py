@@ -1,6 +1,6 @@
 """Training step and generation of Cola's shapes in bf16 on the accelerators of this process: rates, memory, largest costs.
 
-python -m benchmarks.accelerator [--shape 2B] [--rows 8] [--accumulate 1] [--remat minimal] [--repeats 5]
+python -m benchmarks.accelerator [--shape 2B] [--rows 8] [--accumulate 1] [--remat minimal] [--attention auto]
 python -m benchmarks.accelerator --tiny          the same code on a toy, wherever it is
 
 One shape a command, since the peak of memory is the process's. The step is stage 2 from scratch, rows of 512 tokens, parameters
@@ -44,13 +44,13 @@ TINY = {
 NAMED = 3  # largest costs
 
 
-def shaped(changes: dict[str, dict], rows: int, accumulate: int, remat: str) -> RunConfig:
+def shaped(changes: dict[str, dict], rows: int, accumulate: int, compute: dict[str, str]) -> RunConfig:
     """Returns the config of stage 2 from scratch of the published recipe with other sizes, `rows` a device."""
     tree = config.load("cola_2b:joint,unread")
     for group, fields in changes.items():
         tree[group].update(fields)
     tree.train.update(batch_size=rows * jax.device_count(), accumulate=accumulate)
-    tree.compute.update(remat=remat, dtype="bfloat16")
+    tree.compute.update(compute, dtype="bfloat16")
     tree.sampling.update(stop_at_eos=False)
     return config.resolve(tree)
 
@@ -130,6 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=8, help="rows of a training batch, a device")
     parser.add_argument("--accumulate", type=int, default=1, help="microbatches of a step")
     parser.add_argument("--remat", default="minimal", help="compute.remat")
+    parser.add_argument("--attention", default="auto", help="compute.attention, as cudnn")
     parser.add_argument("--prompts", type=int, default=16, help="rows of generation, a device")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt")
     parser.add_argument("--repeats", type=int, default=5)
@@ -140,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(measure.machine())
     name = "tiny" if options.tiny else options.shape
     changes = TINY if options.tiny else SHAPES[options.shape]
-    report(shaped(changes, options.rows, options.accumulate, options.remat), name, options)
+    compute = {"remat": options.remat, "attention": options.attention}
+    report(shaped(changes, options.rows, options.accumulate, compute), name, options)
 
 
 if __name__ == "__main__":

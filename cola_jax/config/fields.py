@@ -278,8 +278,12 @@ class ComputeConfig:
     remat: str = (
         "none"  # none | minimal (keep matmul outputs) | full (layer inputs only) | offload (matmul outputs on the host)
     )
-    attention: str = "auto"  # kernel of training: xla | splash (TPU) | auto (splash on TPUs where it can, else xla)
-    attention_chunks: int = 8  # query chunks of attention by xla; keys no query of a chunk may see are skipped
+    attention: str = (
+        "auto"  # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash where it can, else xla)
+    )
+    attention_chunks: int = (
+        8  # query chunks of attention by xla and cudnn; keys no query of a chunk may see are skipped
+    )
     cross_entropy_chunk: int = 512  # positions of a row whose logits exist at once
 
 

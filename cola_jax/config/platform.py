@@ -7,6 +7,7 @@ import dataclasses
 from cola_jax.config.errors import ConfigError
 from cola_jax.config.fields import RunConfig
 
+UNMASKED = ("llada", "plaid")  # families whose attention lets every position see its whole document
 LANES = 128  # splash attention has tiles of a multiple of so many queries and keys, and heads of so many channels
 
 
@@ -39,12 +40,10 @@ def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:
     if kernel == "xla":
         return ""
     if kernel == "cudnn":
-        return (
-            "cuDNN has no mask that it computes: clean | noisy and blocks would need a dense bias, and it is not built"
-        )
+        return _cudnn_problem(c, platform)
     if platform != "tpu":
         return f"splash attention runs on TPUs, not on {platform}"
-    if c.family == "llada":
+    if c.family in UNMASKED:
         return "attention without a mask has nothing that splash attention could skip"
     return next(filter(None, (_splash_problem(c, *part) for part in _parts(c))), "")
 
@@ -52,11 +51,28 @@ def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:
 def _parts(c: RunConfig) -> list[tuple[str, int, int, int]]:
     """(name, positions of a row, positions of a block, channels of a head) of every attention of a family's training."""
     length = c.train.sequence_length
-    if c.family == "ar":
+    if c.family in ("ar", *UNMASKED):
         return [("the backbone", length, 1, c.backbone.dim // c.backbone.num_heads)]
     latents = length // c.vae.patch_size
     vae = [("the VAE", latents, c.vae.block_size, c.vae.dim // c.vae.num_heads)]
     return vae + [("the DiT", latents, c.dit.block_size, c.dit.head_dim)] * (c.family == "cola")
+
+
+def _cudnn_problem(c: RunConfig, platform: str) -> str:
+    if platform != "gpu":
+        return f"cuDNN runs on NVIDIA GPUs, not on {platform}"
+    if c.compute.dtype == "float32":
+        return "cuDNN multiplies bfloat16, not float32"
+    if c.mesh.sequence != 1:
+        return f"cuDNN has the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
+    for name, length, block_size, head_dim in _parts(c):
+        if length % 2:
+            return f"{name} has rows of {length} positions, not an even number"
+        if block_size % 2 and name == "the DiT":
+            return f"{name} has blocks of {block_size}, not an even number"
+        if head_dim % 8 or head_dim > 128:
+            return f"{name} has heads of {head_dim} channels, not a multiple of 8 up to 128"
+    return ""
 
 
 def _splash_problem(c: RunConfig, name: str, length: int, block_size: int, head_dim: int) -> str:

@@ -6,13 +6,17 @@ Queries are taken in chunks of whole blocks, and a chunk is multiplied only with
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from cola_jax.config import ComputeConfig
-from cola_jax.models import splash, visibility
+from cola_jax.models import cudnn, splash, visibility
 from cola_jax.models.axes import lay_out, shards
+from cola_jax.models.chunks import block_mask, query_chunks
 
 MASKED = -1e30  # finite, so that a query without any key gives a mean instead of NaN
 
@@ -76,28 +80,34 @@ def block_causal_attention(
     """
     if compute.attention == "splash":
         return splash.block_causal(q_BNHK, k_BNHK, v_BNHK, block_size=block_size, segments_BN=segments_BN)
+    if compute.attention == "cudnn" and block_size == 1 and segments_BN is None:
+        return cudnn.attend(q_BNHK, k_BNHK, v_BNHK, None, causal=True)
     split = shards("length") > 1  # the positions of a row lie on several devices: queries stay, keys and values travel
     k_BNHK, v_BNHK = (_everywhere(x) if split else x for x in (k_BNHK, v_BNHK))
-    q, k, v = _heads_first(q_BNHK, k_BNHK, v_BNHK)
-    outputs = []
-    for start, end in chunk_bounds(q.shape[2], block_size, 1 if split else compute.attention_chunks):
-        mask = _block_mask(visibility.block_causal, (start, end), (0, end), block_size, segments_BN)
-        outputs.append(_attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end], mask))
-    return _swap(jnp.concatenate(outputs, axis=2))
+    length, outputs, kernel = q_BNHK.shape[1], [], _kernel_of(compute)
+    q, k, v = kernel.enter(q_BNHK, k_BNHK, v_BNHK)
+    for start, end in [(0, length)] if split else query_chunks(length, block_size, compute):
+        mask = block_mask(visibility.block_causal, (start, end), (0, end), block_size, segments_BN)
+        outputs.append(kernel.attend(kernel.cut(q, start, end), kernel.cut(k, 0, end), kernel.cut(v, 0, end), mask))
+    return kernel.leave(jnp.concatenate(outputs, axis=kernel.axis))
 
 
 def full_attention(
-    q_BNHK: jax.Array, k_BNHK: jax.Array, v_BNHK: jax.Array, *, segments_BN: jax.Array | None
+    q_BNHK: jax.Array,
+    k_BNHK: jax.Array,
+    v_BNHK: jax.Array,
+    *,
+    segments_BN: jax.Array | None,
+    compute: ComputeConfig,
 ) -> jax.Array:
     """Self-attention of every position with every one of its document. Returns (B, N, H, K).
 
     segments_BN: document of each position, or None where a row is one document.
     """
-    k_BNHK, v_BNHK = _everywhere(k_BNHK), _everywhere(v_BNHK)
-    if segments_BN is None:
-        return attend(q_BNHK, k_BNHK, v_BNHK, None)
-    mask = visibility.same_segment(segments_BN[:, None, :, None], segments_BN[:, None, None, :])
-    return attend(q_BNHK, k_BNHK, v_BNHK, mask)
+    mask, kernel = None, _kernel_of(compute)
+    if segments_BN is not None:
+        mask = visibility.same_segment(segments_BN[:, None, :, None], segments_BN[:, None, None, :])
+    return kernel.leave(kernel.attend(*kernel.enter(q_BNHK, _everywhere(k_BNHK), _everywhere(v_BNHK)), mask))
 
 
 def clean_noisy_attention(
@@ -116,7 +126,7 @@ def clean_noisy_attention(
       noisy: q, k, v of the noisy copy, (B, N, H, K).
       block_size: S.
       segments_BN: document of each position, or None where a row is one document.
-      compute: the kernel, and into how many query chunks xla cuts a row: more of them skip more of what is masked.
+      compute: the kernel, and into how many query chunks xla and cudnn cut a row: more of them skip more of what is masked.
 
     Returns:
       (clean output or None, noisy output).
@@ -125,26 +135,28 @@ def clean_noisy_attention(
         return splash.clean_noisy(clean, noisy, block_size=block_size, segments_BN=segments_BN)
     if shards("length") > 1:
         return _clean_noisy_split(clean, noisy, block_size, segments_BN, compute)
-    _, k_clean, v_clean = _heads_first(noisy[0], *clean[1:])
-    q_noisy, k_noisy, v_noisy = _heads_first(*noisy)
-    q_clean = None if clean[0] is None else _swap(clean[0])
-    last = k_clean.shape[2]
+    length, last, kernel = noisy[0].shape[1], clean[1].shape[1], _kernel_of(compute)
+    q_clean, k_clean, v_clean = kernel.enter(noisy[0] if clean[0] is None else clean[0], *clean[1:])
+    q_noisy, k_noisy, v_noisy = kernel.enter(*noisy)
+    cut, join = kernel.cut, partial(jnp.concatenate, axis=kernel.axis)
     clean_out, noisy_out = [], []
-    for start, end in chunk_bounds(q_noisy.shape[2], block_size, compute.attention_chunks):
+    for start, end in query_chunks(length, block_size, compute):
         before = (end - 1) // block_size * block_size  # the last of these queries see no clean block but earlier ones
-        past = _block_mask(visibility.earlier_block, (start, end), (0, before), block_size, segments_BN)
-        own = _block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
-        keys = jnp.concatenate([k_clean[:, :, :before], k_noisy[:, :, start:end]], axis=2)
-        values = jnp.concatenate([v_clean[:, :, :before], v_noisy[:, :, start:end]], axis=2)
-        noisy_out.append(_attend(q_noisy[:, :, start:end], keys, values, jnp.concatenate([past, own], axis=-1)))
+        past = block_mask(visibility.earlier_block, (start, end), (0, before), block_size, segments_BN)
+        own = block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
+        keys = join([cut(k_clean, 0, before), cut(k_noisy, start, end)])
+        values = join([cut(v_clean, 0, before), cut(v_noisy, start, end)])
+        noisy_out.append(kernel.attend(cut(q_noisy, start, end), keys, values, jnp.concatenate([past, own], axis=-1)))
         seen = min(end, last)
-        if q_clean is not None and start < seen:
-            mask = _block_mask(visibility.block_causal, (start, seen), (0, seen), block_size, segments_BN)
-            clean_out.append(_attend(q_clean[:, :, start:seen], k_clean[:, :, :seen], v_clean[:, :, :seen], mask))
-    noisy_BNHK = _swap(jnp.concatenate(noisy_out, axis=2))
-    if q_clean is None:
+        if clean[0] is not None and start < seen:
+            mask = block_mask(visibility.block_causal, (start, seen), (0, seen), block_size, segments_BN)
+            clean_out.append(
+                kernel.attend(cut(q_clean, start, seen), cut(k_clean, 0, seen), cut(v_clean, 0, seen), mask)
+            )
+    noisy_BNHK = kernel.leave(join(noisy_out))
+    if clean[0] is None:
         return None, noisy_BNHK
-    return (_swap(jnp.concatenate(clean_out, axis=2)) if clean_out else clean[0]), noisy_BNHK
+    return (kernel.leave(join(clean_out)) if clean_out else clean[0]), noisy_BNHK
 
 
 def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
@@ -164,7 +176,7 @@ def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
     length, scale = q.shape[2], q.shape[-1] ** -0.5
     past = jnp.einsum("bhqk,bhmk->bhqm", q * scale, k_past, preferred_element_type=jnp.float32)
     own = jnp.einsum("bhnqk,bhnmk->bhnqm", q_own * scale, k_own, preferred_element_type=jnp.float32)
-    past_mask = _block_mask(visibility.earlier_block, (0, length), (0, k_past.shape[2]), block_size, segments_BN)
+    past_mask = block_mask(visibility.earlier_block, (0, length), (0, k_past.shape[2]), block_size, segments_BN)
     past = jnp.where(past_mask, past, MASKED)
     if segments_BN is not None:
         blocks_BnS = segments_BN.reshape(segments_BN.shape[0], 1, -1, block_size)
@@ -202,6 +214,29 @@ def _swap(x: jax.Array) -> jax.Array:
     return jnp.swapaxes(x, 1, 2)
 
 
+class _Kernel(NamedTuple):
+    """How queries, keys and values lie where a kernel multiplies them, and what multiplies them.
+
+    enter: (B, N, H, K) -> as they lie, q, k and v. leave: back again. axis: of positions, as they lie.
+    """
+
+    axis: int
+    enter: Callable[..., tuple[jax.Array, ...]]
+    attend: Callable[..., jax.Array]
+    leave: Callable[[jax.Array], jax.Array]
+
+    def cut(self, x: jax.Array, start: int, end: int) -> jax.Array:
+        return jax.lax.slice_in_dim(x, start, end, axis=self.axis)
+
+
+_XLA = _Kernel(2, _heads_first, _attend, _swap)
+_CUDNN = _Kernel(1, lambda *qkv: qkv, cudnn.attend, lambda x: x)
+
+
+def _kernel_of(compute: ComputeConfig) -> _Kernel:
+    return _CUDNN if compute.attention == "cudnn" else _XLA
+
+
 def past_mask(length_B: jax.Array, cached: int) -> jax.Array:
     """Mask (B, 1, 1, M): the first `length_B` of M cached positions."""
     return visibility.cached(jnp.arange(cached), length_B[:, None])[:, None, None, :]
@@ -214,20 +249,3 @@ def cached_mask(length_B: jax.Array, cached: int, own_QQ: jax.Array) -> jax.Arra
     return jnp.concatenate(
         [jnp.broadcast_to(past, (*shape, cached)), jnp.broadcast_to(own_QQ, (*shape, own_QQ.shape[1]))], axis=-1
     )
-
-
-def chunk_bounds(length: int, block_size: int, chunks: int) -> list[tuple[int, int]]:
-    """Cuts `length` positions into at most `chunks` runs of whole blocks of nearly equal size."""
-    blocks = -(-length // block_size)
-    edges = np.unique(np.round(np.linspace(0, blocks, min(chunks, blocks) + 1)).astype(int)) * block_size
-    return [(int(a), min(int(b), length)) for a, b in zip(edges[:-1], edges[1:])]
-
-
-def _block_mask(predicate, queries, keys, block_size, segments_BN):
-    """Mask (1 or B, 1, Q, M) of two ranges of positions of one row; the block part is a compile-time constant."""
-    q_block, k_block = (np.arange(*bounds) // block_size for bounds in (queries, keys))
-    mask = jnp.asarray(predicate(q_block[:, None], k_block[None, :]))[None, None]
-    if segments_BN is not None:
-        q_segment, k_segment = segments_BN[:, slice(*queries)], segments_BN[:, slice(*keys)]
-        mask = mask & visibility.same_segment(q_segment[:, None, :, None], k_segment[:, None, None, :])
-    return mask

@@ -31,7 +31,7 @@ def bidirectional(
     q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, compute: ComputeConfig
 ) -> jax.Array:
     """Every position sees all of its document; there is nothing that chunks of queries could skip."""
-    return attention.full_attention(q, k, v, segments_BN=segments_BL)
+    return attention.full_attention(q, k, v, segments_BN=segments_BL, compute=compute)
 
 
 class BackboneBlock(nn.Module):

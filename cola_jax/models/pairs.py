@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cola_jax.config import ComputeConfig
-from cola_jax.models.attention import chunk_bounds
+from cola_jax.models.chunks import query_chunks
 from cola_jax.models.splash import computed_pairs
 
 
@@ -27,7 +27,7 @@ def block_causal(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     live = sum(min((block + 1) * block_size, length) * size for block, size in _blocks(length, block_size))
     if compute.attention == "splash":
         return Pairs(live, computed_pairs(length, block_size, noisy=False))
-    bounds = chunk_bounds(length, block_size, compute.attention_chunks)
+    bounds = query_chunks(length, block_size, compute)
     return Pairs(live, sum((end - start) * end for start, end in bounds))
 
 
@@ -41,7 +41,7 @@ def noisy(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     live = sum((block * block_size + size) * size for block, size in _blocks(length, block_size))
     if compute.attention == "splash":
         return Pairs(live, computed_pairs(length, block_size, noisy=True))
-    bounds = chunk_bounds(length, block_size, compute.attention_chunks)
+    bounds = query_chunks(length, block_size, compute)
     before = lambda end: (end - 1) // block_size * block_size
     return Pairs(live, sum((end - start) * (before(end) + end - start) for start, end in bounds))
 
@@ -52,7 +52,7 @@ def clean(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
     live = block_causal(last, block_size, ComputeConfig()).live if last else 0
     if compute.attention == "splash":
         return Pairs(live, computed_pairs(length, block_size, noisy=False))
-    chunks = chunk_bounds(length, block_size, compute.attention_chunks)
+    chunks = query_chunks(length, block_size, compute)
     bounds = [(start, min(end, last)) for start, end in chunks if start < last]
     return Pairs(live, sum((end - start) * end for start, end in bounds))
 

@@ -9,6 +9,7 @@ from tiny import close, normal
 
 from cola_jax.models import attention, layers, visibility
 from cola_jax.models.cache import KVCache, append, grow
+from cola_jax.models.chunks import chunk_bounds
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
 
@@ -135,7 +136,7 @@ def test_cross_entropy_holds_the_logits_of_one_chunk_at_a_time():
 
 def test_chunk_bounds_cut_whole_blocks_and_cover_everything():
     for length, size, chunks in [(16, 4, 1), (16, 4, 3), (16, 4, 9), (18, 4, 2), (7, 1, 7), (5, 8, 2)]:
-        bounds = attention.chunk_bounds(length, size, chunks)
+        bounds = chunk_bounds(length, size, chunks)
         assert bounds[0][0] == 0 and bounds[-1][1] == length and len(bounds) <= chunks
         assert all(a[1] == b[0] for a, b in zip(bounds, bounds[1:]))
         assert all(start % size == 0 and start < end for start, end in bounds)

@@ -106,7 +106,6 @@ def test_the_kernel_is_chosen_by_platform_and_said():
     "changes,platform,message",
     [
         ({"compute__attention": "splash"}, "cpu", "runs on TPUs, not on cpu"),
-        ({"compute__attention": "cudnn"}, "gpu", "cuDNN has no mask"),
         ({"compute__attention": "splash", "train__sequence_length": 192}, "tpu", "192 positions"),
         (
             {
@@ -121,6 +120,7 @@ def test_the_kernel_is_chosen_by_platform_and_said():
         ),
         ({"compute__attention": "splash", "train__sequence_length": 128}, "tpu", "8 channels"),
         ({"compute__attention": "splash", "family": "llada"}, "tpu", "without a mask"),
+        ({"compute__attention": "splash", "family": "plaid"}, "tpu", "without a mask"),
     ],
 )
 def test_a_kernel_that_cannot_do_what_is_asked_is_refused(changes, platform, message):

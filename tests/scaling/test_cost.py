@@ -10,7 +10,8 @@ from tiny import batch_of, config
 
 from cola_jax.config import ComputeConfig, RunConfig
 from cola_jax.families import FAMILIES
-from cola_jax.models import attention, pairs, visibility
+from cola_jax.models import pairs, visibility
+from cola_jax.models.chunks import chunk_bounds
 from cola_jax.parallel.chips import chip_of
 from cola_jax.scaling import accounting
 
@@ -106,7 +107,7 @@ def test_pairs_are_those_of_the_pattern_and_of_the_chunks(length, block, chunks)
         assert (
             pattern(length, block, ComputeConfig(attention_chunks=length)).computed == live
         )  # a chunk for each block computes nothing in vain
-    wide = attention.chunk_bounds(length, block, 1)
+    wide = chunk_bounds(length, block, 1)
     assert (
         wide == [(0, length)]
         and pairs.block_causal(length, block, ComputeConfig(attention_chunks=1)).computed == length**2
