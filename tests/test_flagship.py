@@ -16,7 +16,10 @@ pytestmark = pytest.mark.flagship
 PRESETS = [(f"cola_2b:joint,PREPARED,W1,{machine}", machine) for machine in ("v5p:2x2x4", "v5e:8x8")]
 
 
-@pytest.mark.parametrize("spec,topology", [*PRESETS, ("cola_8b:joint,PREPARED,W1", "v5p:8x8x16")])
+PLANS = [(f"cola_{size}:joint,PREPARED,W1", "v5p:8x8x16") for size in ("8b", "70b")]
+
+
+@pytest.mark.parametrize("spec,topology", PRESETS + PLANS)
 def test_joint_training_fits_and_most_of_its_work_is_useful(spec, topology, tpu_compiler):
     program = [sys.executable, "-m", "cola_jax.cli", "compile", "--config", spec, "--topology", topology]
     done = subprocess.run([*program, "--program", "train", "--json"], capture_output=True, text=True, timeout=3600)
