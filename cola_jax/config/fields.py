@@ -278,12 +278,8 @@ class ComputeConfig:
     remat: str = (
         "none"  # none | minimal (keep matmul outputs) | full (layer inputs only) | offload (matmul outputs on the host)
     )
-    attention: str = (
-        "auto"  # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash where it can, else xla)
-    )
-    attention_chunks: int = (
-        8  # query chunks of attention by xla and cudnn; keys no query of a chunk may see are skipped
-    )
+    attention: str = "auto"  # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash or else xla)
+    attention_chunks: int = 8  # query chunks of attention by xla and cudnn; keys that none of one sees are skipped
     cross_entropy_chunk: int = 512  # positions of a row whose logits exist at once
 
 

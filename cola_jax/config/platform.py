@@ -68,7 +68,7 @@ def _cudnn_problem(c: RunConfig, platform: str) -> str:
     for name, length, block_size, head_dim in _parts(c):
         if length % 2:
             return f"{name} has rows of {length} positions, not an even number"
-        if block_size % 2 and name == "the DiT":
+        if block_size % 2 and name == "the DiT":  # whole blocks of clean keys stand before a chunk's own
             return f"{name} has blocks of {block_size}, not an even number"
         if head_dim % 8 or head_dim > 128:
             return f"{name} has heads of {head_dim} channels, not a multiple of 8 up to 128"

@@ -84,7 +84,7 @@ def prepare(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Prepare
     variables, net = {"params": params["dit"]}, build.dit(cfg)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
-    cut = lambda name: layers.split_layers(params[name]["blocks"], scan=False)
+    cut = lambda name: layers.split_layers(params[name]["blocks"])
     by_layer = None if cfg.compute.scan_layers else {name: cut(name) for name in ("dit", "decoder")}
     return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance), by_layer)
 
@@ -141,18 +141,16 @@ def write_block(
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
     place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
-    dit_layers, decoder_layers = (prepared.layers and prepared.layers[name] for name in ("dit", "decoder"))
-    context = net.apply(variables, progress.dit_cache, progress.length, place, dit_layers, method="context")
+    cut = prepared.layers or {}
+    context = net.apply(variables, progress.dit_cache, progress.length, place, cut.get("dit"), method="context")
     velocity = partial(_guided_velocity, cfg, params, prepared, context)
     if first is not None and sampling.first_block == "repaint":
         z = _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B)
     else:
         z = _denoise(cfg, velocity, prepared, first, noise_BSC)
     decoder, size = build.decoder(cfg), cfg.dit.block_size
-    known = (progress.decoder_cache, progress.length, decoder_layers)
-    logits, decoder_cache = decoder.apply(
-        {"params": params["decoder"]}, from_prior(cfg.vae, z), *known, method="extend"
-    )
+    past = (progress.decoder_cache, progress.length, cut.get("decoder"))
+    logits, decoder_cache = decoder.apply({"params": params["decoder"]}, from_prior(cfg.vae, z), *past, method="extend")
     chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
     seen = progress.seen.at[jnp.arange(z.shape[0])[:, None], chosen].set(True)
     _, _, committed = net.apply(

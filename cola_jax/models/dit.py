@@ -258,7 +258,7 @@ class DiT(nn.Module):
         """
         rope, scan = self._rope(positions.k_past), self.compute.scan_layers
         ready = lambda layer: (jnp.einsum("bmhk->bhkm", rotate(layer.k, rope)), jnp.einsum("bmhk->bhmk", layer.v))
-        past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in layers.split_layers(cache, scan)]
+        past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in layers.split_layers(cache)]
         per_layer = layers.zip_layers(per_layer or self.blocks, past, scan=scan)
         mask = attention.past_mask(length_B, cache.k.shape[2])
         return Context(per_layer, length_B, mask, self._rope(positions.q_new), self._rope(positions.k_new))

@@ -150,13 +150,11 @@ def layer_of(stacked: Any, index: int | slice) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
-def split_layers(stacked: Any, scan: bool) -> Any:
-    """Returns stacked trees as `over_layers` reads them without cutting them again: as they are (scan), or a list by layer.
+def split_layers(stacked: Any) -> list[Any]:
+    """Returns stacked trees cut by layer, as `over_layers` reads them where layers are unrolled.
 
     Done once outside a loop, it saves the loop a copy of every parameter each time round.
     """
-    if scan:
-        return stacked
     return [layer_of(stacked, index) for index in range(len(jax.tree.leaves(stacked)[0]))]
 
 
@@ -164,7 +162,7 @@ def zip_layers(*trees: Any, scan: bool) -> Any:
     """Returns trees, stacked or cut by layer, as one that `over_layers` reads: of each layer a tuple."""
     if scan:
         return trees
-    return list(zip(*(tree if isinstance(tree, list) else split_layers(tree, scan) for tree in trees)))
+    return list(zip(*(tree if isinstance(tree, list) else split_layers(tree) for tree in trees)))
 
 
 def over_layers(
@@ -178,7 +176,7 @@ def over_layers(
     if scan:
         return jax.lax.scan(body, carry, stacked)
     ys = []
-    for layer in stacked if isinstance(stacked, list) else split_layers(stacked, scan):
+    for layer in stacked if isinstance(stacked, list) else split_layers(stacked):
         carry, y = body(carry, layer)
         ys.append(y)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)

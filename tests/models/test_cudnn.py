@@ -16,11 +16,9 @@ SEGMENTS = jnp.asarray(np.repeat([[1, 2, 0], [1, 2, 3]], [16, 28, 4], axis=1))
 XLA, CUDNN = (ComputeConfig(attention=name, attention_chunks=5) for name in ("xla", "cudnn"))
 
 
-def heads(seed, length=N, count=H, dtype=jnp.float32):
+def heads(seed, length=N, count=H):
     random = np.random.default_rng(seed)
-    return tuple(
-        jnp.asarray(random.standard_normal((B, length, h, K)), jnp.float32).astype(dtype) for h in (H, count, count)
-    )
+    return tuple(jnp.asarray(random.standard_normal((B, length, h, K)), jnp.float32) for h in (H, count, count))
 
 
 def clean_noisy(*streams, **how):
