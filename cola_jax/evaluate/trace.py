@@ -10,11 +10,11 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.families import vae_terms
+from cola_jax.families.keys import fold_rows
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.prompts import pad_prompts
 
@@ -51,7 +51,7 @@ def denoising_trace(
     row_keys = jax.random.fold_in(jax.random.PRNGKey(seed), 0)[None]
     states, tokens = [], []
     for index in range(blocks):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(row_keys, index)
+        keys = fold_rows(row_keys, index)
         opening = first if index == 0 and (batch.known % size).any() else None
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim))
         visited, progress = _trace_block(cfg, params, prepared, progress, opening, z1, keys)
@@ -66,8 +66,7 @@ def _trace_block(cfg, params, prepared, progress, first, z_BSC, keys_B) -> tuple
     for index in range(cfg.sampling.steps):
         this = slice(index, index + 1)
         step = prepared._replace(steps=jax.tree.map(itemgetter(this), prepared.steps))
-        copy = jax.tree.map(jnp.copy, progress)  # write_block takes the progress it is given
-        block, after = block_loop.write_block(cfg, params, step, copy, first, z_BSC, keys_B)
+        block, entries = block_loop.write_block(cfg, params, step, progress, first, z_BSC, keys_B)
         visited.append(block)
         z_BSC = block.latents
-    return visited, after
+    return visited, block_loop.commit(progress, block, entries)

@@ -20,11 +20,12 @@ from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
 from cola_jax.generate.prompts import Place, pad_prompts
 from cola_jax.models import build, flops
+from cola_jax.models.cache import slots
 from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
 
@@ -182,11 +183,12 @@ def generate(
     progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix)
     mixed = bool((batch.known % size).any())
     for index in range(blocks):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, index)
+        keys = fold_rows(keys_B, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
-        place = None if rope is None else rope.block(whole + index * size, size, progress.dit_cache.k.shape[2])
-        block, progress = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, place)
+        place = None if rope is None else rope.block(whole + index * size, size, slots(progress.dit_cache))
+        block, entries = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, place)
+        progress = block_loop.commit(progress, block, entries)
         skip = batch.trim if index == 0 else batch.trim * 0
         yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
 

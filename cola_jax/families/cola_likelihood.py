@@ -17,7 +17,7 @@ import numpy as np
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import change_of_variables
 from cola_jax.families import vae_terms
-from cola_jax.families.keys import key_of, sample_keys
+from cola_jax.families.keys import fold_rows, key_of, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood, elbo, iwae
 from cola_jax.generate.prompts import PromptError, pad_prompts
 from cola_jax.models import build
@@ -99,7 +99,7 @@ def log_weights(
     posterior = vae_terms.posterior_of(cfg, params, tokens_BL, where)
 
     def once(number):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        keys = fold_rows(keys_B, number)
         eps = vae_terms.normal(jax.vmap(lambda key: key_of(key, "posterior"))(keys), (latents, cfg.vae.latent_dim))
         z0 = posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
         log_q = -0.5 * jnp.sum(change_of_variables.LOG_2PI + posterior.logvar + jnp.square(eps), axis=-1)
@@ -147,13 +147,12 @@ def block_log_density(
     grid, size, channels = z0_GSC.shape
     length = past_NC.shape[0]
     cached = jnp.pad(past_NC, ((0, 0 if length else size), (0, 0)))[None]  # an empty past is a block that nobody sees
-    slots = jnp.arange(cached.shape[1])
+    slots = jnp.arange(cached.shape[1])[None]
     net, variables = build.dit(cfg), {"params": params["dit"]}
-    cache = net.apply(variables, cached, slots[None], method="prefill")
-    cache = jax.tree.map(lambda x_L1MHK: jnp.repeat(x_L1MHK, grid, axis=1), cache)
+    cache = net.apply(variables, cached, slots, method="prefill")
+    cache = jax.tree.map(lambda x: jnp.repeat(x, grid, axis=x.ndim - 4), cache)  # axis of rows
     new = jnp.broadcast_to(length + jnp.arange(size), (grid, size))
-    places = BlockPositions(jnp.broadcast_to(slots, (grid, slots.size)), new, new)
-    context = net.apply(variables, cache, jnp.full(grid, length), places, method="context")
+    context = net.apply(variables, cache, jnp.full(grid, length), BlockPositions(slots, new, new), method="context")
 
     def velocity(z_GSC, t):
         at_t = jax.tree.map(lambda m_1D: m_1D[0], net.apply(variables, t[None], method="modulations"))

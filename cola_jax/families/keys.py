@@ -16,10 +16,21 @@ def key_of(rng: jax.Array, name: str) -> jax.Array:
 
 def row_keys(rng: jax.Array, name: str, rows: jax.Array) -> jax.Array:
     """Returns one key a row, of its index in the global batch: microbatches and meshes do not change it."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key_of(rng, name), rows)
+    return _fold_each(key_of(rng, name), rows)
 
 
 def sample_keys(seed: int, count: int, samples: Sequence[int] | None) -> jax.Array:
     """Returns one key for each of `count` rows: of its number among all that are written with `seed`; 0, 1, ... by default."""
     numbers = jnp.arange(count) if samples is None else jnp.asarray(samples)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.PRNGKey(seed), numbers)
+    return _fold_each(jax.random.PRNGKey(seed), numbers)
+
+
+@jax.jit
+def fold_rows(keys_B: jax.Array, number: jax.Array | int) -> jax.Array:
+    """Returns the key of every row for use `number`: of a block, say. Compiled, since loops on the host ask for it."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+
+
+@jax.jit
+def _fold_each(rng, numbers_B):
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, numbers_B)

@@ -17,7 +17,7 @@ import numpy as np
 from cola_jax.config import RunConfig, mask_id, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
 from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
@@ -191,7 +191,7 @@ def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
     def body(total_B, number):
         grid_B = jnp.mod(offset_B + number / draws, 1.0)
         hidden_B = jnp.minimum(1 + jnp.floor(grid_B * count_B).astype(jnp.int32), count_B)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        keys = fold_rows(keys_B, number)
         order = jax.vmap(lambda key: jax.random.uniform(key, tokens_BN.shape[1:]))(keys)
         rank = jnp.argsort(jnp.argsort(jnp.where(answer, order, 2.0), axis=-1), axis=-1)
         masked = answer & (rank < hidden_B[:, None])

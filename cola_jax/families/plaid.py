@@ -20,7 +20,7 @@ from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import embedding_diffusion
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
@@ -244,7 +244,7 @@ def _bound(cfg, params, tokens_BL, length_B, keys_B, draws):
     offset_B = jax.vmap(lambda key: jax.random.uniform(key_of(key, "offset")))(keys_B)
 
     def once(number):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        keys = fold_rows(keys_B, number)
         t = jnp.mod(offset_B + number / draws, 1.0)
         shape, start = noise_schedule.shape_of(params["schedule"], t), jnp.array([0.0, 1.0])
 

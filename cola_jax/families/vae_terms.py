@@ -5,6 +5,7 @@ Axes: B batch, L tokens, N = L / P latents, C latent channels.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ def count(cfg: RunConfig, batch: dict[str, jax.Array], noise: dict[str, jax.Arra
     return counts
 
 
+@partial(jax.jit, static_argnums=1)
 def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """N(0, I) of `shape` for each of B keys: (B, *shape) fp32."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)

@@ -1,6 +1,6 @@
 """The block loop of Cola DLM (SPEC 3): encode the prompt, denoise a block, decode it, commit it, again.
 
-Each function is one compiled program a shape; inside a block nothing returns to the host.
+Each function is one compiled program a shape; nothing returns to the host but what is written.
 Axes: B batch, N latents, S latents a block, C latent channels, P tokens a latent, V vocabulary, T solver steps.
 """
 
@@ -18,7 +18,7 @@ from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
 from cola_jax.models import build, layers
-from cola_jax.models.cache import KVCache, append, grow
+from cola_jax.models.cache import Caches, append, grow, slots
 from cola_jax.models.dit import BlockPositions, TimeModulation
 from cola_jax.models.text_vae import from_prior, to_prior
 
@@ -42,8 +42,8 @@ class Prepared(NamedTuple):
 class Progress(NamedTuple):
     """What is carried from block to block."""
 
-    dit_cache: KVCache
-    decoder_cache: KVCache
+    dit_cache: Caches
+    decoder_cache: Caches
     length: jax.Array  # (B,) latents in the caches
     seen: jax.Array  # (B, V) tokens decoded so far
 
@@ -63,11 +63,17 @@ class Block(NamedTuple):
     latents: jax.Array
 
 
+class Entries(NamedTuple):
+    """What a written block leaves in the caches of the DiT and of the decoder."""
+
+    dit: Caches
+    decoder: Caches
+
+
 def natural_positions(progress: Progress, block_size: int) -> BlockPositions:
     """Positions as in training: from 0, one a latent."""
-    slots = jnp.arange(progress.dit_cache.k.shape[2])
     new = progress.length[:, None] + jnp.arange(block_size)
-    return BlockPositions(jnp.broadcast_to(slots, (new.shape[0], slots.size)), new, new)
+    return BlockPositions(jnp.arange(slots(progress.dit_cache))[None], new, new)
 
 
 def compiled_config(cfg: RunConfig) -> RunConfig:
@@ -104,7 +110,7 @@ def read_prompt(
     """
     size = cfg.dit.block_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
-    positions = jnp.broadcast_to(jnp.arange(latents), (batch, latents))
+    positions = jnp.arange(latents)[None]
     mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
     z0 = to_prior(cfg.vae, mean)
     prior_positions = positions if positions_BN is None else positions_BN
@@ -120,7 +126,7 @@ def read_prompt(
     return Progress(grow(dit_cache, room), grow(decoder_cache, room), whole, seen), first
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=3)
+@partial(jax.jit, static_argnums=0)
 def write_block(
     cfg: RunConfig,
     params: Any,
@@ -130,13 +136,16 @@ def write_block(
     noise_BSC: jax.Array,
     keys_B: jax.Array,
     positions: BlockPositions | None = None,
-) -> tuple[Block, Progress]:
-    """Denoises, decodes and commits one block.
+) -> tuple[Block, Entries]:
+    """Denoises and decodes one block.
 
     Args:
       first: the prompt's unfinished block, for the first block of a generation; None for all others.
       noise_BSC: z_1, N(0, I). keys_B: one key a row, for token sampling and repainting.
       positions: RoPE positions to use in place of the natural ones.
+
+    Returns:
+      the block, and what `commit` writes into the caches.
     """
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
@@ -148,16 +157,25 @@ def write_block(
         z = _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B)
     else:
         z = _denoise(cfg, velocity, prepared, first, noise_BSC)
-    decoder, size = build.decoder(cfg), cfg.dit.block_size
     past = (progress.decoder_cache, progress.length, cut.get("decoder"))
-    logits, decoder_cache = decoder.apply({"params": params["decoder"]}, from_prior(cfg.vae, z), *past, method="extend")
+    read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="extend")
+    logits, decoded = read(from_prior(cfg.vae, z), *past)
     chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
-    seen = progress.seen.at[jnp.arange(z.shape[0])[:, None], chosen].set(True)
-    _, _, committed = net.apply(
-        variables, z, prepared.at_0, prepared.at_0, None, context, False, method="denoise_block"
+    at_0 = (prepared.at_0, prepared.at_0)  # the finished block is run at t = 0 (SPEC 3.4)
+    _, _, committed = net.apply(variables, z, *at_0, None, context, False, method="denoise_block")
+    return Block(chosen, logits, z), Entries(committed, decoded)
+
+
+@partial(jax.jit, donate_argnums=0)
+def commit(progress: Progress, block: Block, entries: Entries) -> Progress:
+    """Appends a written block to what is carried on. A program of its own, so that the caches are written where they lie."""
+    length, rows = progress.length, jnp.arange(block.tokens.shape[0])[:, None]
+    return Progress(
+        append(progress.dit_cache, entries.dit, length),
+        append(progress.decoder_cache, entries.decoder, length),
+        length + block.latents.shape[1],
+        progress.seen.at[rows, block.tokens].set(True),
     )
-    dit_cache = append(progress.dit_cache, committed, progress.length)  # the finished block, run at t = 0 (SPEC 3.4)
-    return Block(chosen, logits, z), Progress(dit_cache, decoder_cache, progress.length + size, seen)
 
 
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[Any, tuple[Any, ...]]:

@@ -17,13 +17,13 @@ from cola_jax.config import RunConfig
 from cola_jax.generate import tokens
 from cola_jax.models import build
 from cola_jax.models.backbone import causal
-from cola_jax.models.cache import KVCache, grow
+from cola_jax.models.cache import Caches, append, grow
 
 
 class Progress(NamedTuple):
     """What is carried from token to token."""
 
-    cache: KVCache
+    cache: Caches
     length: jax.Array  # (B,) tokens in the cache
     seen: jax.Array  # (B, V) tokens written so far
     logits: jax.Array  # (B, V) of the next token, fp32
@@ -49,8 +49,7 @@ def read_prompt(cfg: RunConfig, params: Any, tokens_BL: jax.Array, length_B: jax
     """
     batch, longest = tokens_BL.shape
     net, variables = build.backbone(cfg), {"params": params["backbone"]}
-    positions = jnp.broadcast_to(jnp.arange(longest), (batch, longest))
-    hidden, cache = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
+    hidden, cache = net.apply(variables, tokens_BL, jnp.arange(longest)[None], None, causal, method="hidden")
     last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
     logits = net.apply(variables, last, method="to_logits")[:, 0]
     seen = jnp.zeros((batch, cfg.backbone.vocab_size), bool)
@@ -69,7 +68,8 @@ def write_tokens(
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, place)
         chosen = tokens.choose(progress.logits[:, None], progress.seen, keys, cfg.sampling)
         log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
-        logits, cache = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
+        logits, fresh = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
+        cache = append(progress.cache, fresh, progress.length)
         seen = progress.seen.at[rows, chosen[:, 0]].set(True)
         return Progress(cache, progress.length + 1, seen, logits[:, 0]), (chosen[:, 0], log_prob)
 

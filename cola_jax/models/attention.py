@@ -16,47 +16,50 @@ import jax.numpy as jnp
 from cola_jax.config import ComputeConfig
 from cola_jax.models import cudnn, splash, visibility
 from cola_jax.models.axes import lay_out, shards
+from cola_jax.models.cache import KVCache
 from cola_jax.models.chunks import block_mask, query_chunks
 
 MASKED = -1e30  # finite, so that a query without any key gives a mean instead of NaN
 
 
-def attend(q_BQHK: jax.Array, k_BMHK: jax.Array, v_BMHK: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Softmax attention, scaled by 1/sqrt(K). Returns (B, Q, H, K).
-
-    mask: booleans that broadcast to (B, H, Q, M), or None. Keys and values may have fewer heads than queries; each serves
-    H / H_kv neighbouring query heads.
-    """
-    return _swap(_attend(*_heads_first(q_BQHK, k_BMHK, v_BMHK), mask))
-
-
 def attend_behind(
-    q_AQHK: jax.Array,
-    past: tuple[jax.Array, jax.Array],
-    own: tuple[jax.Array, jax.Array],
+    q_AHQK: jax.Array,
+    k_AHQK: jax.Array,
+    v_AHQK: jax.Array,
+    past: KVCache,
     past_mask: jax.Array,
+    own_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Attention of new positions over each other and, in the first B of A rows, over cached ones. Returns (A, Q, H, K).
 
     Args:
-      past: cached keys as columns, (B, H, K, M), and values as rows, (B, H, M, K): as they are multiplied fastest.
-      own: keys and values of the new positions, (A, Q, H, K).
+      k_AHQK, v_AHQK: keys and values of the new positions; maybe of fewer heads than q, each then serving H / H_kv
+        neighbouring query heads.
+      past: keys and values of M earlier positions of the first B rows.
       past_mask: booleans (B, 1, 1, M): which cached positions count.
+      own_mask: booleans (Q, Q): which new positions each of them sees; None for all.
     """
-    q, k_own, v_own = _heads_first(q_AQHK, *own)
-    q = q * q.shape[-1] ** -0.5
-    k_past, v_past = past
-    rows = k_past.shape[0]
-    on_past = jnp.einsum("bhqk,bhkm->bhqm", q[:rows], k_past, preferred_element_type=jnp.float32)
-    on_own = jnp.einsum("bhqk,bhmk->bhqm", q, k_own, preferred_element_type=jnp.float32)
+    rows, heads, size = past.k.shape[0], q_AHQK.shape[1], q_AHQK.shape[2]
+    shared = heads // k_AHQK.shape[1]
+    q = _share_heads(q_AHQK * q_AHQK.shape[-1] ** -0.5, shared)
+    on_past = jnp.einsum("bhqk,bhkm->bhqm", q[:rows], past.k, preferred_element_type=jnp.float32)
+    on_own = jnp.einsum("bhqk,bhmk->bhqm", q, k_AHQK, preferred_element_type=jnp.float32)
     on_past = jnp.where(past_mask, on_past, MASKED)
+    if own_mask is not None:
+        on_own = jnp.where(jnp.tile(own_mask, (shared, 1)), on_own, MASKED)
     largest_past, largest = (jnp.max(scores, axis=-1, keepdims=True) for scores in (on_past, on_own))
     largest = _add_rows(jnp.maximum, largest, largest_past)
     past_weights, weights = jnp.exp(on_past - largest[:rows]), jnp.exp(on_own - largest)
     summed = lambda x: jnp.sum(x, axis=-1, keepdims=True)
     mix = lambda weights, v: jnp.einsum("bhqm,bhmk->bhqk", weights.astype(v.dtype), v)
-    mixed = _add_rows(jnp.add, mix(weights, v_own), mix(past_weights, v_past))
-    return _swap((mixed / _add_rows(jnp.add, summed(weights), summed(past_weights))).astype(q.dtype))
+    mixed = _add_rows(jnp.add, mix(weights, v_AHQK), mix(past_weights, past.v))
+    mixed = (mixed / _add_rows(jnp.add, summed(weights), summed(past_weights))).astype(q.dtype)
+    return by_head(mixed.reshape(-1, heads, size, mixed.shape[-1]))
+
+
+def _share_heads(q_AHQK, shared):
+    """Puts the queries of `shared` neighbouring heads behind each other: (A, H / shared, shared Q, K)."""
+    return q_AHQK.reshape(q_AHQK.shape[0], q_AHQK.shape[1] // shared, -1, q_AHQK.shape[-1])
 
 
 def _add_rows(add, x_A, y_B):
@@ -186,7 +189,7 @@ def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
     on_past, on_own = jnp.split(weights, [k_past.shape[2]], axis=-1)
     mixed = jnp.einsum("bhqm,bhmk->bhqk", on_past, v_past)
     mixed += jnp.einsum("bhnqm,bhnmk->bhnqk", in_blocks(on_own), v_own).reshape(mixed.shape)
-    return clean_out, lay_out(_swap(mixed), "batch", "length", "heads", None)
+    return clean_out, lay_out(by_head(mixed), "batch", "length", "heads", None)
 
 
 def _everywhere(x_BNHK: jax.Array) -> jax.Array:
@@ -207,11 +210,12 @@ def _heads_first(q_BQHK: jax.Array, *keys_and_values_BMHK: jax.Array) -> tuple[j
     """(B, N, H, K) -> (B, H, N, K), once for all chunks; shared key and value heads are repeated."""
     heads = q_BQHK.shape[2]
     repeat = lambda x: x if x.shape[2] == heads else jnp.repeat(x, heads // x.shape[2], axis=2)
-    return _swap(q_BQHK), *(_swap(repeat(x)) for x in keys_and_values_BMHK)
+    return by_head(q_BQHK), *(by_head(repeat(x)) for x in keys_and_values_BMHK)
 
 
-def _swap(x: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x, 1, 2)
+def by_head(x_BNHK: jax.Array) -> jax.Array:
+    """(B, N, H, K) -> (B, H, N, K), and back."""
+    return jnp.swapaxes(x_BNHK, 1, 2)
 
 
 class _Kernel(NamedTuple):
@@ -229,7 +233,7 @@ class _Kernel(NamedTuple):
         return jax.lax.slice_in_dim(x, start, end, axis=self.axis)
 
 
-_XLA = _Kernel(2, _heads_first, _attend, _swap)
+_XLA = _Kernel(2, _heads_first, _attend, by_head)
 _CUDNN = _Kernel(1, lambda *qkv: qkv, cudnn.attend, lambda x: x)
 
 
@@ -240,12 +244,3 @@ def _kernel_of(compute: ComputeConfig) -> _Kernel:
 def past_mask(length_B: jax.Array, cached: int) -> jax.Array:
     """Mask (B, 1, 1, M): the first `length_B` of M cached positions."""
     return visibility.cached(jnp.arange(cached), length_B[:, None])[:, None, None, :]
-
-
-def cached_mask(length_B: jax.Array, cached: int, own_QQ: jax.Array) -> jax.Array:
-    """Mask (B, 1, Q, M + Q) of Q new positions over the first `length_B` of M cached ones and over each other."""
-    past = past_mask(length_B, cached)
-    shape = (length_B.shape[0], 1, own_QQ.shape[0])
-    return jnp.concatenate(
-        [jnp.broadcast_to(past, (*shape, cached)), jnp.broadcast_to(own_QQ, (*shape, own_QQ.shape[1]))], axis=-1
-    )

@@ -15,7 +15,7 @@ from flax import linen as nn
 from cola_jax.config import BackboneConfig, ComputeConfig
 from cola_jax.models import attention, layers, visibility
 from cola_jax.models.axes import lay_out
-from cola_jax.models.cache import KVCache, append
+from cola_jax.models.cache import Caches, lay_down, slots
 
 Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, ComputeConfig], jax.Array]
 
@@ -104,36 +104,36 @@ class Backbone(nn.Module):
 
     def hidden(
         self, tokens_BL: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None, pattern: Pattern
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, Caches]:
         """Returns what the read-out sees, (B, L, D), and the keys and values of every layer."""
         rope = layers.rope_table(positions_BL, self.head_dim, self.config.rope_theta)
 
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
             heads = pattern(q, k, v, segments_BL, self.compute)
-            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         x = self.embed(tokens_BL)
         x, cache = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
         return self.final_norm(x), cache
 
-    def extend(self, tokens_BS: jax.Array, cache: KVCache, length_B: jax.Array) -> tuple[jax.Array, KVCache]:
-        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and the cache."""
+    def extend(self, tokens_BS: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
+        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and their own cache."""
         new = jnp.arange(tokens_BS.shape[1])
         rope = layers.rope_table(length_B[:, None] + new, self.head_dim, self.config.rope_theta)
         own = visibility.block_causal(new[:, None], new[None, :])
-        mask = attention.cached_mask(length_B, cache.k.shape[2], own)
+        past_mask = attention.past_mask(length_B, slots(cache))
 
         def body(x, layer):
-            params, k_old, v_old = layer
+            params, past = layer
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
-            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), past, past_mask, own)
+            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
-        per_layer = (self.blocks, *cache)
-        x = self.embed(tokens_BS)
-        x, fresh = layers.over_layers(body, x, per_layer, scan=self.compute.scan_layers, remat="none")
-        return self.to_logits(self.final_norm(x)), append(cache, fresh, length_B)
+        scan = self.compute.scan_layers
+        per_layer = layers.zip_layers(self.blocks, cache, scan=scan)
+        x, fresh = layers.over_layers(body, self.embed(tokens_BS), per_layer, scan=scan, remat="none")
+        return self.to_logits(self.final_norm(x)), fresh
 
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
         return lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)

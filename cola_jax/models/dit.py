@@ -18,21 +18,12 @@ from flax import linen as nn
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
 from cola_jax.models.axes import lay_out, shards
-from cola_jax.models.cache import KVCache
+from cola_jax.models.cache import Caches, KVCache, lay_down, slots
+from cola_jax.models.dit_block import DiTBlock, Modulation, ada_init
 from cola_jax.models.layers import rope_half as rotate
+from cola_jax.models.layers import rotate_halves
 
 TIME_FACTOR = 1000.0  # t in [0, 1] is embedded as T t, T = 1000
-
-
-class Modulation(NamedTuple):
-    """AdaLN of one layer, fp32: shift, scale and gate of attention and MLP, each (..., D)."""
-
-    attn_shift: jax.Array
-    attn_scale: jax.Array
-    attn_gate: jax.Array
-    mlp_shift: jax.Array
-    mlp_scale: jax.Array
-    mlp_gate: jax.Array
 
 
 class TimeModulation(NamedTuple):
@@ -43,7 +34,7 @@ class TimeModulation(NamedTuple):
 
 
 class BlockPositions(NamedTuple):
-    """RoPE positions of the cached keys, (B, M), and of a new block's keys and queries, (B, S)."""
+    """RoPE positions of the cached keys, (B, M) or, where all rows have the same, (1, M), and of a new block's, (B, S)."""
 
     k_past: jax.Array
     k_new: jax.Array
@@ -54,75 +45,15 @@ class Context(NamedTuple):
     """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
-      layers: (parameters, (keys, values)) of every layer as `layers.zip_layers` has them, laid out to be multiplied: keys
-        rotated and as columns, (B, H, K, M), values as rows, (B, H, M, K).
+      layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated.
       length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
-      q_rope, k_rope: rotations of the block's own queries and keys.
+      rope: rotations of the block's own queries and keys, (2, B, S, 2, R / 2).
     """
 
     layers: Any
     length: jax.Array
     mask: jax.Array
-    q_rope: jax.Array
-    k_rope: jax.Array
-
-
-class DiTBlock(nn.Module):
-    """One layer, in the pieces that the training pass, the cache and the sampler put together."""
-
-    config: DiTConfig
-    dtype: jnp.dtype
-
-    def setup(self):
-        dit = self.config
-        heads_width = dit.num_heads * dit.head_dim
-        self.qkv = self._dense(3 * heads_width, bias=dit.qk_bias)
-        self.attn_out = self._dense(dit.dim, bias=dit.qk_bias)
-        self.q_norm = layers.LayerNorm(dit.norm_eps)
-        self.k_norm = layers.LayerNorm(dit.norm_eps)
-        self.mlp_in = self._dense(dit.expand_ratio * dit.dim)
-        self.mlp_out = self._dense(dit.dim)
-        self.ada_attn_in = self._ada(2 * dit.dim)
-        self.ada_attn_out = self._ada(dit.dim)
-        self.ada_mlp_in = self._ada(2 * dit.dim)
-        self.ada_mlp_out = self._ada(dit.dim)
-
-    def _dense(self, features: int, bias: bool = True) -> nn.Dense:
-        return nn.Dense(features, use_bias=bias, dtype=self.dtype)
-
-    def _ada(self, features: int) -> nn.Dense:
-        return nn.Dense(features, dtype=self.dtype, kernel_init=ada_init(self.config))
-
-    def __call__(self, x_BND: jax.Array, emb_TD: jax.Array) -> jax.Array:
-        """Attention of every position with itself alone: touches each parameter, for initialisation."""
-        mod = self.modulation(emb_TD)
-        _, _, v = self.project(x_BND, mod)
-        return self.finish(x_BND, v, mod)
-
-    def modulation(self, emb_TD: jax.Array) -> Modulation:
-        """AdaLN parameters of T distinct times, computed once for each."""
-        h = nn.silu(emb_TD)
-        attn_shift, attn_scale = jnp.split(self.ada_attn_in(h).astype(jnp.float32), 2, axis=-1)
-        mlp_shift, mlp_scale = jnp.split(self.ada_mlp_in(h).astype(jnp.float32), 2, axis=-1)
-        attn_gate, mlp_gate = (ada(h).astype(jnp.float32) for ada in (self.ada_attn_out, self.ada_mlp_out))
-        return Modulation(attn_shift, attn_scale, attn_gate, mlp_shift, mlp_scale, mlp_gate)
-
-    def project(self, x_BND: jax.Array, mod: Modulation) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns q, k, v (B, N, H, K), q and k normed per head and not yet rotated."""
-        dit = self.config
-        h = layers.modulate(x_BND, mod.attn_shift, mod.attn_scale, dit.norm_eps)
-        q, k, v = (layers.split_heads(part, dit.num_heads) for part in jnp.split(self.qkv(h), 3, axis=-1))
-        q, k, v = (lay_out(part, "batch", "length", "heads", None) for part in (q, k, v))
-        return self.q_norm(q), self.k_norm(k), v
-
-    def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array, mod: Modulation) -> jax.Array:
-        """Adds the gated attention output and the gated MLP."""
-        a = lay_out(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
-        x = x_BND + (mod.attn_gate * a).astype(x_BND.dtype)
-        h = layers.modulate(x, mod.mlp_shift, mod.mlp_scale, self.config.norm_eps)
-        f = self.mlp_out(layers.gelu_tanh(lay_out(self.mlp_in(h), "batch", "length", "hidden")))
-        f = lay_out(f, "batch", "length", None)
-        return x + (mod.mlp_gate * f).astype(x.dtype)
+    rope: jax.Array
 
 
 class TimeEmbedding(nn.Module):
@@ -237,31 +168,32 @@ class DiT(nn.Module):
             jax.tree.map(lambda m_LTD: jnp.swapaxes(m_LTD, 0, 1), per_layer), self._output_modulation(emb)
         )
 
-    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> KVCache:
-        """Keys, not yet rotated, and values (layers, B, N, H, K) of clean latents at t = 0."""
+    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> Caches:
+        """Keys, not yet rotated, and values of clean latents at t = 0."""
         rope, emb = self._rope(positions_BN), self.time(jnp.zeros(1))
 
         def body(x, params):
             mod = self._apply(params, "modulation", emb)
             q, k, v = self._apply(params, "project", x, mod)
             heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, None)
-            return self._apply(params, "finish", x, heads, mod), KVCache(k, v)
+            return self._apply(params, "finish", x, heads, mod), lay_down(k, v)
 
         return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none")[1]
 
     def context(
-        self, cache: KVCache, length_B: jax.Array, positions: BlockPositions, per_layer: list[Any] | None = None
+        self, cache: Caches, length_B: jax.Array, positions: BlockPositions, per_layer: list[Any] | None = None
     ) -> Context:
         """Prepares what a block that follows the first `length_B` cached latents of each row sees of them.
 
         per_layer: parameters of each layer, where the caller has cut them already.
         """
-        rope, scan = self._rope(positions.k_past), self.compute.scan_layers
-        ready = lambda layer: (jnp.einsum("bmhk->bhkm", rotate(layer.k, rope)), jnp.einsum("bmhk->bhmk", layer.v))
-        past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in layers.split_layers(cache)]
+        scan = self.compute.scan_layers
+        cos, sin = jnp.einsum("bmcr->cbrm", self._rope(positions.k_past))[:, :, None]
+        ready = lambda layer: KVCache(rotate_halves(layer.k, cos, sin, axis=2), layer.v)
+        past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in cache]
         per_layer = layers.zip_layers(per_layer or self.blocks, past, scan=scan)
-        mask = attention.past_mask(length_B, cache.k.shape[2])
-        return Context(per_layer, length_B, mask, self._rope(positions.q_new), self._rope(positions.k_new))
+        rope = jnp.stack([self._rope(positions.q_new), self._rope(positions.k_new)])
+        return Context(per_layer, length_B, attention.past_mask(length_B, slots(cache)), rope)
 
     def denoise_block(
         self,
@@ -271,7 +203,7 @@ class DiT(nn.Module):
         known_BS: jax.Array | None,
         context: Context,
         guided: bool,
-    ) -> tuple[jax.Array, jax.Array | None, KVCache]:
+    ) -> tuple[jax.Array, jax.Array | None, Caches]:
         """The velocity of one block in its context and, if guided, on its own as well.
 
         Args:
@@ -282,24 +214,34 @@ class DiT(nn.Module):
           v_c (B, S, C) fp32, v_u (B, S, C) or None, and the block's own keys (not rotated) and values in its context.
         """
         batch, size = z_BSC.shape[:2]
-        copies = 2 if guided else 1
-        alone = jnp.broadcast_to(self._rope(jnp.arange(size)), (batch, *context.q_rope.shape[1:]))
-        q_rope, k_rope = (jnp.concatenate([r, alone]) if guided else r for r in (context.q_rope, context.k_rope))
-        known = None if known_BS is None else jnp.tile(known_BS, (copies, 1))[..., None]
-        place = lambda m_t, m_0: m_t if known is None else jnp.where(known, m_0, m_t)
+        copies, scan, rope = 2 if guided else 1, self.compute.scan_layers, context.rope
+        if guided:
+            alone = jnp.broadcast_to(self._rope(jnp.arange(size)), rope.shape)
+            rope = jnp.concatenate([rope, alone], axis=1)
+        cos, sin = jnp.moveaxis(rope, 3, 0)[:, :, :, None]
+        all_copies = lambda x, axis=0: x if x.shape[axis] == batch * copies else _tile(x, copies, axis)
+
+        def place(rows, mod_t, mod_0):
+            if known_BS is None:
+                return mod_t
+            known = jnp.tile(known_BS, (rows // batch, 1))[..., None]
+            return jax.tree.map(lambda m_t, m_0: jnp.where(known, m_0, m_t), mod_t, mod_0)
 
         def body(x, layer):
             (params, past), mod_t, mod_0 = layer
-            mod = jax.tree.map(place, mod_t, mod_0)
-            q, k, v = self._apply(params, "project", x, mod)
-            heads = attention.attend_behind(rotate(q, q_rope), past, (rotate(k, k_rope), v), context.mask)
-            return self._apply(params, "finish", x, heads, mod), KVCache(k[:batch], v[:batch])
+            qk, v = self._apply(params, "project_by_head", x, place(x.shape[0], mod_t, mod_0))
+            x, qk, v = all_copies(x), all_copies(qk, 1), all_copies(v)
+            q, k = rotate_halves(qk, cos, sin)
+            heads = attention.attend_behind(q, k, v, past, context.mask)
+            fresh = KVCache(jnp.swapaxes(qk[1, :batch], -1, -2), v[:batch])
+            return self._apply(params, "finish", x, heads, place(x.shape[0], mod_t, mod_0)), fresh
 
-        x = self._embed(jnp.tile(z_BSC, (copies, 1, 1)))
-        scan = self.compute.scan_layers
+        x = self._embed(z_BSC)
+        if scan:  # unrolled, the first layer projects one copy: until its attention both are the same
+            x = all_copies(x)
         per_layer = layers.zip_layers(context.layers, at_t.layers, at_0.layers, scan=scan)
         x, fresh = layers.over_layers(body, x, per_layer, scan=scan, remat="none")
-        v = self._read_out(x, *jax.tree.map(place, at_t.output, at_0.output))
+        v = self._read_out(x, *place(x.shape[0], at_t.output, at_0.output))
         return v[:batch], (v[batch:] if guided else None), fresh
 
     def _apply(self, params, method, *args):
@@ -324,6 +266,10 @@ class DiT(nn.Module):
         return self.output(x * (1.0 + scale) + shift)
 
 
+def _tile(x, copies, axis):
+    return jnp.tile(x, [copies if index == axis else 1 for index in range(x.ndim)])
+
+
 class _Placement(NamedTuple):
     """Spreads what was computed for the distinct times [0, t_1, ..., t_T] over the positions of the noisy copy."""
 
@@ -339,8 +285,3 @@ class _Placement(NamedTuple):
             m = jnp.broadcast_to(m, (self.batch, self.times, self.length // self.times, dim))
         m = m.reshape(self.batch, -1, dim)
         return m if self.known_BN is None else jnp.where(self.known_BN[..., None], m_TD[0], m)
-
-
-def ada_init(config: DiTConfig) -> nn.initializers.Initializer:
-    """Zero, so that a new model's layers start as the identity and its velocity at 0; else as every dense layer."""
-    return nn.initializers.zeros if config.zero_init else nn.initializers.lecun_normal()

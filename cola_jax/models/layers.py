@@ -106,12 +106,16 @@ def rope_half(x_BNHK: jax.Array, table_BN2K: jax.Array) -> jax.Array:
 
     The channels behind them pass.
     """
-    half = table_BN2K.shape[-1]
-    cos, sin = table_BN2K[:, :, None, 0], table_BN2K[:, :, None, 1]
-    first = x_BNHK[..., :half].astype(jnp.float32)
-    second = x_BNHK[..., half : 2 * half].astype(jnp.float32)
-    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return jnp.concatenate([rotated.astype(x_BNHK.dtype), x_BNHK[..., 2 * half :]], axis=-1)
+    return rotate_halves(x_BNHK, table_BN2K[:, :, None, 0], table_BN2K[:, :, None, 1])
+
+
+def rotate_halves(x: jax.Array, cos: jax.Array, sin: jax.Array, axis: int = -1) -> jax.Array:
+    """`rope_half` of any layout: cos and sin broadcast against the halves of the R channels, which lie along `axis`."""
+    half = cos.shape[axis]
+    first, second, rest = jnp.split(x, [half, 2 * half], axis=axis)
+    first, second = first.astype(jnp.float32), second.astype(jnp.float32)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=axis)
+    return jnp.concatenate([rotated.astype(x.dtype), rest], axis=axis)
 
 
 def gelu_tanh(x: jax.Array) -> jax.Array:
@@ -168,9 +172,10 @@ def zip_layers(*trees: Any, scan: bool) -> Any:
 def over_layers(
     body: Callable[[Any, Any], tuple[Any, Any]], carry: Any, stacked: Any, *, scan: bool, remat: str
 ) -> tuple[Any, Any]:
-    """Runs `carry, y = body(carry, layer)` over stacked layers; ys come stacked. See ComputeConfig for scan and remat.
+    """Runs `carry, y = body(carry, layer)` over stacked layers. See ComputeConfig for scan and remat.
 
-    stacked: trees with a leading layer axis, or what `split_layers` made of them.
+    stacked: trees with a leading layer axis, or what `split_layers` made of them. Returns the carry and the ys, stacked where
+    layers are scanned, a list where they are unrolled.
     """
     body = rematerialized(body, remat, looped=scan)
     if scan:
@@ -179,7 +184,7 @@ def over_layers(
     for layer in stacked if isinstance(stacked, list) else split_layers(stacked):
         carry, y = body(carry, layer)
         ys.append(y)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *ys)
+    return carry, ys
 
 
 def rematerialized(body: Callable[..., Any], remat: str, looped: bool) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from cola_jax.config import ComputeConfig, TextVAEConfig
 from cola_jax.models import attention, layers, visibility
 from cola_jax.models.axes import lay_out
-from cola_jax.models.cache import KVCache, append
+from cola_jax.models.cache import Caches, lay_down, slots
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -111,7 +111,7 @@ class BlockStack(nn.Module):
 
     def __call__(
         self, x_BND: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, Caches]:
         """Block-causal pass over whole rows. Returns the output and the keys and values of every layer."""
         rope = self.rope(positions_BN)
 
@@ -125,14 +125,14 @@ class BlockStack(nn.Module):
                 segments_BN=segments_BN,
                 compute=self.compute,
             )
-            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         return layers.over_layers(body, x_BND, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
 
     def extend(
-        self, x_BSD: jax.Array, cache: KVCache, length_B: jax.Array, per_layer: list[Any] | None
-    ) -> tuple[jax.Array, KVCache]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and the cache with them written.
+        self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None
+    ) -> tuple[jax.Array, Caches]:
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache.
 
         per_layer: parameters of each layer, where the caller has cut them already.
         """
@@ -140,18 +140,17 @@ class BlockStack(nn.Module):
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
         own = visibility.block_causal(block[:, None], block[None, :])
-        mask = attention.cached_mask(length_B, cache.k.shape[2], own)
+        past_mask = attention.past_mask(length_B, slots(cache))
 
         def body(x, layer):
-            params, k_old, v_old = layer
+            params, past = layer
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = attention.attend(q, jnp.concatenate([k_old, k], 1), jnp.concatenate([v_old, v], 1), mask)
-            return self.block.apply({"params": params}, x, heads, method="finish"), KVCache(k, v)
+            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), past, past_mask, own)
+            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         scan = self.compute.scan_layers
-        every = layers.zip_layers(per_layer or self.blocks, *cache, scan=scan)
-        x_BSD, fresh = layers.over_layers(body, x_BSD, every, scan=scan, remat="none")
-        return x_BSD, append(cache, fresh, length_B)
+        every = layers.zip_layers(per_layer or self.blocks, cache, scan=scan)
+        return layers.over_layers(body, x_BSD, every, scan=scan, remat="none")
 
 
 class Encoder(nn.Module):
@@ -211,21 +210,21 @@ class Decoder(nn.Module):
 
     def hidden(
         self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
-    ) -> tuple[jax.Array, KVCache]:
+    ) -> tuple[jax.Array, Caches]:
         """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
         x = lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
         x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
 
     def extend(
-        self, z_BSC: jax.Array, cache: KVCache, length_B: jax.Array, per_layer: list[Any] | None = None
-    ) -> tuple[jax.Array, KVCache]:
-        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and the cache.
+        self, z_BSC: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None = None
+    ) -> tuple[jax.Array, Caches]:
+        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and their own cache.
 
         per_layer: parameters of each layer, where the caller has cut them already.
         """
-        x, cache = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B, per_layer)
-        return self.to_logits(self._unpatch(x)), cache
+        x, fresh = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B, per_layer)
+        return self.to_logits(self._unpatch(x)), fresh
 
     def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
         """Returns fp32 logits (B, L, V); padded: see `layers.ToVocabulary`."""

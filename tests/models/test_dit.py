@@ -10,7 +10,7 @@ from tiny import close, config, moved, normal, parameters, replace
 
 from cola_jax.families import cola
 from cola_jax.models import build
-from cola_jax.models.cache import append
+from cola_jax.models.cache import KVCache, append
 from cola_jax.models.dit import BlockPositions
 
 N, S, B = 16, 4, 3
@@ -153,9 +153,10 @@ def test_the_clean_output_of_the_last_layer_moves_nothing_in_the_dense_pass_eith
 # --- one block on a cache --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def on_cache(cfg, params):
+@pytest.fixture(scope="module", params=[True, False], ids=["scanned", "unrolled"])
+def on_cache(cfg, params, request):
     """Rows that stand behind 0, 1 and 3 clean blocks, at t = 0.6, each denoising its next block."""
+    cfg = replace(cfg, compute__scan_layers=request.param)
     net, variables, t = build.dit(cfg), {"params": params}, 0.6
     length = jnp.array([0, 4, 12])
     clean, noisy = normal(1, B, N, 4), normal(2, B, N, 4)
@@ -201,13 +202,16 @@ def test_guidance_sees_the_block_alone_from_position_0(on_cache):
 def test_a_committed_block_leaves_the_keys_and_values_of_the_whole_row(on_cache):
     run, clean, noisy, length = on_cache
     _, _, committed, cache, _, _ = run(clean, noisy)
-    emptied = jax.tree.map(
-        lambda x: jnp.where((jnp.arange(N) < length[:, None])[None, :, :, None, None], x, 7.0), cache
-    )
-    filled = append(emptied, committed, length)
-    upto = np.asarray(jnp.arange(N) < length[:, None] + S)[None, :, :, None, None]
-    close(jax.tree.map(lambda x: x * upto, filled), jax.tree.map(lambda x: x * upto, cache))
-    assert np.all(np.asarray(filled.k)[:, 0, S:] == 7.0)
+
+    def cut(caches, length):
+        """What stands behind each row's length replaced by 7."""
+        upto = jnp.arange(N) < length[:, None]
+        one = lambda c: KVCache(
+            jnp.where(upto[:, None, None, :], c.k, 7.0), jnp.where(upto[:, None, :, None], c.v, 7.0)
+        )
+        return jax.tree.map(one, caches, is_leaf=lambda x: isinstance(x, KVCache))
+
+    close(append(cut(cache, length), committed, length), cut(cache, length + S))
 
 
 def test_slots_behind_the_length_are_not_read(on_cache):

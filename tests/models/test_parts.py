@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from tiny import close, normal
 
+from cola_jax.config import ComputeConfig
 from cola_jax.models import attention, layers, visibility
-from cola_jax.models.cache import KVCache, append, grow
+from cola_jax.models.cache import append, grow, lay_down, slots
 from cola_jax.models.chunks import chunk_bounds
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -66,20 +67,32 @@ def test_time_features_are_sines_then_cosines_of_the_scaled_time():
     np.testing.assert_allclose(found[1], [*np.sin(angles), *np.cos(angles)], atol=1e-4)
 
 
-def test_attention_is_the_softmax_mean_of_what_the_mask_lets_through():
-    q, k, v = normal(0, 2, 3, 2, 8), normal(1, 2, 5, 2, 8), normal(2, 2, 5, 2, 8)
-    mask = np.random.default_rng(0).random((2, 1, 3, 5)) < 0.6
-    mask[..., 0] = True
-    scores = np.einsum("bqhk,bmhk->bhqm", q, k) / np.sqrt(8.0)
-    weights = np.where(mask, np.exp(scores), 0.0)
-    expected = np.einsum("bhqm,bmhk->bqhk", weights / weights.sum(-1, keepdims=True), v)
-    close(np.asarray(attention.attend(q, k, v, jnp.asarray(mask))), expected)
+@pytest.mark.parametrize("heads", [2, 4])
+def test_attention_behind_a_cache_is_the_softmax_mean_of_what_the_masks_let_through(heads):
+    """Three rows of four positions, the first two behind up to five cached ones; two heads of keys serve `heads` of queries."""
+    q, k, v = normal(0, 3, 4, heads, 8), normal(1, 3, 4, 2, 8), normal(2, 3, 4, 2, 8)
+    k_past, v_past = normal(3, 2, 5, 2, 8), normal(4, 2, 5, 2, 8)
+    length, own = np.array([5, 2]), np.tri(4, dtype=bool)
+    past_mask = attention.past_mask(jnp.asarray(length), 5)
+    by_head = map(attention.by_head, (q, k, v))
+    found = attention.attend_behind(*by_head, lay_down(k_past, v_past), past_mask, jnp.asarray(own))
+    for row in range(3):
+        seen = length[row] if row < 2 else 0
+        keys, values = (
+            np.concatenate([p[row, :seen] if row < 2 else x[row, :0], x[row]]) for p, x in ((k_past, k), (v_past, v))
+        )
+        mask = np.concatenate([np.ones((4, seen), bool), own], axis=1)
+        for head in range(heads):
+            of = head * 2 // heads
+            weights = np.where(mask, np.exp(np.asarray(q[row, :, head]) @ keys[:, of].T / np.sqrt(8.0)), 0.0)
+            close(found[row, :, head], weights / weights.sum(-1, keepdims=True) @ values[:, of])
 
 
 def test_shared_key_heads_serve_neighbouring_query_heads():
     q, k, v = normal(0, 1, 3, 4, 8), normal(1, 1, 3, 2, 8), normal(2, 1, 3, 2, 8)
     twice = lambda x: jnp.repeat(x, 2, axis=2)
-    close(attention.attend(q, k, v, None), attention.attend(q, twice(k), twice(v), None))
+    full = lambda *qkv: attention.full_attention(*qkv, segments_BN=None, compute=ComputeConfig(attention="xla"))
+    close(full(q, k, v), full(q, twice(k), twice(v)))
 
 
 def test_the_predicates_are_those_of_the_specification():
@@ -92,17 +105,22 @@ def test_the_predicates_are_those_of_the_specification():
 
 
 def test_a_cache_grows_with_zeros_and_takes_new_entries_behind_each_rows_own():
-    cache = KVCache(normal(0, 2, 3, 4, 1, 2), normal(1, 2, 3, 4, 1, 2))
-    fresh = KVCache(normal(2, 2, 3, 2, 1, 2), normal(3, 2, 3, 2, 1, 2))
-    grown = grow(cache, 7)
-    close(jax.tree.map(lambda x: x[:, :, :4], grown), cache)
-    assert grown.k.shape[2] == 7 and not np.asarray(grown.k)[:, :, 4:].any()
+    layer = lambda seed, size: lay_down(normal(seed, 3, size, 1, 2), normal(seed + 1, 3, size, 1, 2))
+    caches, fresh = [layer(0, 4), layer(2, 4)], [layer(4, 2), layer(6, 2)]
+    grown = grow(caches, 7)
     filled = append(grown, fresh, jnp.array([0, 3, 5]))
-    for row, start in enumerate((0, 3, 5)):
-        untouched = [place for place in range(7) if not start <= place < start + 2]
-        for new, added, old in zip(filled, fresh, grown):
-            close(new[:, row, start : start + 2], added[:, row])
-            close(new[:, row, untouched], old[:, row, untouched])
+    assert slots(caches) == 4 and slots(grown) == slots(filled) == 7
+    positions = lambda cache: (np.asarray(cache.k).swapaxes(2, 3), np.asarray(cache.v))  # each (B, H, M, K)
+    for cache, wide, added, new in zip(caches, grown, fresh, filled):
+        for old, padded, entry, found in zip(*map(positions, (cache, wide, added, new))):
+            close(padded[:, :, :4], old)
+            assert not padded[:, :, 4:].any()
+            for row, start in enumerate((0, 3, 5)):
+                untouched = [place for place in range(7) if not start <= place < start + 2]
+                close(found[row, :, start : start + 2], entry[row])
+                close(found[row, :, untouched], padded[row, :, untouched])
+    stack = lambda layers: jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+    close(append(grow(stack(caches), 7), stack(fresh), jnp.array([0, 3, 5])), stack(filled))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 6, 7, 100])

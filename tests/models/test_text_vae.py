@@ -7,7 +7,7 @@ import pytest
 from tiny import close, config, normal, parameters, replace
 
 from cola_jax.models import build
-from cola_jax.models.cache import grow
+from cola_jax.models.cache import append, grow
 from cola_jax.models.text_vae import from_prior, to_prior
 
 B, N = 3, 12
@@ -73,7 +73,9 @@ def test_decoding_on_the_cache_gives_the_logits_of_whole_rows(patch_size, block_
     @jax.jit
     def run(z):
         _, cache = net.apply(variables, z[:, :8], PLACE[:, :8], None, method="hidden")
-        logits, cache = net.apply(variables, take(z, own), grow(cache, N), length, method="extend")
+        cache = grow(cache, N)
+        logits, fresh = net.apply(variables, take(z, own), cache, length, method="extend")
+        cache = append(cache, fresh, length)
         next_place = jnp.minimum(own + 4, N - 4 + jnp.arange(4))
         again, _ = net.apply(variables, take(z, next_place), cache, length + 4, method="extend")
         return logits, again, net.apply(variables, z, PLACE, None)

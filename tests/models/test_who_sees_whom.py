@@ -120,10 +120,9 @@ def test_a_prefix_in_the_cache_is_block_causal(cfg, params):
     def keys_and_values(z):
         place = layout(len(z), False)[0]
         cache = build.dit(cfg).apply({"params": params["dit"]}, z, place, method="prefill")
-        last = [
-            leaf[-1].reshape(*z.shape[:2], -1) for leaf in cache
-        ]  # of the last layer, which reads the one before it
-        return jnp.concatenate(last, axis=-1)
+        last = jax.tree.map(lambda leaf: leaf[-1], cache)  # of the last layer, which reads the one before it
+        by_position = jnp.einsum("bhkm->bmhk", last.k), jnp.einsum("bhmk->bmhk", last.v)
+        return jnp.concatenate([x.reshape(*z.shape[:2], -1) for x in by_position], axis=-1)
 
     found = influence(keys_and_values, normal(1, N, 4), lambda z: -2.0 * z)
     np.testing.assert_array_equal(found, seen(own_and_earlier, 4, False))
