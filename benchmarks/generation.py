@@ -82,8 +82,8 @@ def main() -> None:
     shape = (NEW // cfg.dit.block_size, options.batch, cfg.dit.block_size, cfg.vae.latent_dim)
     noise = jax.random.normal(jax.random.PRNGKey(1), shape)
     rows = prompts.tolist()
-    ours = measure.seconds(lambda: cached(cfg, params, rows, noise), options.repeats)
-    plain = measure.seconds(lambda: recomputed(cfg, params, prompts, noise), options.repeats)
+    runs = (lambda: cached(cfg, params, rows, noise)), (lambda: recomputed(cfg, params, prompts, noise))
+    ours, plain = measure.in_turns(runs, options.repeats)
     same = np.mean(cached(cfg, params, rows, noise) == np.asarray(recomputed(cfg, params, prompts, noise)))
     new = options.batch * NEW
     works = flops(cfg, params, prompts, noise)

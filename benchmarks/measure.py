@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,19 @@ MATMULS = 10  # of one measurement: dispatching them costs nothing then
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
     """Returns the shortest of `repeats` runs, after one that compiles; each run is waited for."""
-    jax.block_until_ready(run())
+    return in_turns([run], repeats)[0]
+
+
+def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+    """Returns `seconds` of each run, taken in turns: a machine that is slow for a while is slow for all of them."""
     times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return min(times)
+    for _ in range(repeats + 1):
+        times.append([])
+        for run in runs:
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[-1].append(time.perf_counter() - start)
+    return [min(of_run) for of_run in zip(*times[1:])]
 
 
 def compiled(function: Callable, *arguments: object) -> tuple[Callable, float, float]:

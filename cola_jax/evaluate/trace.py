@@ -14,8 +14,8 @@ import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.families import vae_terms
-from cola_jax.families.keys import fold_rows
 from cola_jax.generate import blocks as block_loop
+from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import pad_prompts
 
 
@@ -54,14 +54,16 @@ def denoising_trace(
         keys = fold_rows(row_keys, index)
         opening = first if index == 0 and (batch.known % size).any() else None
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim))
-        visited, progress = _trace_block(cfg, params, prepared, progress, opening, z1, keys)
+        visited, entries = _trace_block(cfg, params, prepared, progress, opening, z1, keys)
+        if index < blocks - 1:
+            progress = block_loop.commit(progress, visited[-1], entries)
         states.append(np.stack([np.asarray(z1[0])] + [np.asarray(block.latents[0]) for block in visited]))
         tokens.append(np.stack([np.asarray(block.tokens[0]) for block in visited]))
     return Trace(np.stack(states), np.stack(tokens))
 
 
 def _trace_block(cfg, params, prepared, progress, first, z_BSC, keys_B) -> tuple[list[block_loop.Block], Any]:
-    """Returns the block after every solver step, and the progress after the last."""
+    """Returns the block after every solver step, and the cache entries of the last."""
     visited = []
     for index in range(cfg.sampling.steps):
         this = slice(index, index + 1)
@@ -69,4 +71,4 @@ def _trace_block(cfg, params, prepared, progress, first, z_BSC, keys_B) -> tuple
         block, entries = block_loop.write_block(cfg, params, step, progress, first, z_BSC, keys_B)
         visited.append(block)
         z_BSC = block.latents
-    return visited, block_loop.commit(progress, block, entries)
+    return visited, entries

@@ -20,9 +20,10 @@ from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
+from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import Place, pad_prompts
 from cola_jax.models import build, flops
 from cola_jax.models.cache import slots
@@ -180,17 +181,22 @@ def generate(
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
     rows, ends = place(batch.tokens), place(batch.known)
-    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix)
-    mixed = bool((batch.known % size).any())
+    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix, prepared.layers)
+    new_tokens = lambda block, skip: [row[n:].tolist() for row, n in zip(jax.device_get(block.tokens), skip)]
+    mixed, written = bool((batch.known % size).any()), None
     for index in range(blocks):
         keys = fold_rows(keys_B, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
         place = None if rope is None else rope.block(whole + index * size, size, slots(progress.dit_cache))
         block, entries = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, place)
-        progress = block_loop.commit(progress, block, entries)
-        skip = batch.trim if index == 0 else batch.trim * 0
-        yield [row[start:].tolist() for row, start in zip(jax.device_get(block.tokens), skip)], block
+        if index < blocks - 1:
+            progress = block_loop.commit(progress, block, entries)
+        if written is not None:  # read while the device is at the next one
+            yield new_tokens(*written), written[0]
+        written = block, batch.trim if index == 0 else batch.trim * 0
+    if written is not None:
+        yield new_tokens(*written), written[0]
 
 
 def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:

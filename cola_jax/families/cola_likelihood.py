@@ -17,8 +17,9 @@ import numpy as np
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import change_of_variables
 from cola_jax.families import vae_terms
-from cola_jax.families.keys import fold_rows, key_of, sample_keys
+from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood, elbo, iwae
+from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import PromptError, pad_prompts
 from cola_jax.models import build
 from cola_jax.models.cross_entropy import chunked_cross_entropy

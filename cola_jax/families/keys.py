@@ -26,11 +26,5 @@ def sample_keys(seed: int, count: int, samples: Sequence[int] | None) -> jax.Arr
 
 
 @jax.jit
-def fold_rows(keys_B: jax.Array, number: jax.Array | int) -> jax.Array:
-    """Returns the key of every row for use `number`: of a block, say. Compiled, since loops on the host ask for it."""
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
-
-
-@jax.jit
 def _fold_each(rng, numbers_B):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, numbers_B)

@@ -17,9 +17,10 @@ import numpy as np
 from cola_jax.config import RunConfig, mask_id, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
+from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional

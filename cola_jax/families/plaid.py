@@ -20,9 +20,10 @@ from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import Family
-from cola_jax.families.keys import fold_rows, key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import embedding_diffusion
+from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.denoiser import FREQUENCIES, estimate, new_table

@@ -30,7 +30,8 @@ class Prepared(NamedTuple):
       steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations a step).
       at_0: AdaLN at t = 0.
       guidance: s of SPEC 3.2.
-      layers: parameters of the DiT and of the decoder cut by layer, where layers are unrolled: once, not once a block.
+      layers: parameters of the DiT, the encoder and the decoder cut by layer, where layers are unrolled: once, not once a
+        block.
     """
 
     steps: TimeModulation
@@ -91,7 +92,7 @@ def prepare(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Prepare
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
     cut = lambda name: layers.split_layers(params[name]["blocks"])
-    by_layer = None if cfg.compute.scan_layers else {name: cut(name) for name in ("dit", "decoder")}
+    by_layer = None if cfg.compute.scan_layers else {name: cut(name) for name in ("dit", "encoder", "decoder")}
     return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance), by_layer)
 
 
@@ -103,22 +104,26 @@ def read_prompt(
     known_B: jax.Array,
     new_blocks: int,
     positions_BN: jax.Array | None = None,
+    cut: dict[str, list[Any]] | None = None,
 ) -> tuple[Progress, FirstBlock]:
-    """Encodes prompts to posterior means and fills the caches with their whole blocks, leaving room for new ones.
+    """Encodes prompts to posterior means and fills the caches with their whole blocks.
 
-    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones.
+    There is room for `new_blocks` more but the last, which no block follows that would read it.
+
+    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones. cut: `Prepared.layers`.
     """
+    cut = cut or {}
     size = cfg.dit.block_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
     positions = jnp.arange(latents)[None]
-    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
+    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None, cut.get("encoder")).mean
     z0 = to_prior(cfg.vae, mean)
     prior_positions = positions if positions_BN is None else positions_BN
-    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, method="prefill")
-    decoder = build.decoder(cfg)
-    _, decoder_cache = decoder.apply({"params": params["decoder"]}, mean, positions, None, method="hidden")
+    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, cut.get("dit"), method="prefill")
+    read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="hidden")
+    _, decoder_cache = read(mean, positions, None, cut.get("decoder"))
     whole = known_B // size * size
-    room = latents + new_blocks * size
+    room = max(latents + (new_blocks - 1) * size, size)
     seen = jnp.zeros((batch, cfg.vae.vocab_size), bool)
     ending = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size))
     z0 = ending(jnp.pad(z0, ((0, 0), (0, size), (0, 0))), whole)

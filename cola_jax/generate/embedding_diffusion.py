@@ -16,6 +16,7 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
+from cola_jax.generate.keys import fold_rows
 from cola_jax.models import build
 from cola_jax.models.denoiser import estimate
 
@@ -71,7 +72,7 @@ def denoise(cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array) -> j
 
     def noise(step):
         of = lambda key, place: jax.random.normal(jax.random.fold_in(key, place), (table.shape[1],))
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, step)
+        keys = fold_rows(keys_B, step)
         return jax.vmap(jax.vmap(of, in_axes=(None, 0)), in_axes=(0, None))(keys, jnp.arange(length))
 
     def read(z, earlier, gamma):

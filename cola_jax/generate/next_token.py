@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from cola_jax.config import RunConfig
 from cola_jax.generate import tokens
+from cola_jax.generate.keys import fold_rows
 from cola_jax.models import build
 from cola_jax.models.backbone import causal
 from cola_jax.models.cache import Caches, append, grow
@@ -65,7 +66,7 @@ def write_tokens(
     rows = jnp.arange(keys_B.shape[0])
 
     def body(progress, place):
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, place)
+        keys = fold_rows(keys_B, place)
         chosen = tokens.choose(progress.logits[:, None], progress.seen, keys, cfg.sampling)
         log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
         logits, fresh = net.apply(variables, chosen, progress.cache, progress.length, method="extend")

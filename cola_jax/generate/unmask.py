@@ -16,6 +16,7 @@ import numpy as np
 
 from cola_jax.config import RunConfig, mask_id
 from cola_jax.generate import tokens
+from cola_jax.generate.keys import fold_rows
 from cola_jax.models import build
 from cola_jax.models.backbone import bidirectional
 
@@ -78,7 +79,7 @@ def fill_block(
 
     def body(x_BN, step):
         fill, number = step
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, number)
+        keys = fold_rows(keys_B, number)
         logits = _logits(cfg, params, x_BN, positions, canvas.segments, prompt, places)
         written = jnp.zeros((x_BN.shape[0], cfg.backbone.vocab_size), bool).at[rows, x_BN[rows, new]].set(True)
         chosen = tokens.choose(logits, written, keys, cfg.sampling)

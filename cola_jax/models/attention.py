@@ -29,6 +29,7 @@ def attend_behind(
     past: KVCache,
     past_mask: jax.Array,
     own_mask: jax.Array | None = None,
+    repeated: bool = False,
 ) -> jax.Array:
     """Attention of new positions over each other and, in the first B of A rows, over cached ones. Returns (A, Q, H, K).
 
@@ -38,18 +39,23 @@ def attend_behind(
       past: keys and values of M earlier positions of the first B rows.
       past_mask: booleans (B, 1, 1, M): which cached positions count.
       own_mask: booleans (Q, Q): which new positions each of them sees; None for all.
+      repeated: promises that cached keys that do not count repeat the first one. The largest score of all is then that of
+        those that count, and scores need not be masked to find it.
     """
     rows, heads, size = past.k.shape[0], q_AHQK.shape[1], q_AHQK.shape[2]
     shared = heads // k_AHQK.shape[1]
     q = _share_heads(q_AHQK * q_AHQK.shape[-1] ** -0.5, shared)
     on_past = jnp.einsum("bhqk,bhkm->bhqm", q[:rows], past.k, preferred_element_type=jnp.float32)
     on_own = jnp.einsum("bhqk,bhmk->bhqm", q, k_AHQK, preferred_element_type=jnp.float32)
-    on_past = jnp.where(past_mask, on_past, MASKED)
+    if not repeated:
+        on_past = jnp.where(past_mask, on_past, MASKED)
     if own_mask is not None:
         on_own = jnp.where(jnp.tile(own_mask, (shared, 1)), on_own, MASKED)
     largest_past, largest = (jnp.max(scores, axis=-1, keepdims=True) for scores in (on_past, on_own))
-    largest = _add_rows(jnp.maximum, largest, largest_past)
+    largest = _add_rows(jnp.maximum, largest, jnp.where(past_mask[..., :1], largest_past, MASKED))
     past_weights, weights = jnp.exp(on_past - largest[:rows]), jnp.exp(on_own - largest)
+    if repeated:
+        past_weights = jnp.where(past_mask, past_weights, 0.0)
     summed = lambda x: jnp.sum(x, axis=-1, keepdims=True)
     mix = lambda weights, v: jnp.einsum("bhqm,bhmk->bhqk", weights.astype(v.dtype), v)
     mixed = _add_rows(jnp.add, mix(weights, v_AHQK), mix(past_weights, past.v))

@@ -45,7 +45,8 @@ class Context(NamedTuple):
     """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
-      layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated.
+      layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated and, behind
+        `length`, as `attention.attend_behind` wants them.
       length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
       rope: rotations of the block's own queries and keys, (2, B, S, 2, R / 2).
     """
@@ -168,8 +169,11 @@ class DiT(nn.Module):
             jax.tree.map(lambda m_LTD: jnp.swapaxes(m_LTD, 0, 1), per_layer), self._output_modulation(emb)
         )
 
-    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> Caches:
-        """Keys, not yet rotated, and values of clean latents at t = 0."""
+    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array, per_layer: list[Any] | None = None) -> Caches:
+        """Keys, not yet rotated, and values of clean latents at t = 0.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
         rope, emb = self._rope(positions_BN), self.time(jnp.zeros(1))
 
         def body(x, params):
@@ -178,7 +182,8 @@ class DiT(nn.Module):
             heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, None)
             return self._apply(params, "finish", x, heads, mod), lay_down(k, v)
 
-        return layers.over_layers(body, self._embed(z_BNC), self.blocks, scan=self.compute.scan_layers, remat="none")[1]
+        every, scan = per_layer or self.blocks, self.compute.scan_layers
+        return layers.over_layers(body, self._embed(z_BNC), every, scan=scan, remat="none")[1]
 
     def context(
         self, cache: Caches, length_B: jax.Array, positions: BlockPositions, per_layer: list[Any] | None = None
@@ -189,11 +194,16 @@ class DiT(nn.Module):
         """
         scan = self.compute.scan_layers
         cos, sin = jnp.einsum("bmcr->cbrm", self._rope(positions.k_past))[:, :, None]
-        ready = lambda layer: KVCache(rotate_halves(layer.k, cos, sin, axis=2), layer.v)
+        mask = attention.past_mask(length_B, slots(cache))
+
+        def ready(layer):
+            k = rotate_halves(layer.k, cos, sin, axis=2)
+            return KVCache(jnp.where(mask, k, k[..., :1]), layer.v)
+
         past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in cache]
         per_layer = layers.zip_layers(per_layer or self.blocks, past, scan=scan)
         rope = jnp.stack([self._rope(positions.q_new), self._rope(positions.k_new)])
-        return Context(per_layer, length_B, attention.past_mask(length_B, slots(cache)), rope)
+        return Context(per_layer, length_B, mask, rope)
 
     def denoise_block(
         self,
@@ -232,7 +242,7 @@ class DiT(nn.Module):
             qk, v = self._apply(params, "project_by_head", x, place(x.shape[0], mod_t, mod_0))
             x, qk, v = all_copies(x), all_copies(qk, 1), all_copies(v)
             q, k = rotate_halves(qk, cos, sin)
-            heads = attention.attend_behind(q, k, v, past, context.mask)
+            heads = attention.attend_behind(q, k, v, past, context.mask, repeated=True)
             fresh = KVCache(jnp.swapaxes(qk[1, :batch], -1, -2), v[:batch])
             return self._apply(params, "finish", x, heads, place(x.shape[0], mod_t, mod_0)), fresh
 

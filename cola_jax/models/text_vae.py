@@ -110,10 +110,17 @@ class BlockStack(nn.Module):
         return layers.rope_table(positions_BN, head_dim, self.config.block.rope_theta)
 
     def __call__(
-        self, x_BND: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
+        self,
+        x_BND: jax.Array,
+        positions_BN: jax.Array,
+        segments_BN: jax.Array | None,
+        per_layer: list[Any] | None = None,
     ) -> tuple[jax.Array, Caches]:
-        """Block-causal pass over whole rows. Returns the output and the keys and values of every layer."""
-        rope = self.rope(positions_BN)
+        """Block-causal pass over whole rows. Returns the output and the keys and values of every layer.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
+        rope, compute = self.rope(positions_BN), self.compute
 
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
@@ -123,19 +130,16 @@ class BlockStack(nn.Module):
                 v,
                 block_size=self.config.block_size,
                 segments_BN=segments_BN,
-                compute=self.compute,
+                compute=compute,
             )
             return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
-        return layers.over_layers(body, x_BND, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        return layers.over_layers(body, x_BND, per_layer or self.blocks, scan=compute.scan_layers, remat=compute.remat)
 
     def extend(
         self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None
     ) -> tuple[jax.Array, Caches]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache."""
         new = jnp.arange(x_BSD.shape[1])
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
@@ -171,14 +175,23 @@ class Encoder(nn.Module):
         width = vae.latent_dim * (2 if vae.use_variation else 1)
         self.head = nn.Dense(width, use_bias=vae.block.bias, dtype=jnp.float32, kernel_init=dense_init(vae))
 
-    def __call__(self, tokens_BL: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None) -> Posterior:
-        """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BN: jax.Array,
+        segments_BN: jax.Array | None,
+        per_layer: list[Any] | None = None,
+    ) -> Posterior:
+        """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
         vae = self.config
         batch, length = tokens_BL.shape
         x = lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
         x = self.patch(x.reshape(batch, length // vae.patch_size, vae.patch_size * vae.dim))
         x = lay_out(x, "batch", "length", None)
-        x, _ = self.stack(x, positions_BN, segments_BN)
+        x, _ = self.stack(x, positions_BN, segments_BN, per_layer)
         h = self.head(x.astype(jnp.float32))
         mean, logvar = h[..., : vae.latent_dim], None
         if vae.encoder_last_ln or not vae.use_variation:
@@ -209,11 +222,18 @@ class Decoder(nn.Module):
         return self.to_logits(self.hidden(z_BNC, positions_BN, segments_BN)[0])
 
     def hidden(
-        self, z_BNC: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
+        self,
+        z_BNC: jax.Array,
+        positions_BN: jax.Array,
+        segments_BN: jax.Array | None,
+        per_layer: list[Any] | None = None,
     ) -> tuple[jax.Array, Caches]:
-        """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
+        """Returns what the read-out sees, (B, L, D), and the cache of every layer.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
         x = lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
-        x, cache = self.stack(x, positions_BN, segments_BN)
+        x, cache = self.stack(x, positions_BN, segments_BN, per_layer)
         return self._unpatch(x), cache
 
     def extend(
