@@ -158,7 +158,8 @@ def generate(
       rope: RoPE positions in place of the natural ones; only to reproduce another program's.
 
     Yields:
-      for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself.
+      for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself. They are
+      read while the next block is computed, which is lost on a caller who stops.
 
     Raises:
       PromptError: see `pad_prompts`. ConfigError: where blocks of the decoder do not divide those of the DiT.
@@ -188,8 +189,8 @@ def generate(
         keys = fold_rows(keys_B, index)
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
-        place = None if rope is None else rope.block(whole + index * size, size, slots(progress.dit_cache))
-        block, entries = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, place)
+        positions = None if rope is None else rope.block(whole + index * size, size, slots(progress.dit_cache))
+        block, entries = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, positions)
         if index < blocks - 1:
             progress = block_loop.commit(progress, block, entries)
         if written is not None:  # read while the device is at the next one

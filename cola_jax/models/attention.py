@@ -47,15 +47,16 @@ def attend_behind(
     q = _share_heads(q_AHQK * q_AHQK.shape[-1] ** -0.5, shared)
     on_past = jnp.einsum("bhqk,bhkm->bhqm", q[:rows], past.k, preferred_element_type=jnp.float32)
     on_own = jnp.einsum("bhqk,bhmk->bhqm", q, k_AHQK, preferred_element_type=jnp.float32)
-    if not repeated:
-        on_past = jnp.where(past_mask, on_past, MASKED)
     if own_mask is not None:
         on_own = jnp.where(jnp.tile(own_mask, (shared, 1)), on_own, MASKED)
-    largest_past, largest = (jnp.max(scores, axis=-1, keepdims=True) for scores in (on_past, on_own))
-    largest = _add_rows(jnp.maximum, largest, jnp.where(past_mask[..., :1], largest_past, MASKED))
-    past_weights, weights = jnp.exp(on_past - largest[:rows]), jnp.exp(on_own - largest)
-    if repeated:
-        past_weights = jnp.where(past_mask, past_weights, 0.0)
+    largest_of = lambda scores: jnp.max(scores, axis=-1, keepdims=True)
+    masked = jnp.where(past_mask, on_past, MASKED)
+    if repeated:  # in a row without a past nothing counts, the first key neither
+        largest_past = jnp.where(past_mask[..., :1], largest_of(on_past), MASKED)
+    else:
+        largest_past = largest_of(masked)
+    largest = _add_rows(jnp.maximum, largest_of(on_own), largest_past)
+    past_weights, weights = jnp.exp(masked - largest[:rows]), jnp.exp(on_own - largest)
     summed = lambda x: jnp.sum(x, axis=-1, keepdims=True)
     mix = lambda weights, v: jnp.einsum("bhqm,bhmk->bhqk", weights.astype(v.dtype), v)
     mixed = _add_rows(jnp.add, mix(weights, v_AHQK), mix(past_weights, past.v))

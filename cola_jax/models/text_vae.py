@@ -139,7 +139,10 @@ class BlockStack(nn.Module):
     def extend(
         self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None
     ) -> tuple[jax.Array, Caches]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache."""
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache.
+
+        per_layer: parameters of each layer, where the caller has cut them already.
+        """
         new = jnp.arange(x_BSD.shape[1])
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
