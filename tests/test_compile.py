@@ -52,10 +52,14 @@ def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
 
 
 def test_layers_that_are_cut_for_generation_stay_split_over_devices():
-    cfg = config(**SMALL | {"mesh__fsdp": 1}, compute__scan_layers=False)
-    mesh = make_mesh(cfg.mesh, devices_of("cpu:1"))
-    _, (_, params, prepared, *_) = compile.program_of(cfg, mesh, "generate", 2, 16)
-    kernel, cut = params["dit"]["blocks"]["mlp_in"]["kernel"], prepared.layers["dit"][1]["mlp_in"]["kernel"]
+    kernels = []
+    for scan in (True, False):
+        cfg = config(**SMALL | {"mesh__fsdp": 1}, compute__scan_layers=scan)
+        mesh = make_mesh(cfg.mesh, devices_of("cpu:1"))
+        _, (_, params, *_) = compile.program_of(cfg, mesh, "generate", 2, 16)
+        blocks = params["dit"]["blocks"]
+        kernels.append((blocks if scan else blocks[1])["mlp_in"]["kernel"])
+    kernel, cut = kernels
     assert cut.shape == kernel.shape[1:] and tuple(cut.sharding.spec) == tuple(kernel.sharding.spec)[1:]
     assert "fsdp" in str(cut.sharding.spec)
 
@@ -91,7 +95,8 @@ def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler
 
 
 def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compiler):
-    sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=6, train__sequence_length=512)
+    sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=6, compute__attention_chunks=1)
+    sizes |= dict(train__batch_size=16, train__sequence_length=128)
     reports = {}
     for remat in ("none", "minimal", "full", "offload"):
         cfg = config(family="ar", **SMALL, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)

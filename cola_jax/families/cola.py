@@ -179,10 +179,11 @@ def generate(
     compiled = block_loop.compiled_config(cfg)
     prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
     prepared = block_loop.prepare(compiled, params, cfg.sampling.guidance)
+    params = block_loop.cut_layers(cfg, params)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
     rows, ends = place(batch.tokens), place(batch.known)
-    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix, prepared.layers)
+    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix)
     new_tokens = lambda block, skip: [row[n:].tolist() for row, n in zip(jax.device_get(block.tokens), skip)]
     mixed, written = bool((batch.known % size).any()), None
     for index in range(blocks):

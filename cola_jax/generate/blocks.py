@@ -7,6 +7,7 @@ Axes: B batch, N latents, S latents a block, C latent channels, P tokens a laten
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,14 +31,11 @@ class Prepared(NamedTuple):
       steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations a step).
       at_0: AdaLN at t = 0.
       guidance: s of SPEC 3.2.
-      layers: parameters of the DiT, the encoder and the decoder cut by layer, where layers are unrolled: once, not once a
-        block.
     """
 
     steps: TimeModulation
     at_0: TimeModulation
     guidance: jax.Array
-    layers: dict[str, list[Any]] | None
 
 
 class Progress(NamedTuple):
@@ -91,9 +89,24 @@ def prepare(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Prepare
     variables, net = {"params": params["dit"]}, build.dit(cfg)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
-    cut = lambda name: layers.split_layers(params[name]["blocks"])
-    by_layer = None if cfg.compute.scan_layers else {name: cut(name) for name in ("dit", "encoder", "decoder")}
-    return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance), by_layer)
+    return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance))
+
+
+def cut_layers(cfg: RunConfig, params: Any) -> Any:
+    """Returns parameters cut by layer where layers are unrolled: `read_prompt` and `write_block` then need not each time.
+
+    `prepare` takes them whole.
+    """
+    return _each_stack(cfg, params, _split_layers)
+
+
+_split_layers = jax.jit(layers.split_layers)
+
+
+def _each_stack(cfg: RunConfig, params: Any, cut: Callable[[Any], list[Any]]) -> Any:
+    if cfg.compute.scan_layers:
+        return params
+    return {name: {**group, "blocks": cut(group["blocks"])} for name, group in params.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 4))
@@ -104,24 +117,22 @@ def read_prompt(
     known_B: jax.Array,
     new_blocks: int,
     positions_BN: jax.Array | None = None,
-    cut: dict[str, list[Any]] | None = None,
 ) -> tuple[Progress, FirstBlock]:
     """Encodes prompts to posterior means and fills the caches with their whole blocks.
 
     There is room for `new_blocks` more but the last, which no block follows that would read it.
 
-    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones. cut: `Prepared.layers`.
+    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones.
     """
-    cut = cut or {}
     size = cfg.dit.block_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
     positions = jnp.arange(latents)[None]
-    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None, cut.get("encoder")).mean
+    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
     z0 = to_prior(cfg.vae, mean)
     prior_positions = positions if positions_BN is None else positions_BN
-    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, cut.get("dit"), method="prefill")
+    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, method="prefill")
     read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="hidden")
-    _, decoder_cache = read(mean, positions, None, cut.get("decoder"))
+    _, decoder_cache = read(mean, positions, None)
     whole = known_B // size * size
     room = max(latents + (new_blocks - 1) * size, size)
     seen = jnp.zeros((batch, cfg.vae.vocab_size), bool)
@@ -155,16 +166,14 @@ def write_block(
     sampling = cfg.sampling
     net, variables = build.dit(cfg), {"params": params["dit"]}
     place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
-    cut = prepared.layers or {}
-    context = net.apply(variables, progress.dit_cache, progress.length, place, cut.get("dit"), method="context")
+    context = net.apply(variables, progress.dit_cache, progress.length, place, method="context")
     velocity = partial(_guided_velocity, cfg, params, prepared, context)
     if first is not None and sampling.first_block == "repaint":
         z = _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B)
     else:
         z = _denoise(cfg, velocity, prepared, first, noise_BSC)
-    past = (progress.decoder_cache, progress.length, cut.get("decoder"))
     read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="extend")
-    logits, decoded = read(from_prior(cfg.vae, z), *past)
+    logits, decoded = read(from_prior(cfg.vae, z), progress.decoder_cache, progress.length)
     chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
     at_0 = (prepared.at_0, prepared.at_0)  # the finished block is run at t = 0 (SPEC 3.4)
     _, _, committed = net.apply(variables, z, *at_0, None, context, False, method="denoise_block")
@@ -190,8 +199,7 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
     blocks = -(-cfg.sampling.max_new_tokens // tokens_a_block)
     of = jax.ShapeDtypeStruct
     prepared = jax.eval_shape(partial(prepare, cfg, guidance=cfg.sampling.guidance), params)
-    if prepared.layers is not None:
-        prepared = prepared._replace(layers={name: _cut_shapes(params[name]["blocks"]) for name in prepared.layers})
+    params = _each_stack(cfg, params, _cut_shapes)
     read = partial(read_prompt, cfg, new_blocks=blocks)
     progress, _ = jax.eval_shape(
         lambda p, tokens, known: read(p, tokens, known), params, of((rows, padded), "int32"), of((rows,), "int32")

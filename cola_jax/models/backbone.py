@@ -91,7 +91,7 @@ class Backbone(nn.Module):
         self.embedding = self.param("embedding", dense_init(net), (net.vocab_size, net.dim))
         self.block = BackboneBlock(net, self.dtype, parent=None)
         example = (jnp.zeros((1, 1, net.dim)), jnp.zeros((1, 1, 2, self.head_dim // 2)))
-        self.blocks = self.param("blocks", layers.stacked_init(self.block, net.num_layers, *example))
+        layers.declare_blocks(self, self.block, net.num_layers, *example)
         self.final_norm = layers.RMSNorm(net.norm_eps)
         if not net.tie_embeddings:
             self.logits = layers.ToVocabulary(net.vocab_size, self.dtype, dense_init(net), use_bias=False)
@@ -114,7 +114,9 @@ class Backbone(nn.Module):
             return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         x = self.embed(tokens_BL)
-        x, cache = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        x, cache = layers.over_layers(
+            body, x, layers.blocks_of(self), scan=self.compute.scan_layers, remat=self.compute.remat
+        )
         return self.final_norm(x), cache
 
     def extend(self, tokens_BS: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
@@ -131,7 +133,7 @@ class Backbone(nn.Module):
             return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         scan = self.compute.scan_layers
-        per_layer = layers.zip_layers(self.blocks, cache, scan=scan)
+        per_layer = layers.zip_layers(layers.blocks_of(self), cache, scan=scan)
         x, fresh = layers.over_layers(body, self.embed(tokens_BS), per_layer, scan=scan, remat="none")
         return self.to_logits(self.final_norm(x)), fresh
 

@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
         self.noise_level = nn.Dense(net.dim, **late)
         self.block = BackboneBlock(net, self.dtype, net.num_layers**-0.5, parent=None)
         example = (jnp.zeros((1, 1, net.dim)), jnp.zeros((1, 1, 2, self.head_dim // 2)))
-        self.blocks = self.param("blocks", layers.stacked_init(self.block, net.num_layers, *example))
+        layers.declare_blocks(self, self.block, net.num_layers, *example)
         self.final_norm = layers.RMSNorm(net.norm_eps)
         self.logits = layers.ToVocabulary(net.vocab_size, self.dtype, nn.initializers.zeros, use_bias=False)
 
@@ -74,7 +74,9 @@ class Denoiser(nn.Module):
             heads = bidirectional(q, k, v, segments_BL, self.compute)
             return self.block.apply({"params": params}, x, heads, method="finish"), None
 
-        x, _ = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        x, _ = layers.over_layers(
+            body, x, layers.blocks_of(self), scan=self.compute.scan_layers, remat=self.compute.remat
+        )
         return self.final_norm(x)
 
     def to_logits(self, h_BLD: jax.Array) -> jax.Array:

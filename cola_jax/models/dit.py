@@ -87,7 +87,7 @@ class DiT(nn.Module):
         self.time = TimeEmbedding(dit, self.dtype)
         self.block = DiTBlock(dit, self.dtype, parent=None)
         example = (jnp.zeros((1, 1, dit.dim)), jnp.zeros((1, dit.dim)))
-        self.blocks = self.param("blocks", layers.stacked_init(self.block, dit.num_layers, *example))
+        layers.declare_blocks(self, self.block, dit.num_layers, *example)
         self.output_norm = layers.LayerNorm(dit.norm_eps)
         self.output_ada = nn.Dense(2 * dit.dim, dtype=self.dtype, kernel_init=ada_init(dit))
         self.output = nn.Dense(self.latent_dim, dtype=jnp.float32, kernel_init=ada_init(dit))
@@ -105,7 +105,9 @@ class DiT(nn.Module):
             return self._apply(params, "finish", x, heads, mod), None
 
         x = self._embed(z_BNC)
-        x, _ = layers.over_layers(body, x, self.blocks, scan=self.compute.scan_layers, remat=self.compute.remat)
+        x, _ = layers.over_layers(
+            body, x, layers.blocks_of(self), scan=self.compute.scan_layers, remat=self.compute.remat
+        )
         return self._read_out(x, *self._output_modulation(emb))
 
     def denoise_all(
@@ -154,26 +156,23 @@ class DiT(nn.Module):
             return (clean, self._apply(params, "finish", noisy, heads[1], mod_t)), None
 
         body, compute = (lambda x, params: layer(x, params, last=False)), self.compute
-        earlier = layers.layer_of(self.blocks, slice(0, -1))
+        earlier = layers.layer_of(layers.blocks_of(self), slice(0, -1))
         if self.config.num_layers > 1:
             x, _ = layers.over_layers(body, x, earlier, scan=compute.scan_layers, remat=compute.remat)
         final = layers.rematerialized(lambda x, params: layer(x, params, last=True)[0], compute.remat, looped=False)
-        _, noisy = final(x, layers.layer_of(self.blocks, -1))
+        _, noisy = final(x, layers.layer_of(layers.blocks_of(self), -1))
         return self._read_out(noisy, *(place(m) for m in self._output_modulation(emb)))
 
     def modulations(self, t_T: jax.Array) -> TimeModulation:
         """AdaLN of every layer and of the output at T times that a sampler will visit; leaves lead with T."""
         emb = self.time(t_T)
-        per_layer = jax.lax.map(lambda params: self._apply(params, "modulation", emb), self.blocks)
+        per_layer = jax.lax.map(lambda params: self._apply(params, "modulation", emb), layers.blocks_of(self))
         return TimeModulation(
             jax.tree.map(lambda m_LTD: jnp.swapaxes(m_LTD, 0, 1), per_layer), self._output_modulation(emb)
         )
 
-    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array, per_layer: list[Any] | None = None) -> Caches:
-        """Keys, not yet rotated, and values of clean latents at t = 0.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+    def prefill(self, z_BNC: jax.Array, positions_BN: jax.Array) -> Caches:
+        """Keys, not yet rotated, and values of clean latents at t = 0."""
         rope, emb = self._rope(positions_BN), self.time(jnp.zeros(1))
 
         def body(x, params):
@@ -182,16 +181,11 @@ class DiT(nn.Module):
             heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, None)
             return self._apply(params, "finish", x, heads, mod), lay_down(k, v)
 
-        every, scan = per_layer or self.blocks, self.compute.scan_layers
-        return layers.over_layers(body, self._embed(z_BNC), every, scan=scan, remat="none")[1]
+        x, scan = self._embed(z_BNC), self.compute.scan_layers
+        return layers.over_layers(body, x, layers.blocks_of(self), scan=scan, remat="none")[1]
 
-    def context(
-        self, cache: Caches, length_B: jax.Array, positions: BlockPositions, per_layer: list[Any] | None = None
-    ) -> Context:
-        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+    def context(self, cache: Caches, length_B: jax.Array, positions: BlockPositions) -> Context:
+        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them."""
         scan = self.compute.scan_layers
         cos, sin = jnp.einsum("bmcr->cbrm", self._rope(positions.k_past))[:, :, None]
         mask = attention.past_mask(length_B, slots(cache))
@@ -201,7 +195,7 @@ class DiT(nn.Module):
             return KVCache(jnp.where(mask, k, k[..., :1]), layer.v)
 
         past = jax.vmap(ready)(cache) if scan else [ready(layer) for layer in cache]
-        per_layer = layers.zip_layers(per_layer or self.blocks, past, scan=scan)
+        per_layer = layers.zip_layers(layers.blocks_of(self), past, scan=scan)
         rope = jnp.stack([self._rope(positions.q_new), self._rope(positions.k_new)])
         return Context(per_layer, length_B, mask, rope)
 

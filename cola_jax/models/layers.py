@@ -149,6 +149,17 @@ def stacked_init(block: nn.Module, layers: int, *example: Any) -> Callable[[jax.
     return init
 
 
+def declare_blocks(model: nn.Module, block: nn.Module, layers: int, *example: Any) -> None:
+    """Declares the parameters of a model's `layers` copies of `block`; called in its `setup`."""
+    if model.is_initializing():  # else as given, stacked or cut: flax would take the latter for misshapen
+        model.param("blocks", stacked_init(block, layers, *example))
+
+
+def blocks_of(model: nn.Module) -> Any:
+    """Returns the parameters that `declare_blocks` declared: stacked, or what the caller made of them by `split_layers`."""
+    return model.get_variable("params", "blocks")
+
+
 def layer_of(stacked: Any, index: int | slice) -> Any:
     """Returns layer `index` (or a slice of layers) of stacked parameters."""
     return jax.tree.map(lambda leaf: leaf[index], stacked)

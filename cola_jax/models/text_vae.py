@@ -5,7 +5,7 @@ Axes: B batch, L tokens, N = L / P latents, C latent channels, D width, H heads,
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,23 +103,16 @@ class BlockStack(nn.Module):
         head_dim = self.config.dim // self.config.num_heads
         self.block = VAEBlock(self.config, self.dtype, parent=None)
         example = (jnp.zeros((1, 1, self.config.dim)), jnp.zeros((1, 1, 2, head_dim // 2)))
-        self.blocks = self.param("blocks", layers.stacked_init(self.block, self.layers, *example))
+        layers.declare_blocks(self, self.block, self.layers, *example)
 
     def rope(self, positions_BN: jax.Array) -> jax.Array:
         head_dim = self.config.dim // self.config.num_heads
         return layers.rope_table(positions_BN, head_dim, self.config.block.rope_theta)
 
     def __call__(
-        self,
-        x_BND: jax.Array,
-        positions_BN: jax.Array,
-        segments_BN: jax.Array | None,
-        per_layer: list[Any] | None = None,
+        self, x_BND: jax.Array, positions_BN: jax.Array, segments_BN: jax.Array | None
     ) -> tuple[jax.Array, Caches]:
-        """Block-causal pass over whole rows. Returns the output and the keys and values of every layer.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+        """Block-causal pass over whole rows. Returns the output and the keys and values of every layer."""
         rope, compute = self.rope(positions_BN), self.compute
 
         def body(x, params):
@@ -134,15 +127,10 @@ class BlockStack(nn.Module):
             )
             return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
-        return layers.over_layers(body, x_BND, per_layer or self.blocks, scan=compute.scan_layers, remat=compute.remat)
+        return layers.over_layers(body, x_BND, layers.blocks_of(self), scan=compute.scan_layers, remat=compute.remat)
 
-    def extend(
-        self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None
-    ) -> tuple[jax.Array, Caches]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+    def extend(self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache."""
         new = jnp.arange(x_BSD.shape[1])
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
@@ -156,7 +144,7 @@ class BlockStack(nn.Module):
             return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
 
         scan = self.compute.scan_layers
-        every = layers.zip_layers(per_layer or self.blocks, cache, scan=scan)
+        every = layers.zip_layers(layers.blocks_of(self), cache, scan=scan)
         return layers.over_layers(body, x_BSD, every, scan=scan, remat="none")
 
 
@@ -183,18 +171,14 @@ class Encoder(nn.Module):
         tokens_BL: jax.Array,
         positions_BN: jax.Array,
         segments_BN: jax.Array | None,
-        per_layer: list[Any] | None = None,
     ) -> Posterior:
-        """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+        """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
         vae = self.config
         batch, length = tokens_BL.shape
         x = lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
         x = self.patch(x.reshape(batch, length // vae.patch_size, vae.patch_size * vae.dim))
         x = lay_out(x, "batch", "length", None)
-        x, _ = self.stack(x, positions_BN, segments_BN, per_layer)
+        x, _ = self.stack(x, positions_BN, segments_BN)
         h = self.head(x.astype(jnp.float32))
         mean, logvar = h[..., : vae.latent_dim], None
         if vae.encoder_last_ln or not vae.use_variation:
@@ -229,24 +213,15 @@ class Decoder(nn.Module):
         z_BNC: jax.Array,
         positions_BN: jax.Array,
         segments_BN: jax.Array | None,
-        per_layer: list[Any] | None = None,
     ) -> tuple[jax.Array, Caches]:
-        """Returns what the read-out sees, (B, L, D), and the cache of every layer.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
+        """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
         x = lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
-        x, cache = self.stack(x, positions_BN, segments_BN, per_layer)
+        x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
 
-    def extend(
-        self, z_BSC: jax.Array, cache: Caches, length_B: jax.Array, per_layer: list[Any] | None = None
-    ) -> tuple[jax.Array, Caches]:
-        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and their own cache.
-
-        per_layer: parameters of each layer, where the caller has cut them already.
-        """
-        x, fresh = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B, per_layer)
+    def extend(self, z_BSC: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
+        """Decodes S latents that follow `length_B` cached ones. Returns logits (B, S * P, V) fp32 and their own cache."""
+        x, fresh = self.stack.extend(self.input(z_BSC.astype(self.dtype)), cache, length_B)
         return self.to_logits(self._unpatch(x)), fresh
 
     def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
