@@ -53,6 +53,7 @@ def compile_in_a_hurry(request):
     )
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # each program maps memory, and a process has 65,530 maps at most: at the end of them jaxlib crashes
 
 
 @pytest.fixture(scope="session")

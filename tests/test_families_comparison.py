@@ -22,7 +22,8 @@ def get_config(arg=None):
     c.vae.update(vocab_size=320, dim=16, ffn_dim=24, encoder_blocks=1, decoder_blocks=1, latent_dim=4)
     c.dit.update(dim=32, num_layers=1, num_heads=2, head_dim=16, rope_dim=8, time_frequencies=8)
     c.optimizer.update(name="adamw", warmup_steps=1)
-    c.checkpoint.asynchronous = False
+    c.checkpoint.update(asynchronous=False, every=1000)
+    c.train.plot_every = 0
     c.sampling.update(steps=2, max_new_tokens=8)
     if family == "vae":
         c.train.update(batch_size=4, steps=3)
