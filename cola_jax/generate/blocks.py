@@ -97,10 +97,7 @@ def cut_layers(cfg: RunConfig, params: Any) -> Any:
 
     `prepare` takes them whole.
     """
-    return _each_stack(cfg, params, _split_layers)
-
-
-_split_layers = jax.jit(layers.split_layers)
+    return _each_stack(cfg, params, jax.jit(layers.split_layers))
 
 
 def _each_stack(cfg: RunConfig, params: Any, cut: Callable[[Any], list[Any]]) -> Any:

@@ -150,8 +150,11 @@ def stacked_init(block: nn.Module, layers: int, *example: Any) -> Callable[[jax.
 
 
 def declare_blocks(model: nn.Module, block: nn.Module, layers: int, *example: Any) -> None:
-    """Declares the parameters of a model's `layers` copies of `block`; called in its `setup`."""
-    if model.is_initializing():  # else as given, stacked or cut: flax would take the latter for misshapen
+    """Declares the parameters of a model's `layers` copies of `block`, which flax then compares with those that are given.
+
+    Called in the model's `setup`.
+    """
+    if not isinstance(blocks_of(model), list):  # flax would take parameters cut by layer for misshapen
         model.param("blocks", stacked_init(block, layers, *example))
 
 

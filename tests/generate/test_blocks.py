@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 from tiny import close, config, parameters
 
 from cola_jax.config import ConfigError
@@ -185,3 +186,11 @@ def test_layers_cut_beforehand_have_the_shapes_of_those_that_are_compiled_for():
     cut = blocks.cut_layers(cfg, params)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, cut)
     assert len(cut["dit"]["blocks"]) == 2 and len(cut["decoder"]["blocks"]) == 1
+
+
+@pytest.mark.parametrize("scan", [True, False])
+def test_parameters_of_another_number_of_layers_are_refused(scan):
+    _, params = setup()
+    cfg = config(**SMALL | {"dit__num_layers": 1}, compute__scan_layers=scan)
+    with pytest.raises(ScopeParamShapeError, match="blocks"):
+        next(cola.generate(cfg, params, [[1]], pad_id=12))
