@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -23,6 +24,8 @@ from cola_jax.commands import (
     train,
 )
 from cola_jax.commands.arguments import Misuse, assignments
+from cola_jax.errors import UserError
+from cola_jax.storage import reason
 
 COMMANDS = (
     demo,
@@ -53,28 +56,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         status = status_of(error)
         if status is None:
             raise
-        print(f"cola-jax {options.command}: {error}", file=sys.stderr)
+        print(f"cola-jax {options.command}: {one_line(error)}", file=sys.stderr)
         return status
 
 
 def status_of(error: Exception) -> int | None:
-    """2 for what the user can put right in the command, its config or files; 1 for a run that failed; None for a bug."""
-    from cola_jax.config import ConfigError
-    from cola_jax.data.errors import DataError
-    from cola_jax.generate.prompts import PromptError
-    from cola_jax.interop.errors import ReleasedFormatError
-    from cola_jax.parallel.mesh import MeshError
-    from cola_jax.train.run import TrainingDiverged
-    from cola_jax.train.stored import CheckpointError
-    from cola_jax.train.workdir import WorkdirError
+    """2 for what the user can put right in the command, its config or files; 1 for what failed; None for a bug of ours."""
+    if isinstance(error, UserError):
+        return error.exit_status
+    if isinstance(error, (OSError, ImportError, MemoryError)):
+        return 1
+    no_backend = isinstance(error, RuntimeError) and "backend" in str(error)  # jax's, for JAX_PLATFORMS=tpu without one
+    return 1 if no_backend else None
 
-    if isinstance(error, (ConfigError, DataError, PromptError, ReleasedFormatError, MeshError, WorkdirError, Misuse)):
-        return 2
-    return 1 if isinstance(error, (TrainingDiverged, CheckpointError, ImportError)) else None
+
+def one_line(error: Exception) -> str:
+    """Returns what an error says; the file's name first where an OSError has one."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
+    return " ".join(str(error).splitlines())
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,8 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "cola_jax"
 FOLDERS = ("cola_jax", "experiments", "tests", "benchmarks", "launch")
 
-# Who may import whom; everyone may import config, and a room itself. `family` is families.family and families.cost: what a
-# family is and costs.
+# Who may import whom; everyone may import config, errors and storage, and a room itself.
+# `family` is families.family and families.cost: what a family is and costs.
+FOR_ALL = {"config", "errors", "storage"}
 MAY_IMPORT = {
     "config": set(),
     "models": set(),
@@ -81,7 +82,11 @@ def test_a_room_imports_only_what_it_may(name):
     for path in rooms():
         if path.relative_to(PACKAGE).parts[0] != name:
             continue
-        allowed = MAY_IMPORT[name] | {name, "config"} | ({"family", "table"} if name == "families" else set())
+        allowed = (
+            MAY_IMPORT[name]
+            | {name} | FOR_ALL
+            | ({"family", "table"} if name == "families" else set())
+        )
         wrong = sorted(module for module in imported(path) if room(module) not in allowed)
         assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
 

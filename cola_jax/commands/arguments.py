@@ -9,8 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
+from cola_jax.errors import UserError
 
-class Misuse(ValueError):
+
+class Misuse(UserError):
     """A command line that does not hold together."""
 
 

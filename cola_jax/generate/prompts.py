@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cola_jax.errors import UserError
+
 Place = Callable[[Any], Any]  # an array whose leading axis is rows -> the same on devices
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A prompt that cannot be continued; the message says which one and why."""
 
 

@@ -1,5 +1,7 @@
 """What interop refuses."""
 
+from cola_jax.errors import UserError
 
-class ReleasedFormatError(ValueError):
+
+class ReleasedFormatError(UserError):
     """A released folder that cannot be used; the message names the file and the field or tensor."""

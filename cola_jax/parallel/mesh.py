@@ -13,9 +13,10 @@ from jax.sharding import PartitionSpec as P
 from cola_jax.config.axes import BATCH_AXES as BATCH_AXES
 from cola_jax.config.axes import MESH_AXES as AXES
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
+from cola_jax.errors import UserError
 
 
-class MeshError(ValueError):
+class MeshError(UserError):
     """Sizes that do not fit the devices, the batch or a parameter; the message names the field to change."""
 
 

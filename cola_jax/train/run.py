@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
+from cola_jax.errors import UserError
 from cola_jax.families.family import Batch, Family
 from cola_jax.train.checkpoint import Checkpoints
 from cola_jax.train.metrics import MetricsLog, NoLog
@@ -21,13 +22,15 @@ from cola_jax.train.state import TrainState
 from cola_jax.train.step import eval_step, evaluate, train_step
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError):
     """A loss or gradient that is not finite.
 
     Attributes:
       step: the update that was not applied, 1 being the first.
       terms: the names of the metrics that are not finite.
     """
+
+    exit_status = 1
 
     def __init__(self, step: int, terms: list[str]):
         super().__init__(

@@ -20,13 +20,16 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from cola_jax.errors import UserError
 from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
 
 FORMAT = 1
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """No checkpoint that can be used; the message says what was found and what was expected."""
+
+    exit_status = 1
 
 
 class Damaged(Exception):

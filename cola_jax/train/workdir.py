@@ -9,6 +9,7 @@ from typing import Any
 
 from cola_jax.config import RunConfig, differences, to_dict
 from cola_jax.config.axes import MESH_AXES
+from cola_jax.errors import UserError
 
 # What may change when a run is resumed: how often things are shown and kept, and what runs where. Nothing here changes a loss
 # beyond the order in which floats are added.
@@ -20,7 +21,7 @@ HARMLESS = (
 )  # fmt: skip
 
 
-class WorkdirError(ValueError):
+class WorkdirError(UserError):
     """A workdir that belongs to another run; the message lists the differences."""
 
 

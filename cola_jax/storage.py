@@ -1,0 +1,181 @@
+"""Files and the text in them: paths that users give, UTF-8 with or without BOM, JSON, compressed streams, whole writes.
+
+Every path is one of a local disk. Text is checked where it enters: what is not valid Unicode is named with file and line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cola_jax.errors import UserError
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+BOM = "\ufeff"
+# Compressed files are known by their first bytes, whatever they are called.
+COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class StorageError(UserError):
+    """A path or a file that cannot be used; the message names it."""
+
+
+def local(path: str | os.PathLike[str], name: str = "") -> Path:
+    """Returns a path that a user gave, `~` expanded.
+
+    Args:
+      name: of the option or field that it was given by, for the message.
+
+    Raises:
+      StorageError: for scheme://, which is not supported.
+    """
+    text = os.fspath(path)
+    if SCHEME.match(text):
+        where = f"{name} " if name else ""
+        raise StorageError(
+            f"{where}{text}: object stores and other scheme:// paths are not supported; give a local path"
+        )
+    return Path(text).expanduser()
+
+
+def check_text(text: str, where: str) -> str:
+    """Returns `text`.
+
+    Raises:
+      StorageError: where it holds a lone surrogate, half of a character that UTF-8 cannot hold.
+    """
+    found = SURROGATE.search(text)
+    if found:
+        raise StorageError(
+            f"{where} is not valid Unicode: character {found.start() + 1} is the lone surrogate U+{ord(found[0]):04X}"
+        )
+    return text
+
+
+def decode(raw: bytes, where: str) -> str:
+    """Returns UTF-8 bytes as text, a BOM at their start left out.
+
+    Raises:
+      StorageError: where they are not UTF-8; `where` names them.
+    """
+    try:
+        return raw.decode().removeprefix(BOM)
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{where} is not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
+
+
+def read_text(path: Path) -> str:
+    """Returns a text file.
+
+    Raises:
+      StorageError: where it is not there, not a file, or not UTF-8.
+    """
+    return decode(read_bytes(path), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Returns a file's bytes.
+
+    Raises:
+      StorageError: where it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: {reason(error)}") from error
+
+
+def reason(error: OSError) -> str:
+    """Returns what an OSError says, in lower case and without the path."""
+    text = error.strerror or str(error)
+    return text[:1].lower() + text[1:]
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Returns the value of JSON text.
+
+    Raises:
+      StorageError: where it is not JSON, is nested too deeply, or has a string that is not valid Unicode.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StorageError(f"{where} is not JSON: {error}") from error
+    if "\\u" in text:  # the only way for a surrogate into JSON that was read from UTF-8
+        check_text(json.dumps(value, ensure_ascii=False), where)
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Returns the value of a JSON file.
+
+    Raises:
+      StorageError: see `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path), str(path))
+
+
+def open_stream(path: Path) -> BinaryIO:
+    """Opens a file, a FIFO, a device or, as "-", stdin for one pass of reading; gzip, bz2 and zstd are decompressed.
+
+    Raises:
+      StorageError: where it cannot be opened.
+    """
+    import pyarrow
+
+    try:
+        file = sys.stdin.buffer if str(path) == "-" else open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise StorageError(f"{path}: {reason(error)}") from error
+    kind = next((name for mark, name in COMPRESSIONS.items() if file.peek(4).startswith(mark)), None)
+    return file if kind is None else io.BufferedReader(pyarrow.CompressedInputStream(file, kind), 2**20)
+
+
+def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields (number, bytes) of every line, its newline included, 1 being the first; only a newline ends a line.
+
+    Raises:
+      StorageError: where the file cannot be read, or its compressed data are damaged.
+    """
+    with open_stream(path) as file:
+        try:
+            yield from enumerate(file, 1)
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read to its end: {reason(error)}") from error
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (number, text) of every line, without its end; a BOM at the start of a line is left out.
+
+    Raises:
+      StorageError: see `byte_lines`, and where a line is not UTF-8, which is named.
+    """
+    for number, line in byte_lines(path):
+        text = decode(line, f"{path}, line {number}")
+        yield number, text.removesuffix("\n").removesuffix("\r")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file in one rename: whoever looks sees the old one or the whole new one."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(content)
+            file.flush()
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON in one rename."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
