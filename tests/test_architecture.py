@@ -82,11 +82,7 @@ def test_a_room_imports_only_what_it_may(name):
     for path in rooms():
         if path.relative_to(PACKAGE).parts[0] != name:
             continue
-        allowed = (
-            MAY_IMPORT[name]
-            | {name} | FOR_ALL
-            | ({"family", "table"} if name == "families" else set())
-        )
+        allowed = MAY_IMPORT[name] | {name} | FOR_ALL | ({"family", "table"} if name == "families" else set())
         wrong = sorted(module for module in imported(path) if room(module) not in allowed)
         assert not wrong, f"{name_of(path)} imports {', '.join(wrong)}"
 
