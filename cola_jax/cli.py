@@ -1,10 +1,11 @@
-"""`cola-jax COMMAND`: parses, calls, prints. Exit status: 0 done, 1 failed, 2 misused."""
+"""`cola-jax COMMAND`: parses, calls, prints. Exit status: 0 done, 1 failed, 2 misused, 143 preempted with a checkpoint."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from cola_jax.commands import (
@@ -23,8 +24,8 @@ from cola_jax.commands import (
     score,
     train,
 )
-from cola_jax.commands.arguments import Misuse, assignments
-from cola_jax.errors import UserError
+from cola_jax.commands.arguments import PREEMPTED, Misuse, assignments
+from cola_jax.errors import ConfigWarning, Preempted, UserError
 from cola_jax.storage import reason
 
 COMMANDS = (
@@ -52,7 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = options.run
     try:
         options.assignments = assigned(options, rest)
-        return command(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return command(options)
+    except Preempted:
+        return PREEMPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
@@ -65,6 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"cola-jax {options.command}: {one_line(error)}", file=sys.stderr)
         return status
+
+
+def show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
+    """Prints a warning about the user's config as a line; those of libraries are not for users."""
+    if issubclass(category, ConfigWarning):
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def status_of(error: Exception) -> int | None:

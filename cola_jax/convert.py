@@ -18,7 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cola_jax.config import ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
+from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.interop import record, release, released
@@ -29,7 +29,7 @@ from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import MeshError, make_mesh
 from cola_jax.runs import TOKENIZER
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
-from cola_jax.train.workdir import WorkdirError, claim, stored_config
+from cola_jax.train.workdir import WorkdirError, stored_config, write_config
 
 RECORD = "released"  # folder of an imported workdir
 PARTS = ("cola_vae", "cola_dit")
@@ -67,7 +67,7 @@ def import_released(
         beside_the_tokenizer(source, partial / RECORD)
         tokenizers.save(tokenizer, partial / TOKENIZER)
         save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
-        claim(partial, cfg)
+        write_config(partial, cfg)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(f"{workdir}: {count:,} parameters, {tokenizer.vocab_size} of {cfg.vae.vocab_size} words in the tokenizer")
     say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
@@ -164,7 +164,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
         lines = differences(given[group], fields, f"{group}.")
         changed += [line for line in lines if line.split(":")[0] in set_on_purpose | set(explicit)]
         tree[group] = ConfigDict(fields)
-    forced = {"family": "cola", "objective.vae_from": str(source)}
+    forced = {"family": "cola", "train.init_from": str(source), "train.init_groups": VAE_GROUPS}
     if given["objective"]["latent_policy"] == "scratch":
         forced["objective.latent_policy"] = "joint"
     if (source / "tokenizer.json").is_file():
@@ -179,7 +179,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
         node[name] = value
     if changed:
         say(f"the released checkpoint replaces fields of the config: {'; '.join(changed)}")
-    return resolve(tree)
+    return resolve(tree, switched=list(forced))
 
 
 def special_names(source: Path) -> dict[str, str]:

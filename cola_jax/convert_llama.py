@@ -21,7 +21,7 @@ from cola_jax.interop import llama
 from cola_jax.parallel import rules
 from cola_jax.runs import TOKENIZER
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
-from cola_jax.train.workdir import claim, stored_config
+from cola_jax.train.workdir import stored_config, write_config
 
 FAMILIES_OF_THE_FORM = ("ar", "llada")
 OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
@@ -54,7 +54,7 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
         beside_the_tokenizer(source, partial / RECORD)
         tokenizers.save(tokenizer, partial / TOKENIZER)
         save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
-        claim(partial, cfg)
+        write_config(partial, cfg)
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     words = f"{tokenizer.vocab_size} of {net.vocab_size} words in the tokenizer"
     say(f"{workdir}: family {cfg.family}, {count:,} parameters, {words}")
@@ -118,7 +118,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, sa
         lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]
     if lines:
         say(f"the imported model replaces fields of the config: {'; '.join(lines)}")
-    return resolve(new)
+    return resolve(new, switched=("family", "tokenizer.kind"))
 
 
 def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:

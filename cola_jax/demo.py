@@ -13,12 +13,13 @@ from typing import Any, TextIO
 from cola_jax import config, runs
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data.tinyworld_check import by_question
+from cola_jax.errors import Preempted
 from cola_jax.evaluate import stories, world_report
 from cola_jax.evaluate.report import machine, write_report
 from cola_jax.evaluate.world_report import Plan
 from cola_jax.writer import Writer
 
-SET_BY_DEMO = ("family", "objective.vae_from")
+SET_BY_DEMO = ("family", "objective.vae_from", "train.init_from")
 SHOWN = 3  # samples printed
 
 
@@ -62,7 +63,7 @@ def demo(
 
     Raises:
       ConfigError: for an override that does not fit, or sets what the demo sets itself. WorkdirError: where `workdir` holds a
-        demo with another config. KeyboardInterrupt: where a signal stopped a stage, after its checkpoint.
+        demo with another config. Preempted: where a signal stopped a stage, after its checkpoint.
     """
     workdir, clock = Path(workdir).resolve(), Clock(stream or sys.stderr)
     configs = stage_configs(workdir, seed, overrides)
@@ -71,7 +72,7 @@ def demo(
             interrupted = runs.run(cfg, workdir / stage, clock.stream).interrupted
         if interrupted:
             clock.say("stopped; the same command continues")
-            raise KeyboardInterrupt
+            raise Preempted
     return evaluate(workdir, plan or Plan(), clock)
 
 
@@ -86,7 +87,7 @@ def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str
         raise ConfigError(f"--config.{taken[0]}: the demo sets this field itself")
     configs = {}
     for stage, spec in {"vae": "tinyworld:vae", "joint": f"tinyworld:joint,{workdir / 'vae'}"}.items():
-        tree = config.load(spec)
+        tree = config.load(spec, built_in=True)
         if seed is not None:
             tree.seed = seed
         configs[stage] = config.resolve(config.override(tree, list(overrides)))

@@ -11,3 +11,11 @@ class UserError(ValueError):
     """
 
     exit_status = 2
+
+
+class Preempted(Exception):
+    """A signal has ended a run, after its checkpoint: the same command continues it."""
+
+
+class ConfigWarning(UserWarning):
+    """A config that runs, though not everything that it sets is read; the message names the fields."""

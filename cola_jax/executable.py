@@ -16,19 +16,8 @@ from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
 from cola_jax.compile import Report
-from cola_jax.config import ConfigError, RunConfig, differences, to_dict
-from cola_jax.config.axes import MESH_AXES
+from cola_jax.config import ConfigError, RunConfig, changes, from_stored, to_dict
 from cola_jax.families import FAMILIES
-
-# What a step is not compiled from: where text comes from, what is kept and shown, how a run writes and how long it lasts.
-NOT_COMPILED = (
-    "checkpoint.", "sampling.", "tokenizer.",
-    "data.sources", "data.seed", "data.shuffle", "data.generated_documents", "data.heldout_documents",
-    "data.heldout_fraction", "data.threads", "data.prefetch",
-    "objective.vae_from",
-    *(f"mesh.{axis}:" for axis in MESH_AXES),  # the mesh that they make is compared instead
-    "train.steps", "train.log_every", "train.eval_every", "train.eval_batches", "train.plot_every",
-)  # fmt: skip
 
 
 def save(path: str | Path, cfg: RunConfig, report: Report, compiled: jax.stages.Compiled) -> None:
@@ -69,7 +58,8 @@ def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str,
     report = content["report"]
     if report.program != "train":
         raise ConfigError(f"{path} holds a {report.program} step, not a training step: compile with --program train")
-    changed = [line for line in differences(content["config"], to_dict(cfg)) if _is_compiled(line, cfg)]
+    theirs = to_dict(from_stored(content["config"]))
+    changed = [str(change) for change in changes(_as_compiled(theirs), _as_compiled(to_dict(cfg))) if change.traced]
     if dict(mesh.shape) != report.mesh:
         changed.append(f"mesh: {report.mesh!r} -> {dict(mesh.shape)!r}")
     if changed:
@@ -80,11 +70,10 @@ def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str,
     return {FAMILIES[cfg.family].trained(cfg, 0): _on(path, content, list(mesh.devices.flat))}
 
 
-def _is_compiled(difference: str, cfg: RunConfig) -> bool:
-    """Whether a line of `differences` is of a field that changes the training step."""
-    if difference.startswith("train.steps:") and cfg.objective.latent_policy == "interval":
-        return True  # a run that ends before a group is first trained has no optimizer state of it
-    return not difference.startswith(NOT_COMPILED)
+def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a config with the end of its schedule written out, which train.steps may set."""
+    ends = config["optimizer"]["decay_steps"] or config["train"]["steps"]
+    return config | {"optimizer": config["optimizer"] | {"decay_steps": ends}}
 
 
 def _on(path: str | Path, content: dict[str, Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:

@@ -10,23 +10,25 @@ steps of 720,896 tokens, 2000 EFLOPs at 256.9 thousand steps; by our count the j
 """
 
 from cola_jax import config
+from experiments._arguments import parts_of
 from experiments._machines import place
 from experiments._matched_base import matched
 
 
 def get_config(arg: str | None = None):
     """arg: "vae,PREPARED[,MACHINE]" or "joint,PREPARED,STAGE_1_WORKDIR[,MACHINE]"."""
-    stage, prepared, *rest = [*(arg or "").split(","), "", ""]
-    if stage not in ("vae", "joint") or not prepared:
-        raise config.ConfigError(f"cola_2b:{arg}: give cola_2b:vae,PREPARED or cola_2b:joint,PREPARED,STAGE_1_WORKDIR")
-    c = matched("text_vae" if stage == "vae" else "cola", prepared)
-    if stage == "vae":
-        return place(c, rest[0])
-    return place(joint(c, rest[0]), rest[1] if len(rest) > 1 else "")
+    usage = "cola_2b:vae,PREPARED[,MACHINE] or cola_2b:joint,PREPARED,STAGE_1_WORKDIR[,MACHINE]"
+    if (arg or "").startswith("vae"):
+        _, prepared, machine = parts_of(usage, arg, 2, 3)
+        return place(matched("text_vae", prepared), machine)
+    stage, prepared, vae_from, machine = parts_of(usage, arg, 2, 4)
+    if stage != "joint":
+        raise config.ConfigError(f"cola_2b:{arg}: the stage is vae or joint: give {usage}")
+    return place(joint(matched("cola", prepared), vae_from), machine)
 
 
 def joint(c, vae_from: str):
     """Stage 2 from a stage 1 workdir, or from scratch."""
-    c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+    config.start_from(c, vae_from)
     c.objective.update(reference_weight=0.1 if vae_from else 0.0)  # ours: see tinyworld.py for what happens without
     return c

@@ -10,15 +10,17 @@ compute every forward pass twice. Sizes, batch and learning rate are ours.
 """
 
 from cola_jax import config
+from experiments._arguments import parts_of
 from experiments._matched_base import matched
 from experiments.cola_2b import joint
 
 
 def get_config(arg: str | None = None):
     """arg: "joint,PREPARED,STAGE_1_WORKDIR"."""
-    stage, prepared, vae_from = [*(arg or "").split(","), "", ""][:3]
-    if stage != "joint" or not prepared:
-        raise config.ConfigError(f"cola_70b:{arg}: give cola_70b:joint,PREPARED,STAGE_1_WORKDIR of cola_8b")
+    usage = "cola_70b:joint,PREPARED,STAGE_1_WORKDIR of cola_8b"
+    stage, prepared, vae_from = parts_of(usage, arg, 2, 3)
+    if stage != "joint":
+        raise config.ConfigError(f"cola_70b:{arg}: give {usage}")
     c = matched("cola", prepared)
     c.vae.update(dim=2048, ffn_dim=8192, num_heads=16, encoder_blocks=6, decoder_blocks=6)
     c.dit.update(dim=8192, num_layers=58, num_heads=64)

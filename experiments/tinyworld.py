@@ -16,8 +16,8 @@ from cola_jax import config
 
 def get_config(arg: str | None = None):
     """arg: "vae", or "joint,STAGE_1_WORKDIR"; "joint" alone starts from scratch."""
-    stage, _, vae_from = (arg or "joint").partition(",")
-    if stage not in ("vae", "joint"):
+    stage, _, vae_from = (arg or "joint").partition(",")  # a workdir may have a comma in its name
+    if stage not in ("vae", "joint") or (stage == "vae" and vae_from):
         raise config.ConfigError(f"tinyworld:{arg}: the argument is vae, joint or joint,STAGE_1_WORKDIR")
     c = config.base()
     c.data.update(packing="best_fit", generated_documents=20_000, heldout_documents=500)
@@ -33,12 +33,10 @@ def get_config(arg: str | None = None):
         block_size=1,
     )
     c.vae.block.update(init_std=0.05)
-    c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=1, rope_dim=32)
     c.train.update(sequence_length=48, eval_batches=8, plot_every=0)
     c.checkpoint.update(keep_last=2)
     c.compute.update(cross_entropy_chunk=48, attention_chunks=1, scan_layers=False)
     c.optimizer.update(initial_learning_rate=1e-5, final_learning_rate=1e-4, warmup_steps=100)
-    c.sampling.update(steps=16, guidance=3.0, repetition_penalty=1.0, max_new_tokens=48)
     if stage == "vae":
         c.family = "text_vae"
         c.train.update(batch_size=32, steps=200, log_every=50, eval_every=200)
@@ -46,10 +44,12 @@ def get_config(arg: str | None = None):
         c.optimizer.update(learning_rate=2e-3, decay_steps=250)
     else:
         c.family = "cola"
+        c.dit.update(dim=128, num_layers=4, num_heads=4, head_dim=32, block_size=1, rope_dim=32)
+        c.sampling.update(guidance=3.0, repetition_penalty=1.0, max_new_tokens=48)
         c.train.update(batch_size=8, steps=6500, log_every=100, eval_every=2500)
         c.checkpoint.every = 2500
         c.optimizer.update(name="muon", learning_rate=1e-2, decay_steps=6500, weight_decay=0.1)
-        c.objective.update(vae_from=vae_from, latent_policy="joint" if vae_from else "scratch")
+        config.start_from(c, vae_from)
         c.objective.update(vae_lr_ratio=0.3, mask_weight=0.0, reference_weight=0.03 if vae_from else 0.0)
         c.flow.update(timestep_loc=0.7, known_prefix_probability=0.0)
     return c

@@ -36,14 +36,18 @@ def get_config(arg: str | None = None):
 def baseline(c, family: str):
     """What a family of the backbone has in place of VAE and DiT; objective and sampler of Cola are left out."""
     base, dim = config.base(), c.dit.dim
-    c.family, c.objective = family, base.objective
-    kept = ("max_new_tokens", "repetition_penalty", "temperature", "top_k", "top_p", "stop_at_eos")
-    sampling = {name: c.sampling[name] for name in kept}
+    c.family = family
+    new_tokens, penalty = c.sampling.max_new_tokens, c.sampling.repetition_penalty
     c.sampling = base.sampling
-    c.sampling.update(sampling)
+    c.sampling.max_new_tokens = new_tokens
+    if family != "plaid":
+        c.sampling.repetition_penalty = penalty
     layers = math.ceil(c.dit.num_layers * 9 / 8)
     ffn_dim = round((18 * c.dit.num_layers / layers - 4) * dim / 3)  # of layers of 4 D^2 + 3 D F
     c.backbone.update(dim=dim, num_layers=layers, ffn_dim=ffn_dim, num_heads=c.dit.num_heads, kv_heads=c.dit.num_heads)
     c.backbone.update(vocab_size=c.tokenizer.vocab_size + 1, init_std=c.vae.block.init_std)  # the last id: LLaDA's mask
-    c.plaid.update(embedding_dim=c.vae.latent_dim, bias_warmup_steps=c.optimizer.warmup_steps)
+    if family == "plaid":
+        c.plaid.update(embedding_dim=c.vae.latent_dim, bias_warmup_steps=c.optimizer.warmup_steps)
+    for group in ("vae", "dit", "flow", "objective"):
+        c[group] = base[group]
     return c

@@ -28,9 +28,11 @@ def get_config(arg=None):
     stage, _, vae_from = (arg or "vae").partition(",")
     c = config.base()
     for path, value in FIELDS.items():
-        config.override(c, [(path, str(value))])
+        if stage != "vae" or not path.startswith(("dit.", "sampling.")):
+            config.override(c, [(path, str(value))])
     c.family = "text_vae" if stage == "vae" else "cola"
-    c.objective.vae_from = vae_from
+    if stage != "vae":
+        config.start_from(c, vae_from)
     c.train.eval_every = 3 if stage == "vae" else 0
     return c
 """

@@ -32,21 +32,30 @@ SMALL = {
     },
     "train": {"batch_size": 4, "sequence_length": 16},
     "compute": {"dtype": "float32", "attention_chunks": 2},
-    "sampling": {"repetition_penalty": 1.0, "max_new_tokens": 8},
 }  # fmt: skip
-COLA_SAMPLING = {"steps": 2, "guidance": 2.0}
+MODELS = {
+    "text_vae": ("vae",), "cola": ("vae", "dit"), "ar": ("backbone",), "llada": ("backbone",), "plaid": ("backbone",),
+}  # fmt: skip
+PLAIN = {"repetition_penalty": 1.0, "max_new_tokens": 8}
+SAMPLING = {
+    "cola": PLAIN | {"steps": 2, "guidance": 2.0}, "ar": PLAIN, "llada": PLAIN, "plaid": {"max_new_tokens": 8},
+}  # fmt: skip
 
 
 def config(**changes: Any) -> RunConfig:
     """A checked tiny config. `changes`: path with two underscores for a dot, e.g. dit__num_layers=1."""
     tree = settings.base()
+    family = changes.get("family", "cola")
+    models = MODELS[family]
     for group, fields in SMALL.items():
+        if group.split(".")[0] in ("vae", "dit", "backbone") and group.split(".")[0] not in models:
+            continue
         node = tree
         for name in group.split("."):
             node = node[name]
         node.update(fields)
-    if changes.get("family", "cola") in ("text_vae", "cola"):
-        tree.sampling.update(COLA_SAMPLING)
+    if family in SAMPLING:
+        tree.sampling.update(SAMPLING[family])
     return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
 
 

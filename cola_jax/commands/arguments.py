@@ -11,6 +11,10 @@ from typing import TextIO
 
 from cola_jax.errors import UserError
 
+PREEMPTED = (
+    143  # exit status of a run that a signal ended after its checkpoint: 128 + SIGTERM, which schedulers restart
+)
+
 
 class Misuse(UserError):
     """A command line that does not hold together."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cola_jax.commands.arguments import command, config_arguments
+from cola_jax.commands.arguments import PREEMPTED, command, config_arguments
 from cola_jax.commands.processes import join, process_arguments
 
 
@@ -37,4 +37,4 @@ def run(options: argparse.Namespace) -> int:
     cfg = config.resolve(config.override(tree, options.assignments))
     summary = runs.run(cfg, options.workdir, executable=options.executable)
     print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
-    return 1 if summary.interrupted else 0
+    return PREEMPTED if summary.interrupted else 0

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cola_jax.config.change import identity, length, placement, reporting
+from cola_jax.config.models import BackboneConfig as BackboneConfig
+from cola_jax.config.models import DiTConfig as DiTConfig
+from cola_jax.config.models import LLaDAConfig as LLaDAConfig
+from cola_jax.config.models import PlaidConfig as PlaidConfig
+from cola_jax.config.models import TextVAEConfig as TextVAEConfig
+from cola_jax.config.models import VAEBlockConfig as VAEBlockConfig
 from cola_jax.config.sampling import LLaDASamplingConfig as LLaDASamplingConfig
 from cola_jax.config.sampling import PlaidSamplingConfig as PlaidSamplingConfig
 from cola_jax.config.sampling import SamplingConfig as SamplingConfig
@@ -16,11 +23,14 @@ from cola_jax.config.sampling import SamplingConfig as SamplingConfig
 class SourceConfig:
     """One corpus of a mixture."""
 
-    kind: str = "tinyworld"  # tinyworld | pydocs | text | jsonl | parquet | array_record | tfds | prepared
-    path: tuple[str, ...] = ()  # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
-    field: str = "text"  # the text field of jsonl, parquet, array_record (JSON records) and tfds
-    split: str = "train"  # the split of a tfds dataset
-    weight: float = 1.0  # relative share of the rows of a batch
+    # tinyworld | pydocs | text | jsonl | parquet | array_record | tfds | prepared
+    kind: str = identity("tinyworld", traced=False)
+    # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
+    path: tuple[str, ...] = placement((), traced=False)
+    # the text field of jsonl, parquet, array_record (JSON records) and tfds
+    field: str = identity("text", traced=False)
+    split: str = identity("train", traced=False)  # the split of a tfds dataset
+    weight: float = identity(1.0, traced=False, above=0.0, most=1e9)  # relative share of the rows of a batch
 
 
 @dataclass(frozen=True)
@@ -28,142 +38,44 @@ class DataConfig:
     """Where text comes from and how it becomes rows of tokens."""
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    packing: str = "concat"  # concat: documents with separators, cut (the paper's) | best_fit: whole ones, segment ids
-    seed: int = 6198
-    shuffle: bool = True
-    generated_documents: int = 20_000  # how many training documents a generator (tinyworld) is asked for
-    heldout_documents: int = 500  # held-out documents of a generator
-    heldout_fraction: float = 0.02  # share of the documents of a finite corpus that is held out
-    threads: int = 2  # Grain read threads
-    prefetch: int = 4  # batches read ahead
+    # concat: documents with separators, cut (the paper's) | best_fit: whole ones, segment ids
+    packing: str = identity("concat")
+    seed: int = identity(6198, traced=False, least=0, most=2**32 - 1)
+    shuffle: bool = identity(True, traced=False)
+    # how many training documents a generator (tinyworld) is asked for
+    generated_documents: int = identity(20_000, traced=False, least=1)
+    heldout_documents: int = identity(500, traced=False, least=0)  # held-out documents of a generator
+    # share of the documents of a finite corpus that is held out
+    heldout_fraction: float = identity(0.02, traced=False, least=0.0, below=1.0)
+    threads: int = placement(2, traced=False, least=0, most=1024)  # Grain read threads
+    prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
     """SentencePiece trained on the corpus, bytes, or an existing file."""
 
-    kind: str = "sentencepiece"  # sentencepiece | bytes | file
-    path: str = ""  # kind=file: a SentencePiece .model or a Hugging Face tokenizer.json
-    vocab_size: int = 8192  # kind=sentencepiece: pieces to train, special tokens included
-    training_documents: int = 20_000  # documents that SentencePiece is trained on
-    pad_token: str = "<pad>"  # kind=file: names of the special tokens in a tokenizer.json
-    eos_token: str = "</s>"
-
-
-@dataclass(frozen=True)
-class VAEBlockConfig:
-    """What a transformer block of the Text VAE is made of (SPEC 1.1)."""
-
-    activation: str = "swiglu"  # swiglu | silu | gelu
-    post_norm: bool = True  # the released form x = LN(x) + Attn(x); False: pre-norm
-    norm_affine: bool = True  # gain and bias of the attention norm; the other norms have theirs always
-    norm_eps: float = 1e-6
-    qk_norm: bool = True  # layer norm of q and k over the full width, before the split into heads
-    qk_norm_affine: bool = True
-    qk_bias: bool = False  # bias of the qkv projection
-    bias: bool = True  # bias of the other dense layers, of all but patching and its inverse
-    clip_qkv: float = 0.0  # clip q, k, v to +-this before their norm; 0: no clip
-    shared_heads_kv: int = 1  # query heads that share one key/value head
-    rope_theta: float = 500_000.0
-    init_std: float = 0.02  # normal, truncated at 3 standard deviations
-
-
-@dataclass(frozen=True)
-class TextVAEConfig:
-    """Text VAE: encoder q_phi and decoder p_theta (SPEC 1.1). Defaults are the released sizes."""
-
-    vocab_size: int = 100_278  # V; the embedding has one more row, the mask token
-    dim: int = 1536
-    ffn_dim: int = 6144
-    num_heads: int = 12
-    encoder_blocks: int = 4
-    decoder_blocks: int = 4
-    latent_dim: int = 16  # C
-    patch_size: int = 1  # P, tokens a latent
-    block_size: int = 1  # latents a block of the VAE's own block-causal mask; 1 is strictly causal
-    use_variation: bool = True  # False: an autoencoder without a posterior
-    encoder_last_ln: bool = True  # layer norm of the mean over C, no gain or bias; a plain autoencoder always has it
-    fixed_logsnr: float | None = None  # sigma^2 = mean(mu^2) exp(-fixed_logsnr) instead of a learnt variance
-    latent_shift: float = 0.0  # latents cross to the DiT as (z - latent_shift) * latent_scale
-    latent_scale: float = 1.0
-    block: VAEBlockConfig = VAEBlockConfig()
-
-
-@dataclass(frozen=True)
-class DiTConfig:
-    """Block-causal diffusion transformer v_psi (SPEC 1.2). Defaults are the released sizes."""
-
-    dim: int = 2048
-    num_layers: int = 24
-    num_heads: int = 16
-    head_dim: int = 128
-    expand_ratio: int = 4  # MLP width / dim
-    block_size: int = 16  # S, latents a block
-    rope_dim: int = 96  # channels of a head that are rotated
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    qk_bias: bool = False  # bias of the qkv and attention output projections
-    time_frequencies: int = 128
-    zero_init: bool = True  # AdaLN and the output layer start at zero
-
-
-@dataclass(frozen=True)
-class BackboneConfig:
-    """The LLaMA-form stack of the baselines (SPEC 5, BASELINES 1). Defaults are the matched sizes.
-
-    Not published, and chosen here as LLaMA has them: rope_theta, norm_eps, init_std.
-    """
-
-    vocab_size: int = 100_278  # V
-    dim: int = 2048
-    ffn_dim: int = 8192  # of the SwiGLU, three matrices of dim x ffn_dim
-    num_layers: int = 27
-    num_heads: int = 16
-    kv_heads: int = 16  # key/value heads; each serves num_heads / kv_heads neighbouring query heads
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
-    tie_embeddings: bool = False  # the read-out is the embedding's transpose
-    init_std: float = 0.02  # normal, truncated at 3 standard deviations
-
-
-@dataclass(frozen=True)
-class LLaDAConfig:
-    """Masked diffusion over the backbone without its causal mask (BASELINES 2)."""
-
-    mask_id: int = -1  # the id of a masked token, which no text may hold; -1: the last of the vocabulary
-    random_length_probability: float = 0.01  # share of the batches that are cut to a length ~ U{1..L}
-
-
-@dataclass(frozen=True)
-class PlaidConfig:
-    """Diffusion of learnt token embeddings over the backbone's blocks (BASELINES 3)."""
-
-    embedding_dim: int = 16  # E; rows of the table have unit length wherever they are used
-    gamma_0: float = -3.0  # -log SNR at t = 0 to begin with; learnt
-    gamma_1: float = 6.0  # the same at t = 1
-    schedule_width: int = 1024  # of the monotone network between them
-    reconstruction_share: float = 0.125  # of the rows, which train the read-out at t = 0; the others the diffusion
-    self_condition_probability: float = 0.25  # share of the rows that see the network's own first estimate
-    bias_warmup_steps: int = (
-        5000  # until the logits have all of the noised embedding's own evidence; writing always has
-    )
-    schedule_lr_ratio: float = (
-        1.0  # learning rate of embeddings and schedule over that of the network; Plaid's own is 7
-    )
+    kind: str = identity("sentencepiece", traced=False)  # sentencepiece | bytes | file
+    path: str = placement("", traced=False)  # kind=file: a SentencePiece .model or a Hugging Face tokenizer.json
+    # kind=sentencepiece: pieces to train, special tokens included
+    vocab_size: int = identity(8192, traced=False, least=3)
+    training_documents: int = identity(20_000, traced=False, least=1)  # documents that SentencePiece is trained on
+    pad_token: str = identity("<pad>", traced=False)  # kind=file: names of the special tokens in a tokenizer.json
+    eos_token: str = identity("</s>", traced=False)
 
 
 @dataclass(frozen=True)
 class FlowConfig:
     """Flow matching: the law of t and what of a block is known (SPEC 2)."""
 
-    timestep_law: str = "logit_normal"  # t ~ sigmoid(N(loc, scale^2)) | uniform
-    timestep_loc: float = 1.0
-    timestep_scale: float = 1.0
-    time_per: str = "sample"  # one t a sample | a block
-    known_prefix_probability: float = 0.05  # share of the blocks that keep their first k in [1, S-1] latents clean
-    encoder_gradient: str = (
-        "input_and_target"  # none | input | input_and_target: how the current block's z0 reaches the encoder
-    )
+    timestep_law: str = identity("logit_normal")  # t ~ sigmoid(N(loc, scale^2)) | uniform
+    timestep_loc: float = identity(1.0, least=-20.0, most=20.0)
+    timestep_scale: float = identity(1.0, above=0.0, most=20.0)
+    time_per: str = identity("sample")  # one t a sample | a block
+    # share of the blocks that keep their first k in [1, S-1] latents clean
+    known_prefix_probability: float = identity(0.05, least=0.0, most=1.0)
+    # none | input | input_and_target: how the current block's z0 reaches the encoder
+    encoder_gradient: str = identity("input_and_target")
 
 
 @dataclass(frozen=True)
@@ -173,17 +85,17 @@ class ObjectiveConfig:
     Every ELBO term is in nats a token, so that kl_weight = 1 is the bound itself.
     """
 
-    kl_weight: float = 1e-3  # beta
-    mask_weight: float = 0.1  # lambda_mask
-    mask_rate: float = 0.15  # share of the tokens replaced by the mask token
-    vae_weight: float = 1.0  # lambda_VAE, stage 2
-    flow_weight: float = 1.0  # lambda_fm, stage 2
-    reference_weight: float = 0.0  # lambda_ref: KL to the frozen stage 1 encoder; needs a stage 1 VAE
-    latent_policy: str = "joint"  # fixed | joint | scratch | interval
-    vae_lr_ratio: float = 1.0  # learning rate of the VAE over that of the DiT, stage 2
-    interval_period: int = 5000  # latent_policy=interval: steps of a period ...
-    interval_joint: int = 2000  # ... and how many of them, at its start, train the VAE too
-    vae_from: str = ""  # stage 2: a stage 1 workdir to start from; empty: from scratch
+    kl_weight: float = identity(1e-3, least=0.0)  # beta
+    mask_weight: float = identity(0.1, least=0.0)  # lambda_mask
+    mask_rate: float = identity(0.15, least=0.0, most=1.0)  # share of the tokens replaced by the mask token
+    vae_weight: float = identity(1.0, least=0.0)  # lambda_VAE, stage 2
+    flow_weight: float = identity(1.0, least=0.0)  # lambda_fm, stage 2
+    # lambda_ref: KL to the frozen stage 1 encoder; needs a stage 1 VAE
+    reference_weight: float = identity(0.0, least=0.0)
+    latent_policy: str = identity("joint")  # fixed | joint | scratch | interval
+    vae_lr_ratio: float = identity(1.0, least=0.0)  # learning rate of the VAE over that of the DiT, stage 2
+    interval_period: int = identity(5000, least=1)  # latent_policy=interval: steps of a period ...
+    interval_joint: int = identity(2000, least=1)  # ... and how many of them, at its start, train the VAE too
 
 
 @dataclass(frozen=True)
@@ -195,49 +107,58 @@ class OptimizerConfig:
     Everything else (embeddings, read-outs, norms, biases) stays with AdamW.
     """
 
-    name: str = "adamw"  # adamw | muon
-    learning_rate: float = 1.5e-4
-    initial_learning_rate: float = 1e-6
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 5000
-    decay_steps: int = 1_000_000  # the step at which the cosine reaches final_learning_rate
-    schedule: str = "cosine"  # cosine | constant (after the warm-up)
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0  # global gradient norm; 0: no clip
-    muon_momentum: float = 0.95
-    muon_steps: int = 5  # Newton-Schulz iterations
-    moment_dtype: str = (
-        "float32"  # of all moments between steps: float32 | bfloat16 (half the memory; rounded each step)
-    )
+    name: str = identity("adamw")  # adamw | muon
+    learning_rate: float = identity(1.5e-4, above=0.0)
+    initial_learning_rate: float = identity(1e-6, least=0.0)
+    final_learning_rate: float = identity(1e-5, least=0.0)
+    warmup_steps: int = identity(5000, least=0)
+    schedule: str = identity("cosine")  # after the warm-up: cosine | linear | constant | wsd (constant, then a decay)
+    decay_steps: int = length(1_000_000, least=0)  # the step at which final_learning_rate is reached; 0: train.steps
+    cooldown_steps: int = length(0, least=0)  # schedule=wsd: the steps of its decay, the last before decay_steps
+    cooldown_form: str = length("sqrt")  # schedule=wsd: sqrt (1 - sqrt, arXiv 2405.18392) | linear | cosine
+    b1: float = identity(0.9, least=0.0, below=1.0)
+    b2: float = identity(0.95, least=0.0, below=1.0)
+    eps: float = identity(1e-8, above=0.0)
+    weight_decay: float = identity(0.01, least=0.0)
+    clip_norm: float = identity(1.0, least=0.0)  # global gradient norm; 0: no clip
+    muon_momentum: float = identity(0.95, least=0.0, below=1.0)
+    muon_steps: int = identity(5, least=1, most=100)  # Newton-Schulz iterations
+    # of all moments between steps: float32 | bfloat16 (half the memory; rounded each step)
+    moment_dtype: str = identity("float32")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How long and how large."""
 
-    steps: int = 1_000_000
-    batch_size: int = 1408  # rows of a global batch
-    sequence_length: int = 512  # L, tokens a row
-    accumulate: int = 1  # microbatches a step; the gradient equals that of the whole batch
-    log_every: int = 50
-    eval_every: int = 5000  # 0: no held-out evaluation
-    eval_batches: int = 8
-    plot_every: int = 5000  # 0: plots at the end only
+    steps: int = length(1_000_000, traced=False, least=1)
+    batch_size: int = identity(1408, least=1)  # rows of a global batch
+    sequence_length: int = identity(512, least=1)  # L, tokens a row
+    accumulate: int = placement(1, least=1)  # microbatches a step; the gradient equals that of the whole batch
+    log_every: int = reporting(50, least=1)
+    eval_every: int = reporting(5000, least=0)  # 0: no held-out evaluation
+    eval_batches: int = reporting(8, least=1)
+    plot_every: int = reporting(5000, least=0)  # 0: plots at the end only
+    ema_decay: float = identity(0.0, least=0.0, below=1.0)  # of an average of the trained parameters; 0: none
+    init_from: str = identity("", traced=False)  # a workdir, or a folder of released or LLaMA form; empty: draw all
+    init_step: str = identity("", traced=False)  # init_from=workdir: its newest checkpoint, "best" or a step
+    init_groups: tuple[str, ...] = identity((), traced=False)  # groups to take from it; (): all that it shares
+    init_continue: bool = identity(False, traced=False)  # go on from its step, data and optimizer state (cooldowns)
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     """Which checkpoints are written and kept."""
 
-    every: int = 5000
-    keep_last: int = 3
-    keep_every: int = 0  # keep every checkpoint whose step is a multiple; 0: none
-    best_metric: str = ""  # a held-out metric, e.g. "loss", whose lowest keep_best checkpoints stay; empty: none
-    keep_best: int = 1
-    asynchronous: bool = True
+    every: int = reporting(5000, least=1)  # steps
+    # and after so many minutes without one; 0: by steps alone
+    every_minutes: float = reporting(0.0, least=0.0, most=1e6)
+    keep_last: int = reporting(3, least=1)
+    keep_every: int = reporting(0, least=0)  # keep every checkpoint whose step is a multiple; 0: none
+    # a held-out metric, e.g. "loss", whose lowest keep_best checkpoints stay; empty: none
+    best_metric: str = reporting("")
+    keep_best: int = reporting(1, least=1)
+    asynchronous: bool = reporting(True)
 
 
 @dataclass(frozen=True)
@@ -248,24 +169,24 @@ class DCNConfig:
     one; each divides its mesh axis; -1 takes the slices that are left.
     """
 
-    replica: int = -1
-    data: int = 1
-    fsdp: int = 1
-    sequence: int = 1
-    tensor: int = 1
+    replica: int = placement(-1, traced=False, least=-1)
+    data: int = placement(1, traced=False, least=-1)
+    fsdp: int = placement(1, traced=False, least=-1)
+    sequence: int = placement(1, traced=False, least=-1)
+    tensor: int = placement(1, traced=False, least=-1)
 
 
 @dataclass(frozen=True)
 class MeshConfig:
     """Devices as a mesh of named axes, slowest links first; -1 takes what is left."""
 
-    replica: int = (
-        1  # batch split, parameters replicated; the axis that runs across slices unless mesh.dcn says otherwise
-    )
-    data: int = -1  # batch split, parameters replicated, within a slice
-    fsdp: int = 1  # batch split, parameters split too
-    sequence: int = 1  # positions of a row split: keys travel, queries and blocks stay
-    tensor: int = 1  # heads, feed-forward and vocabulary split
+    # batch split, parameters replicated; the axis that runs across slices unless mesh.dcn says otherwise
+    replica: int = placement(1, traced=False, least=-1)
+    data: int = placement(-1, traced=False, least=-1)  # batch split, parameters replicated, within a slice
+    fsdp: int = placement(1, traced=False, least=-1)  # batch split, parameters split too
+    # positions of a row split: keys travel, queries and blocks stay
+    sequence: int = placement(1, traced=False, least=-1)
+    tensor: int = placement(1, traced=False, least=-1)  # heads, feed-forward and vocabulary split
     dcn: DCNConfig = DCNConfig()  # of each of these, the part that lies across slices
 
 
@@ -273,22 +194,23 @@ class MeshConfig:
 class ComputeConfig:
     """What runs where and in which precision; none of it changes the mathematics."""
 
-    dtype: str = "auto"  # matmul dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU, float32 on CPU)
-    scan_layers: bool = True  # one compiled layer in a loop, or all layers unrolled
-    remat: str = (
-        "none"  # none | minimal (keep matmul outputs) | full (layer inputs only) | offload (matmul outputs on the host)
-    )
-    attention: str = "auto"  # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash or else xla)
-    attention_chunks: int = 8  # query chunks of attention by xla and cudnn; keys that none of one sees are skipped
-    cross_entropy_chunk: int = 512  # positions of a row whose logits exist at once
+    dtype: str = identity("auto")  # matmul dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU, float32 on CPU)
+    scan_layers: bool = placement(True)  # one compiled layer in a loop, or all layers unrolled
+    # none | minimal (keep matmul outputs) | full (layer inputs only) | offload (matmul outputs on the host)
+    remat: str = placement("none")
+    # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash or else xla)
+    attention: str = placement("auto")
+    # query chunks of attention by xla and cudnn; keys that none of one sees are skipped
+    attention_chunks: int = placement(8, least=1)
+    cross_entropy_chunk: int = placement(512, least=1)  # positions of a row whose logits exist at once
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """Everything one run is made of."""
 
-    family: str = "cola"  # a key of families.FAMILIES
-    seed: int = 66
+    family: str = identity("cola")  # a key of families.FAMILIES
+    seed: int = identity(66, least=0, most=2**32 - 1)
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     vae: TextVAEConfig = TextVAEConfig()
@@ -326,7 +248,8 @@ CHOICES = {
     "flow.encoder_gradient": ("none", "input", "input_and_target"),
     "objective.latent_policy": ("fixed", "joint", "scratch", "interval"),
     "optimizer.name": ("adamw", "muon"),
-    "optimizer.schedule": ("cosine", "constant"),
+    "optimizer.schedule": ("cosine", "linear", "constant", "wsd"),
+    "optimizer.cooldown_form": ("sqrt", "linear", "cosine"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
     "compute.dtype": ("auto", "float32", "bfloat16"),
     "compute.attention": ("auto", "xla", "splash", "cudnn"),

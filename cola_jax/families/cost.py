@@ -29,8 +29,8 @@ class Cost:
         of `forward` and `backward`.
       attention: FLOPs a token, forward and backward, of attention kernels, those on forbidden pairs included. They are part of
         `forward` and `backward`.
-      state_bytes: fp32 parameters, two moments each (muon keeps one of a matrix, and needs less) and frozen parts, on all
-        devices together.
+      state_bytes: fp32 parameters, two moments each (muon keeps one of a matrix, and needs less), frozen parts and the
+        average of the parameters, on all devices together.
     """
 
     params: dict[str, int]
@@ -83,7 +83,8 @@ def of_parts(
     shapes = jax.eval_shape(lambda: init(cfg, jax.random.PRNGKey(0)))
     sizes = {group: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) for group, tree in shapes.items()}
     tokens = cfg.train.sequence_length
-    kept = sum(sizes.values()) + sum(sizes[group] for group in frozen)
+    averaged = trained if cfg.train.ema_decay > 0 else ()
+    kept = sum(sizes.values()) + sum(sizes[group] for group in (*frozen, *averaged))
     a_moment = 2 if cfg.optimizer.moment_dtype == "bfloat16" else 4  # bytes
     return Cost(
         params=sizes,

@@ -1,9 +1,8 @@
-"""What several processes of one run must settle: the rows each feeds, and when all of them stop."""
+"""What several processes of one run must settle: the rows each feeds, when all of them save or stop, and what one made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -65,29 +64,31 @@ def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
     return put
 
 
-@contextmanager
-def first_process_first(what: str) -> Iterator[None]:
-    """Runs its body in process 0 and then in all others, which find on the shared disk what it left there."""
-    several, first = jax.process_count() > 1, jax.process_index() == 0
-    if several and not first:
-        multihost_utils.sync_global_devices(what)
-    yield
-    if several and first:
-        multihost_utils.sync_global_devices(what)
-
-
-def any_process(mesh: Mesh) -> Callable[[bool], Any]:
-    """Returns a function from this process's flag to whether any process raised its own, the same answer everywhere.
+def highest_vote(mesh: Mesh) -> Callable[[int], Any]:
+    """Returns a function from this process's vote, 0 or more, to the highest of all processes, the same answer everywhere.
 
     The answer may be an array that is still being computed: fetching it later costs the devices nothing.
     """
     if jax.process_count() == 1:
-        return lambda flag: flag
+        return lambda vote: vote
     sharding = NamedSharding(mesh, P(mesh.axis_names))
     local, size = len(sharding.addressable_devices), mesh.size
     highest = jax.jit(jnp.max, out_shardings=replicated(mesh))
 
-    def vote(flag: bool) -> Any:
-        return highest(jax.make_array_from_process_local_data(sharding, np.full(local, flag, np.int32), (size,)))
+    def send(vote: int) -> Any:
+        return highest(jax.make_array_from_process_local_data(sharding, np.full(local, vote, np.int32), (size,)))
 
-    return vote
+    return send
+
+
+def from_first(make: Callable[[], bytes]) -> bytes:
+    """Returns what `make` returns in process 0, where alone it is called, in every process."""
+    if jax.process_count() == 1:
+        return make()
+    content = make() if jax.process_index() == 0 else b""
+    size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
+    if size == 0:
+        return b""
+    buffer = np.zeros(size, np.uint8)
+    buffer[: len(content)] = np.frombuffer(content, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer)).astype(np.uint8).tobytes()

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from cola_jax.config import RunConfig, to_dict
+from cola_jax.config import RunConfig, from_stored, to_dict
 from cola_jax.config.fields import CheckpointConfig
 from cola_jax.parallel import rules
 from cola_jax.train import stored
 from cola_jax.train.integrity import leaves_by_path, nested
 from cola_jax.train.state import TrainState
 
-TREES = ("params", "opt_state", "frozen")
+TREES = ("params", "opt_state", "frozen", "ema")
 Warn = Callable[[str], None]
+Trees = dict[str, Any]  # of TREES, those that there are
 
 
 def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> set[int]:
@@ -50,6 +50,53 @@ def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, b
     return {path.name: path.read_bytes() for path in sorted(Path(source).iterdir()) if path.is_file()}
 
 
+def read_state(orbax: ocp.Checkpointer, path: Path, abstract: TrainState, strict: bool = True) -> Trees:
+    """Returns the trees of a checkpoint on the shardings of `abstract`.
+
+    Those that the checkpoint does not have are left out: all but the parameters where `save_params` wrote it, and an average
+    that its run did not keep.
+
+    Args:
+      strict: whether a tree that the checkpoint has and `abstract` lacks is an error; it is left out otherwise.
+
+    Raises:
+      CheckpointError: where a leaf is missing, extra or misshapen. Damaged: where it cannot be read.
+    """
+    expected = {name: leaves_by_path(getattr(abstract, name)) for name in TREES}
+    meta = stored.read_meta(orbax, path)
+    there = {leaf.split("/")[0] for leaf in meta["leaves"]}
+    if meta.get("params_only", False):
+        expected = {"params": expected["params"]}
+    optional = () if strict else ("frozen", "ema")
+    expected = {name: leaves for name, leaves in expected.items() if name in there or name not in ("ema", *optional)}
+    if not strict:
+        expected = {name: leaves for name, leaves in expected.items() if leaves}
+    _, found = stored.read_trees(orbax, path, expected)
+    structures = {name: jax.tree.structure(getattr(abstract, name)) for name in found}
+    return {
+        name: jax.tree.unflatten(structures[name], [leaves[p] for p in expected[name]])
+        for name, leaves in found.items()
+    }
+
+
+def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn: Warn) -> tuple[int, Trees]:
+    """Returns (step, trees) of another run's checkpoint that a run goes on from; `step` as in `load_params`.
+
+    Raises:
+      CheckpointError: where there is none, it has no optimizer state, or it does not fit.
+    """
+    directory = stored.folder(workdir)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+        steps = stored.candidates(orbax, directory, step)
+        read = lambda chosen: read_state(orbax, directory / str(chosen), abstract, strict=False)
+        chosen, trees = stored.first_good(directory, steps, read, warn)
+    if "opt_state" not in trees:
+        raise stored.CheckpointError(
+            f"{directory / str(chosen)} has no optimizer state to go on with: start from it without train.init_continue"
+        )
+    return chosen, trees
+
+
 class Checkpoints:
     """The checkpoints of one run, and their only writer. One is written at a time, in the background if asked."""
 
@@ -64,10 +111,17 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
         _wait_for_all("checkpoints opened")
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._read_back = False  # whether a checkpoint of this process has been
         self._metrics = {step: self._stored_metrics(step) for step in stored.steps_in(self._directory)}
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Writes `state`, which may be consumed as soon as this returns; `metrics` are those of the held-out text."""
+        """Writes `state`, which may be consumed as soon as this returns; `metrics` are those of the held-out text.
+
+        The first one is read back before this returns.
+
+        Raises:
+          CheckpointError: where it is not what was written.
+        """
         self._orbax.wait_until_finished()
         self._prune()
         step = int(state.step)
@@ -76,14 +130,26 @@ class Checkpoints:
         items = stored.items(trees, {"step": step, "config": to_dict(self._cfg), "metrics": finite}, self._tokenizer)
         self._orbax.save(self._directory / str(step), args=items)
         self._metrics[step] = finite
-        if not self._cfg.checkpoint.asynchronous:
+        if not self._cfg.checkpoint.asynchronous or not self._read_back:
             self._orbax.wait_until_finished()
+        if not self._read_back:
+            self._check(step, {name: leaves_by_path(tree) for name, tree in trees.items() if leaves_by_path(tree)})
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
-        """Returns the newest good checkpoint on the shardings of `abstract`, or None where there is none at all.
+    def _check(self, step: int, trees: dict[str, dict[str, Any]]) -> None:
+        path = self._directory / str(step)
+        try:
+            stored.verify(path, trees)
+        except stored.Damaged as damage:
+            raise stored.CheckpointError(
+                f"the first checkpoint of this run, {path}, cannot be read back ({damage}): training stops here, "
+                "before more is lost. Check the disk, or give a workdir on another one"
+            ) from damage
+        self._read_back = True
 
-        Newer ones that are damaged are named in a warning and set aside as STEP.damaged. Of a checkpoint that was written by
-        `save_params`, opt_state and frozen are None: the run begins with it.
+    def restore(self, abstract: TrainState) -> tuple[int, Trees] | None:
+        """Returns (step, trees) of the newest good checkpoint, as `read_state` does, or None where there is none at all.
+
+        Newer ones that are damaged are named in a warning and set aside as STEP.damaged.
 
         Raises:
           CheckpointError: where a leaf is missing, extra or misshapen, and where every checkpoint is damaged.
@@ -92,27 +158,14 @@ class Checkpoints:
         steps = stored.steps_in(self._directory)[::-1]
         if not steps:
             return None
-        expected = {name: leaves_by_path(getattr(abstract, name)) for name in TREES}
-
-        def read(step: int) -> tuple[dict[str, Any], dict[str, Any]]:
-            path = self._directory / str(step)
-            beginning = stored.read_meta(self._orbax, path).get("params_only", False)
-            return stored.read_trees(self._orbax, path, {"params": expected["params"]} if beginning else expected)
-
-        step, (_, trees) = stored.first_good(self._directory, steps, read, self._warn)
+        read = lambda step: read_state(self._orbax, self._directory / str(step), abstract)
+        step, trees = stored.first_good(self._directory, steps, read, self._warn)
         for newer in [s for s in steps if s > step]:
             self._metrics.pop(newer, None)
             if jax.process_index() == 0:
                 _set_aside(self._directory / str(newer), "damaged")
         _wait_for_all("damaged checkpoints set aside")
-
-        def fill(name: str) -> Any:
-            if name not in trees:
-                return None
-            structure = jax.tree.structure(getattr(abstract, name))
-            return jax.tree.unflatten(structure, [trees[name][path] for path in expected[name]])
-
-        return TrainState(jax.device_put(np.int32(step), abstract.step.sharding), *map(fill, TREES))
+        return step, trees
 
     def close(self) -> None:
         """Waits for the checkpoint being written and removes those that need not stay."""
@@ -166,7 +219,11 @@ def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dic
 
 
 def load_params(
-    workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None, warn: Warn = stored.to_stderr
+    workdir: str | Path,
+    step: int | str | None = None,
+    mesh: Mesh | None = None,
+    warn: Warn = stored.to_stderr,
+    ema: bool = False,
 ) -> tuple[dict[str, Any], Any]:
     """Returns (config as a dict, parameters) of a run, without optimizer state.
 
@@ -174,23 +231,38 @@ def load_params(
       step: None, the newest good one; "best", the lowest of the run's checkpoint.best_metric; or a step.
       mesh: where the parameters go, by the rules table; None: to the first local device.
       warn: takes the line that names a damaged checkpoint that was skipped.
+      ema: the average of the parameters (train.ema_decay) in place of those of the last update.
 
     Raises:
-      CheckpointError: where there is no such checkpoint, or it is damaged.
+      CheckpointError: where there is no such checkpoint, it has no average, or it is damaged.
     """
     directory = stored.folder(workdir)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
 
         def read(step: int) -> tuple[dict[str, Any], Any]:
-            params = nested(stored.leaf_forms(stored.read_meta(orbax, directory / str(step))))["params"]
-            local = SingleDeviceSharding(jax.local_devices()[0])
-            places = rules.shardings(params, mesh) if mesh else jax.tree.map(lambda _: local, params)
-            placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, places)
-            return stored.read_trees(orbax, directory / str(step), {"params": leaves_by_path(placed)})
+            forms = nested(stored.leaf_forms(stored.read_meta(orbax, directory / str(step))))
+            if ema and "ema" not in forms:
+                raise stored.CheckpointError(
+                    f"{directory / str(step)} has no average of the parameters (train.ema_decay)"
+                )
+            wanted = {name: forms[name] for name in (("params", "ema") if ema else ("params",))}
+            return _read_placed(orbax, directory / str(step), wanted, mesh)
 
         steps = stored.candidates(orbax, directory, step)
         _, (meta, trees) = stored.first_good(directory, steps, read, warn)
-    return meta["config"], nested(trees["params"])
+    return to_dict(from_stored(meta["config"])), {**trees["params"], **trees.get("ema", {})}
+
+
+def _read_placed(orbax: ocp.Checkpointer, path: Path, forms: Any, mesh: Mesh | None) -> tuple[dict[str, Any], Any]:
+    """Returns (meta, trees) of the items of `forms`, on a mesh or the first local device."""
+    local = SingleDeviceSharding(jax.local_devices()[0])
+    expected = {}
+    for name, tree in forms.items():
+        places = rules.shardings(tree, mesh) if mesh else jax.tree.map(lambda _: local, tree)
+        placed = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, places)
+        expected[name] = leaves_by_path(placed)
+    meta, trees = stored.read_trees(orbax, path, expected)
+    return meta, {name: nested(leaves) for name, leaves in trees.items() if leaves}
 
 
 def chosen_step(workdir: str | Path, step: int | str | None = None) -> int:

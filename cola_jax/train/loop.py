@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,21 +14,22 @@ from typing import TextIO
 import jax
 from jax.sharding import Mesh
 
-from cola_jax.config import RunConfig, for_platform
+from cola_jax.config import ConfigError, RunConfig, for_platform
 from cola_jax.families.cost import Cost
 from cola_jax.families.family import Batch, Family, Tree
 from cola_jax.parallel.chips import chip_of
-from cola_jax.parallel.hosts import any_process, batch_putter
-from cola_jax.parallel.mesh import check_batch, make_mesh
+from cola_jax.parallel.hosts import batch_putter, highest_vote
+from cola_jax.parallel.mesh import check_batch, check_model, make_mesh
 from cola_jax.parallel.rules import describe
 from cola_jax.scaling import accounting
-from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
+from cola_jax.train.checkpoint import Checkpoints, load_state, tokenizer_files
+from cola_jax.train.claim import claimed
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
-from cola_jax.train.run import Run, absorb, check_best_metric, judge, plot, update_for
-from cola_jax.train.state import TrainState, abstract_state, begin, init_state, shardings_of
-from cola_jax.train.workdir import check, claim
+from cola_jax.train.run import SAVE, STOP, Run, absorb, check_best_metric, judge, plot, update_for
+from cola_jax.train.state import TrainState, abstract_state, complete, init_state, shardings_of
+from cola_jax.train.workdir import check, write_config
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,18 @@ class RunSummary:
     heldout: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Continued:
+    """A checkpoint of another run that a run goes on from: with its step, and so its data, and its optimizer state.
+
+    Attributes:
+      workdir: of that run. step: see `checkpoint.load_params`.
+    """
+
+    workdir: Path
+    step: int | str | None = None
+
+
 def train(
     cfg: RunConfig,
     workdir: str | Path,
@@ -56,68 +70,85 @@ def train(
     family: Family,
     tokenizer: dict[str, bytes] | str | Path | None = None,
     params_init: Tree | None = None,
+    continued: Continued | None = None,
     updates: Mapping[tuple[str, ...], Callable] | None = None,
+    on_begin: Callable[[], None] = lambda: None,
     devices: Sequence[jax.Device] | None = None,
     stream: TextIO | None = None,
 ) -> RunSummary:
     """Trains up to cfg.train.steps, from the newest good checkpoint of `workdir` if it has one.
 
-    SIGTERM and SIGINT end it after the step in flight, with a checkpoint.
+    SIGTERM and SIGINT end it after the step in flight, with a checkpoint. Nothing is written before every check has passed.
 
     Args:
       make_batches: (updates done) -> the batches from there on, numpy, the rows `hosts.process_rows` names.
       heldout_batches: batches of the same shape for held-out evaluation; may be empty.
       tokenizer: a folder, or {file name: bytes}, that every checkpoint carries.
       params_init: {group: parameters} to start from instead of drawing them; read only where there is no checkpoint.
+      continued: a checkpoint to go on from, in place of params_init; read only where there is no checkpoint.
       updates: {groups: compiled step} of steps of this run, for this mesh, that need not be compiled.
+      on_begin: called by the first process when all checks have passed: it writes what else the workdir holds.
       devices: the devices of the mesh; all of them by default.
       stream: takes progress and warnings; stderr by default.
 
     Raises:
       MeshError: where devices, batch or a parameter do not fit the mesh.
-      WorkdirError: where `workdir` belongs to a run with another config.
-      CheckpointError: where the checkpoints do not fit the config or all are damaged.
+      WorkdirError: where `workdir` belongs to a run with another config, or another run is at work in it.
+      CheckpointError: where the checkpoints do not fit the config or all are damaged, or the first cannot be read back.
       TrainingDiverged: where a loss or gradient is not finite.
-      ValueError: where batches end early, or checkpoint.best_metric is not a held-out metric.
+      ConfigError: where checkpoint.best_metric is not a held-out metric, or batches end early.
     """
     workdir, first, stream = Path(workdir), jax.process_index() == 0, stream or sys.stderr
+    say = lambda line: print(line, file=stream, flush=True) if first else None
     mesh = make_mesh(cfg.mesh, devices)
     check_batch(cfg.train, mesh)
     given, (cfg, compute) = cfg, for_platform(cfg, mesh.devices.flat[0].platform)
+    check_model(cfg, mesh)
     abstract = abstract_state(cfg, family, mesh)
-    check(workdir, given)
+    check(workdir, given, say)
+    put, cost = batch_putter(mesh, cfg.train.batch_size), family.cost(cfg)
+    run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, dict(updates or {}), _mfu_of(cost, mesh))
+    check_best_metric(run)
     with ExitStack() as stack:
         stop_asked = stack.enter_context(stop_signals())
-        say = lambda line: print(line, file=stream, flush=True) if first else None
         say(describe(abstract.params, shardings_of(abstract).params))
         say(compute)
-        checkpoints = Checkpoints(workdir, given, tokenizer_files(tokenizer), say)
-        stack.callback(checkpoints.close)
-        state = checkpoints.restore(abstract)
-        start = 0 if state is None else int(state.step)
+        run.claim = stack.enter_context(claimed(workdir, say))
+        run.checkpoints = Checkpoints(workdir, given, tokenizer_files(tokenizer), say)
+        stack.callback(run.checkpoints.close)
+        state = _first_state(run, params_init, continued, say)
+        start = int(state.step)
         if start >= cfg.train.steps:
             say(f"all {cfg.train.steps} steps are already done")
             return RunSummary(start, False, {}, {})
-        say(f"resuming after step {start}" if start else f"starting on mesh {dict(mesh.shape)}")
-        if state is None:
-            state = init_state(cfg, family, abstract, params_init)
-        elif state.opt_state is None:
-            state = begin(cfg, family, abstract, state.params)
-        cost = family.cost(cfg)
         say(accounting.describe(cfg, cost))
-        mfu_of = _mfu_of(cost, mesh)
-        put = batch_putter(mesh, cfg.train.batch_size)
-        log, progress = _writers(cfg, workdir, start, stream if first else None, mfu_of)
-        stack.callback(log.close)
-        stack.callback(progress.close)
-        run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, checkpoints, log, progress)
-        run.mfu_of, run.updates = mfu_of, dict(updates or {})
-        check_best_metric(run)
         if first:
-            claim(workdir, given)
+            on_begin()
+            write_config(workdir, given)
+        run.log, run.progress = _writers(cfg, workdir, start, stream if first else None, run.mfu_of)
+        stack.callback(run.log.close)
+        stack.callback(run.progress.close)
         batches = iter(make_batches(start))
         stack.callback(getattr(batches, "close", lambda: None))
         return _loop(run, state, start, batches, stop_asked)
+
+
+def _first_state(
+    run: Run, params_init: Tree | None, continued: Continued | None, say: Callable[[str], None]
+) -> TrainState:
+    """Returns the state that training goes on from: of the workdir's checkpoint, of another run's, or a new one."""
+    cfg, family, abstract = run.cfg, run.family, run.abstract
+    found = run.checkpoints.restore(abstract)
+    if found is None and continued is not None:
+        found = load_state(continued.workdir, continued.step, abstract, say)
+        say(f"going on from step {found[0]} of {continued.workdir}, with its optimizer state")
+    elif found is not None and found[0]:
+        say(f"resuming after step {found[0]}")
+    else:
+        say(f"starting on mesh {dict(run.mesh.shape)}")
+    if found is None:
+        return init_state(cfg, family, abstract, params_init)
+    return complete(cfg, family, abstract, *found)
 
 
 def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
@@ -138,28 +169,29 @@ def _writers(
 def _loop(
     run: Run, state: TrainState, start: int, batches: Iterator[Batch], stop_asked: Callable[[], bool]
 ) -> RunSummary:
-    cfg, agree = run.cfg, any_process(run.mesh)
+    cfg, agree = run.cfg, highest_vote(run.mesh)
+    run.saved_at = time.monotonic()
     for done in range(start + 1, cfg.train.steps + 1):
         update = update_for(run, run.family.trained(cfg, done - 1))
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
-        stop = absorb(run)
-        vote = agree(stop_asked())  # known at once in a single process; among several, when the step is
+        asked = absorb(run)
+        vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)
         run.pending = (done, metrics, vote)
-        stop |= vote is True
+        if isinstance(vote, int):  # known at once in a single process; among several, when the step is
+            asked = max(asked, vote)
         last = done == cfg.train.steps
         save = last or done % cfg.checkpoint.every == 0
         evaluate = cfg.train.eval_every > 0 and (last or done % cfg.train.eval_every == 0)
         scores = {}
         if evaluate or (save and cfg.checkpoint.best_metric):
-            stop |= absorb(run)
+            asked = max(asked, absorb(run))
             scores = judge(run, state, done)
-        if save or stop:
-            stop |= absorb(run)
-            with run.progress.pause():
-                run.checkpoints.save(state, scores)
+        if save or asked:
+            asked = max(asked, absorb(run))
+            run.save(state, scores)
         if last or (cfg.train.plot_every > 0 and done % cfg.train.plot_every == 0):
             plot(run)
-        if stop and not last:
+        if asked == STOP and not last:
             run.progress.say(f"stopped by a signal after step {done}; with a checkpoint")
             return RunSummary(done, True, run.metrics, run.heldout)
     return RunSummary(cfg.train.steps, False, run.metrics, run.heldout)
@@ -168,5 +200,5 @@ def _loop(
 def _next(batches: Iterator[Batch], done: int, cfg: RunConfig) -> Batch:
     batch = next(batches, None)
     if batch is None:
-        raise ValueError(f"the batches ended before step {done}, but train.steps={cfg.train.steps}")
+        raise ConfigError(f"the batches ended before step {done}, but train.steps={cfg.train.steps}")
     return batch

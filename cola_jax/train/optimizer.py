@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from cola_jax.config import RunConfig
@@ -17,16 +18,41 @@ from cola_jax.train import muon
 Tree = Any
 
 
-def schedule(cfg: OptimizerConfig) -> Callable[[Any], jax.Array]:
-    """Returns step (0 is the first) -> learning rate: linear warm-up, then a cosine to the final rate, or constant."""
-    if cfg.schedule == "constant":
-        warmup = optax.linear_schedule(cfg.initial_learning_rate, cfg.learning_rate, cfg.warmup_steps)
-        after = optax.constant_schedule(cfg.learning_rate)
-    else:
-        warmup = optax.linear_schedule(cfg.initial_learning_rate, cfg.learning_rate, cfg.warmup_steps)
-        alpha = cfg.final_learning_rate / cfg.learning_rate
-        after = optax.cosine_decay_schedule(cfg.learning_rate, cfg.decay_steps - cfg.warmup_steps, alpha)
-    return optax.join_schedules([warmup, after], [cfg.warmup_steps])
+def schedule(cfg: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
+    """Returns step (0 is the first) -> learning rate: linear warm-up from initial_learning_rate, then what cfg.schedule names.
+
+    cosine and linear fall from learning_rate at the end of the warm-up to final_learning_rate at the end of the schedule;
+    constant stays; wsd (warm-up, stable, decay) stays until its decay, the last cooldown_steps of the schedule. Past its end
+    the rate is final_learning_rate.
+
+    Args:
+      steps: train.steps, the end of the schedule where cfg.decay_steps is 0.
+    """
+    peak, final, warmup = cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps
+    end = cfg.decay_steps or steps
+    pieces, bounds = [optax.linear_schedule(cfg.initial_learning_rate, peak, warmup)], [warmup]
+    if cfg.schedule in ("constant", "wsd"):
+        pieces.append(optax.constant_schedule(peak))
+    if cfg.schedule == "wsd":
+        pieces.append(_decay(cfg.cooldown_form, peak, final, cfg.cooldown_steps))
+        bounds.append(end - cfg.cooldown_steps)
+    if cfg.schedule in ("cosine", "linear"):
+        pieces.append(_decay(cfg.schedule, peak, final, end - warmup))
+    return optax.join_schedules(pieces, bounds)
+
+
+def _decay(form: str, peak: float, final: float, steps: int) -> optax.Schedule:
+    """Returns the fall from peak to final in so many steps: linear, cosine, or 1 - sqrt(x) (arXiv 2405.18392)."""
+    if form == "linear":
+        return optax.linear_schedule(peak, final, steps)
+    if form == "cosine":
+        return optax.cosine_decay_schedule(peak, steps, final / peak)
+    return lambda count: peak - (peak - final) * jnp.sqrt(jnp.clip(count / steps, 0.0, 1.0))
+
+
+def rates(cfg: RunConfig, steps: int) -> np.ndarray:
+    """Returns the learning rates (steps,) fp32 of the first steps of a run."""
+    return np.asarray(jax.vmap(schedule(cfg.optimizer, cfg.train.steps))(jnp.arange(steps)))
 
 
 def directions(cfg: OptimizerConfig) -> optax.GradientTransformation:
@@ -90,7 +116,7 @@ def update(
       params and opt_state after the update, and the scalars learning_rate, grad_norm (before the clip) and grad_norm/GROUP.
     """
     opt = cfg.optimizer
-    rate = schedule(opt)(step)
+    rate = schedule(opt, cfg.train.steps)(step)
     ratios = family.learning_rate_ratio(cfg)
     norms = {group: optax.tree.norm(grads[group]) for group in grads}
     norm = jnp.sqrt(sum(n**2 for n in norms.values()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cola_jax.config import RunConfig
+from cola_jax.config import ConfigError, RunConfig
 from cola_jax.errors import UserError
 from cola_jax.families.family import Batch, Family
 from cola_jax.train.checkpoint import Checkpoints
+from cola_jax.train.claim import Claim
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.plots import plot_metrics
 from cola_jax.train.progress import Progress
@@ -40,9 +43,12 @@ class TrainingDiverged(UserError):
         self.step, self.terms = step, terms
 
 
+SAVE, STOP = 1, 2  # what a process may ask of the loop, the larger the more
+
+
 @dataclass
 class Run:
-    """What the loop works with, and what it has learnt so far."""
+    """What the loop works with, and what it has learnt so far. `claim` to `progress` are set once the workdir is this run's."""
 
     cfg: RunConfig
     family: Family
@@ -51,17 +57,30 @@ class Run:
     abstract: TrainState
     put: Callable[[Batch], Batch]
     heldout_batches: Sequence[Batch]
-    checkpoints: Checkpoints
-    log: MetricsLog | NoLog
-    progress: Progress
-    pending: tuple[int, Any, Any] | None = (
-        None  # a step in flight, its metrics, and the vote to stop: fetched a step late
-    )
+    updates: dict[tuple[str, ...], Callable] = field(default_factory=dict)
+    mfu_of: Callable[[float], float] | None = None  # tokens a second to MFU, where the devices' peak is known
+    claim: Claim | None = None  # of the first process
+    checkpoints: Checkpoints | None = None
+    log: MetricsLog | NoLog | None = None
+    progress: Progress | None = None
+    pending: tuple[int, Any, Any] | None = None  # a step in flight, its metrics, and the vote: fetched a step late
+    saved_at: float = 0.0  # time.monotonic() of the last checkpoint, or of the start
     metrics: dict[str, float] = field(default_factory=dict)
     heldout: dict[str, float] = field(default_factory=dict)
-    mfu_of: Callable[[float], float] | None = None  # tokens a second to MFU, where the devices' peak is known
-    updates: dict[tuple[str, ...], Callable] = field(default_factory=dict)
     evaluation: Callable | None = None
+
+    def save_is_due(self) -> bool:
+        """Whether checkpoint.every_minutes have passed since the last checkpoint."""
+        minutes = self.cfg.checkpoint.every_minutes
+        return minutes > 0 and time.monotonic() - self.saved_at >= 60.0 * minutes
+
+    def save(self, state: TrainState, scores: dict[str, float]) -> None:
+        """Writes a checkpoint, if the workdir is still this run's."""
+        if self.claim is not None:
+            self.claim.check()
+        with self.progress.pause():
+            self.checkpoints.save(state, scores)
+        self.saved_at = time.monotonic()
 
     def rates(self, tokens_per_second: float) -> dict[str, float]:
         """The metrics of speed."""
@@ -76,17 +95,17 @@ def update_for(run: Run, trained: tuple[str, ...]) -> Callable:
     return run.updates[trained]
 
 
-def absorb(run: Run) -> bool:
-    """Fetches the metrics that are pending and deals with them; returns whether some process has been asked to stop.
+def absorb(run: Run) -> int:
+    """Fetches the metrics that are pending and deals with them; returns the highest vote: STOP, SAVE or 0.
 
     Raises:
       TrainingDiverged: where that step was not finite.
     """
     if run.pending is None:
-        return False
-    step, metrics, stop = run.pending
+        return 0
+    step, metrics, vote = run.pending
     run.pending = None
-    loss, nonfinite, stop = jax.device_get((metrics["loss"], metrics["nonfinite"], stop))
+    loss, nonfinite, vote = jax.device_get((metrics["loss"], metrics["nonfinite"], vote))
     if not nonfinite:
         run.progress.advance(step, float(loss))
     train = run.cfg.train
@@ -97,7 +116,7 @@ def absorb(run: Run) -> bool:
         run.log.write(step, run.metrics)
         if nonfinite:
             raise TrainingDiverged(step, [name for name, value in values.items() if not math.isfinite(value)])
-    return bool(stop)
+    return int(vote)
 
 
 def judge(run: Run, state: TrainState, step: int) -> dict[str, float]:
@@ -107,8 +126,11 @@ def judge(run: Run, state: TrainState, step: int) -> dict[str, float]:
     with run.progress.pause():
         if run.evaluation is None:
             run.evaluation = eval_step(run.cfg, run.family, run.mesh, run.abstract)
-        batches = map(run.put, run.heldout_batches)
-        run.heldout = evaluate(run.cfg, run.family, run.evaluation, state, batches)
+        scores = lambda state: evaluate(run.cfg, run.family, run.evaluation, state, map(run.put, run.heldout_batches))
+        run.heldout = scores(state)
+        if state.ema:
+            averaged = dataclasses.replace(state, params={**state.params, **state.ema})
+            run.heldout |= {f"ema/{name}": value for name, value in scores(averaged).items()}
     run.log.write(step, {f"heldout/{name}": value for name, value in run.heldout.items()})
     run.progress.say(f"step {step}  " + "  ".join(f"heldout/{name} {value:.4f}" for name, value in run.heldout.items()))
     return run.heldout
@@ -122,15 +144,16 @@ def plot(run: Run) -> None:
 
 
 def check_best_metric(run: Run) -> None:
-    """Raises ValueError unless held-out evaluation yields checkpoint.best_metric."""
+    """Raises ConfigError unless held-out evaluation yields checkpoint.best_metric."""
     name = run.cfg.checkpoint.best_metric
     if not name:
         return
     if not run.heldout_batches:
-        raise ValueError(f"checkpoint.best_metric={name!r} needs held-out batches, got none")
+        raise ConfigError(f"checkpoint.best_metric={name!r} needs held-out batches, but train.eval_every=0 reads none")
     known = {*_heldout_names(run), "loss"}
+    known |= {f"ema/{one}" for one in known} if run.abstract.ema else set()
     if name not in known:
-        raise ValueError(
+        raise ConfigError(
             f"checkpoint.best_metric={name!r} is not a held-out metric; those are {', '.join(sorted(known))}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -32,12 +32,14 @@ class TrainState:
       params: {group: parameters}, fp32.
       opt_state: {group: moments}; only groups that some step trains.
       frozen: parameters that are read and never trained, under the paths of the rules table; may be empty.
+      ema: {group: average of the parameters}, fp32, of the groups that some step trains; empty where train.ema_decay is 0.
     """
 
     step: Any
     params: Tree
     opt_state: Tree
     frozen: Tree
+    ema: Tree = field(default_factory=dict)
 
 
 def key_for(seed: int, use: str, index: Any) -> jax.Array:
@@ -53,9 +55,16 @@ def _builder(cfg: RunConfig, family: Family) -> Callable[[Tree], TrainState]:
         copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
         params = {**family.init(cfg, key_for(cfg.seed, "init", 0)), **copied(given)}
         opt_state = optimizer.init(cfg, family, params)
-        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, copied(family.frozen(cfg, params)))
+        frozen, ema = copied(family.frozen(cfg, params)), copied(first_average(cfg, family, params))
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen, ema)
 
     return build
+
+
+def first_average(cfg: RunConfig, family: Family, params: Tree) -> Tree:
+    """Returns the parameters that an average starts at, those of `TrainState.ema`."""
+    groups = optimizer.ever_trained(cfg, family) if cfg.train.ema_decay > 0 else ()
+    return {group: params[group] for group in groups}
 
 
 def abstract_state(cfg: RunConfig, family: Family, mesh: Mesh) -> TrainState:
@@ -70,7 +79,8 @@ def abstract_state(cfg: RunConfig, family: Family, mesh: Mesh) -> TrainState:
         cfg.optimizer, shapes.opt_state[group], params[group], replicated(mesh)
     )
     opt_state = {group: moments(group) for group in shapes.opt_state}
-    placed = TrainState(replicated(mesh), params, opt_state, rules.shardings(shapes.frozen, mesh))
+    frozen, ema = (rules.shardings(tree, mesh) for tree in (shapes.frozen, shapes.ema))
+    placed = TrainState(replicated(mesh), params, opt_state, frozen, ema)
     return jax.tree.map(lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, placed)
 
 
@@ -97,16 +107,22 @@ def init_state(cfg: RunConfig, family: Family, abstract: TrainState, given: Tree
     return jax.jit(_builder(cfg, family), out_shardings=shardings_of(abstract))(placed)
 
 
-def begin(cfg: RunConfig, family: Family, abstract: TrainState, params: Tree) -> TrainState:
-    """Returns the state before the first step of a run whose parameters, all groups, lie where `abstract` has them.
+def complete(cfg: RunConfig, family: Family, abstract: TrainState, step: int, trees: dict[str, Tree]) -> TrainState:
+    """Returns the state of a run after `step` updates from the trees that a checkpoint has, which lie where `abstract` says.
 
-    They are taken over, not copied: what is new is the optimizer's state and what stays frozen.
+    They are taken over, not copied. What is missing begins anew: moments at zero, frozen parts and average at the parameters.
     """
+    missing = [name for name in ("opt_state", "frozen", "ema") if name not in trees]
 
-    def build(params: Tree) -> tuple[Tree, Tree]:
-        frozen = jax.tree.map(lambda x: jnp.array(x, copy=True), family.frozen(cfg, params))
-        return optimizer.init(cfg, family, params), frozen
+    def build(params: Tree) -> dict[str, Tree]:
+        copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+        made = {
+            "opt_state": lambda: optimizer.init(cfg, family, params),
+            "frozen": lambda: copied(family.frozen(cfg, params)),
+            "ema": lambda: copied(first_average(cfg, family, params)),
+        }
+        return {name: made[name]() for name in missing}
 
     places = shardings_of(abstract)
-    opt_state, frozen = jax.jit(build, out_shardings=(places.opt_state, places.frozen))(params)
-    return TrainState(jax.device_put(np.int32(0), places.step), params, opt_state, frozen)
+    new = jax.jit(build, out_shardings={name: getattr(places, name) for name in missing})(trees["params"])
+    return TrainState(step=jax.device_put(np.int32(step), places.step), **trees, **new)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
@@ -62,7 +63,9 @@ def train_step(
         grads = jax.lax.with_sharding_constraint(grads, {group: shardings.params[group] for group in trained})
         params, opt_state, stats = optimizer.update(cfg, family, grads, state.opt_state, state.params, state.step)
         finite = jnp.isfinite(value) & jnp.isfinite(stats["grad_norm"])
-        new = TrainState(state.step + 1, params, opt_state, state.frozen)
+        averaged = {group: params[group] for group in state.ema}
+        ema = optax.incremental_update(averaged, state.ema, 1.0 - cfg.train.ema_decay)
+        new = TrainState(state.step + 1, params, opt_state, state.frozen, ema)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
         flags = {"loss": value, "nonfinite": jnp.int32(~finite)}
         return kept, {**family.summarize(cfg, sums), **stats, **flags}

@@ -4,7 +4,7 @@ A checkpoint is a folder CHECKPOINTS/STEP of Orbax items:
   meta       format version, step, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
              where the checkpoint holds parameters that a run begins with and was never meant to hold more
   tokenizer  {file name: base64}
-  params, opt_state, frozen  {path: array}; an empty one is left out
+  params, opt_state, frozen, ema  {path: array}; an empty one is left out
 A restored leaf is compared with its fingerprint, because a damaged file can still decode.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from cola_jax.errors import UserError
 from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
 
 FORMAT = 1
+CHUNK = 2**28  # bytes of all devices together
 
 
 class CheckpointError(UserError):
@@ -124,6 +125,48 @@ def read_trees(
     if changed:
         raise Damaged(f"other values than were written: {', '.join(changed)}")
     return meta, trees
+
+
+def verify(path: Path, trees: dict[str, dict[str, Any]]) -> None:
+    """Reads a checkpoint back that was written from `trees` and is whole, a part of CHUNK bytes at a time.
+
+    Args:
+      trees: {item: {path: array}} of the arrays that were written, still on their devices.
+
+    Raises:
+      Damaged: where a leaf cannot be read, or has another shape or other bits than the array.
+    """
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+        written = read_meta(orbax, path)["leaves"]
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+        for item, leaves in trees.items():
+            for part in _parts(leaves):
+                forms = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for p, x in part.items()}
+                places = ocp.checkpoint_utils.construct_restore_args(forms)
+                args = ocp.args.PyTreeRestore(item=forms, restore_args=places, partial_restore=True)
+                try:
+                    read = orbax.restore(path / item, args=args)
+                except (MemoryError, jax.errors.JaxRuntimeError):
+                    raise
+                except Exception as error:  # as in `_item`
+                    raise Damaged(f"{item}: {type(error).__name__}: {str(error).splitlines()[0][:200]}") from error
+                found = fingerprints(read)
+                changed = [f"{item}/{p}" for p in part if found[p] != written[f"{item}/{p}"]["fingerprint"]]
+                changed += [f"{item}/{p}" for p, x in part.items() if read[p].shape != x.shape]
+                if changed:
+                    raise Damaged(f"other values than were written: {', '.join(sorted(set(changed)))}")
+
+
+def _parts(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the leaves in parts of at most CHUNK bytes, or of one leaf: as much is in memory twice."""
+    part: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        if part and sum(x.nbytes for x in part.values()) + leaf.nbytes > CHUNK:
+            yield part
+            part = {}
+        part[path] = leaf
+    if part:
+        yield part
 
 
 def first_good(

@@ -63,7 +63,7 @@ def test_missing_fields_are_named_and_never_filled_in():
     [
         ("vae.dim", "wide", "int"), ("vae.dim", 1.5, "int"), ("train.steps", True, "int"),
         ("optimizer.learning_rate", "fast", "float"), ("optimizer.learning_rate", None, "float"),
-        ("vae.fixed_logsnr", "high", "float"), ("data.shuffle", 1, "bool"), ("objective.vae_from", 3, "str"),
+        ("vae.fixed_logsnr", "high", "float"), ("data.shuffle", 1, "bool"), ("train.init_from", 3, "str"),
     ],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_named_with_the_right_one(path, value, kind):
@@ -107,7 +107,8 @@ def test_a_name_that_is_not_a_choice_is_refused_with_the_choices(path):
     node[last] = "other"
     with pytest.raises(ConfigError) as error:
         config.resolve(tree)
-    assert f"{path}='other' is not one of {', '.join(config.CHOICES[path])}" in str(error.value)
+    named = path.replace("sources.", "sources.0.")
+    assert f"{named}='other' is not one of {', '.join(config.CHOICES[path])}" in str(error.value)
 
 
 def test_every_choice_is_of_a_field_that_exists_and_its_default_is_one():
@@ -142,50 +143,58 @@ INCONSISTENT = [
     ({"vae__ffn_dim": 7}, "vae.ffn_dim=7 must be even for swiglu"),
     ({"dit__rope_dim": 7}, "dit.rope_dim=7 must be even and at most dit.head_dim=128"),
     ({"dit__rope_dim": 130}, "dit.rope_dim=130 must be even"),
-    ({"dit__rope_dim": 0}, "dit.rope_dim=0 must be even"),
+    ({"dit__rope_dim": 0}, "dit.rope_dim=0 must be at least 2"),
     ({"train__sequence_length": 520}, "train.sequence_length=520 is not a multiple of 16, the tokens of a block"),
     ({"vae__patch_size": 64, "train__sequence_length": 512}, "not a multiple of 1024, the tokens of a block"),
     ({"vae__block_size": 3}, "vae.block_size=3 and dit.block_size=16: one must divide the other"),
     ({"train__accumulate": 3}, "train.batch_size=1408 is not a multiple of train.accumulate=3"),
     ({"vae__fixed_logsnr": 1.0, "vae__encoder_last_ln": False, "train__accumulate": 2}, "averages over the batch"),
-    ({"vae__fixed_logsnr": 1.0, "vae__use_variation": False}, "vae.fixed_logsnr needs vae.use_variation=True"),
     ({"flow__known_prefix_probability": 1.5}, "flow.known_prefix_probability=1.5 must be between 0 and 1"),
     ({"objective__mask_rate": -0.1}, "objective.mask_rate=-0.1 must be between 0 and 1"),
-    ({"data__heldout_fraction": 2.0}, "data.heldout_fraction=2.0 must be between 0 and 1"),
-    ({"sampling__top_p": 1.1}, "sampling.top_p=1.1 must be between 0 and 1"),
+    ({"data__heldout_fraction": 2.0}, "data.heldout_fraction=2.0 must be at least 0 and less than 1"),
+    ({"sampling__top_p": 1.1}, "sampling.top_p=1.1 must be more than 0 and at most 1"),
     ({"sampling__repaint_time": -1.0}, "sampling.repaint_time=-1.0 must be between 0 and 1"),
-    ({"objective__kl_weight": -1.0}, "objective.kl_weight=-1.0 must not be negative"),
-    ({"objective__vae_lr_ratio": -1.0}, "objective.vae_lr_ratio=-1.0 must not be negative"),
+    ({"objective__kl_weight": -1.0}, "objective.kl_weight=-1.0 must be at least 0"),
+    ({"objective__vae_lr_ratio": -1.0}, "objective.vae_lr_ratio=-1.0 must be at least 0"),
     ({"data__sources": "()"}, "data.sources is empty"),
-    ({"data__sources__0__weight": 0.0}, "data.sources.weight must be positive"),
+    ({"data__sources__0__weight": 0.0}, "data.sources.0.weight=0.0 must be more than 0"),
     ({"data__sources__0__kind": "text"}, "data.sources.path is empty: name the files"),
     ({"tokenizer__kind": "file"}, "tokenizer.kind='file' needs tokenizer.path"),
-    ({"flow__timestep_scale": 0.0}, "flow.timestep_scale=0.0 must be positive"),
+    ({"flow__timestep_scale": 0.0}, "flow.timestep_scale=0.0 must be more than 0"),
     ({"dit__block_size": 1}, "flow.known_prefix_probability must be 0 where dit.block_size=1"),
-    ({"objective__latent_policy": "fixed"}, "objective.latent_policy='fixed' needs objective.vae_from"),
-    ({"objective__latent_policy": "interval"}, "objective.latent_policy='interval' needs objective.vae_from"),
+    ({"objective__latent_policy": "fixed"}, "objective.latent_policy='fixed' needs train.init_from"),
+    ({"objective__latent_policy": "interval"}, "objective.latent_policy='interval' needs train.init_from"),
     ({"objective__latent_policy": "scratch", "objective__vae_from": "w"}, "'scratch' starts from nothing"),
-    ({"objective__reference_weight": 1.0}, "objective.reference_weight>0 needs objective.vae_from"),
+    ({"objective__reference_weight": 1.0}, "objective.reference_weight>0 needs train.init_from"),
     (
         {"objective__reference_weight": 1.0, "objective__vae_from": "w", "vae__use_variation": False},
         "it needs vae.use_var",
     ),
-    ({"objective__interval_joint": 0}, "objective.interval_joint must be between 1 and objective.interval_period"),
-    ({"objective__interval_joint": 9000}, "objective.interval_joint must be between 1"),
-    ({"optimizer__decay_steps": 5000}, "optimizer.decay_steps=5000 must exceed warmup_steps=5000"),
-    ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be positive"),
-    ({"optimizer__muon_steps": 0}, "optimizer.muon_steps=0 must be at least 1"),
-    ({"optimizer__muon_momentum": 1.0}, "optimizer.muon_momentum must be at least 0 and less than 1"),
-    ({"sampling__temperature": -1.0}, "sampling.temperature=-1.0 must not be negative"),
-    ({"sampling__repetition_penalty": 0.0}, "sampling.repetition_penalty must be positive"),
-    ({"sampling__repaint_rounds": 0}, "sampling.repaint_rounds must be at least 1"),
-    ({"backbone__dim": 2064}, "backbone.dim=2064 is not a multiple of twice backbone.num_heads=16: RoPE needs pairs"),
-    ({"backbone__kv_heads": 3}, "backbone.num_heads=16 is not a multiple of backbone.kv_heads=3"),
-    ({"llada__mask_id": 100_278}, "llada.mask_id=100278 must be below backbone.vocab_size=100278, or -1"),
+    ({"objective__interval_joint": 0}, "objective.interval_joint=0 must be at least 1"),
+    (
+        {"objective__interval_joint": 9000, "objective__latent_policy": "interval", "objective__vae_from": "w"},
+        "objective.interval_joint must be between 1 and objective.interval_period",
+    ),
+    ({"optimizer__decay_steps": 5000}, "optimizer.decay_steps=5000 must exceed optimizer.warmup_steps=5000"),
+    ({"optimizer__learning_rate": 0.0}, "optimizer.learning_rate=0.0 must be more than 0"),
+    ({"optimizer__muon_steps": 0}, "optimizer.muon_steps=0 must be between 1 and 100"),
+    ({"optimizer__muon_momentum": 1.0}, "optimizer.muon_momentum=1.0 must be at least 0 and less than 1"),
+    ({"sampling__temperature": -1.0}, "sampling.temperature=-1.0 must be between 0 and 10000"),
+    ({"sampling__repetition_penalty": 0.0}, "sampling.repetition_penalty=0.0 must be more than 0"),
+    ({"sampling__repaint_rounds": 0}, "sampling.repaint_rounds=0 must be at least 1"),
+    (
+        {"family": "ar", "backbone__dim": 2064},
+        "backbone.dim=2064 is not a multiple of twice backbone.num_heads=16: RoPE needs pairs",
+    ),
+    ({"family": "ar", "backbone__kv_heads": 3}, "backbone.num_heads=16 is not a multiple of backbone.kv_heads=3"),
+    (
+        {"family": "llada", "llada__mask_id": 100_278},
+        "llada.mask_id=100278 must be below backbone.vocab_size=100278, or -1",
+    ),
     ({"llada__random_length_probability": 1.5}, "llada.random_length_probability=1.5 must be between 0 and 1"),
-    ({"sampling__llada__steps": -1}, "sampling.llada.steps=-1 must not be negative"),
-    ({"sampling__llada__block_length": -1}, "sampling.llada.block_length=-1 must not be negative"),
-    ({"sampling__llada__guidance": -0.5}, "sampling.llada.guidance=-0.5 must not be negative"),
+    ({"sampling__llada__steps": -1}, "sampling.llada.steps=-1 must be at least 0"),
+    ({"sampling__llada__block_length": -1}, "sampling.llada.block_length=-1 must be at least 0"),
+    ({"sampling__llada__guidance": -0.5}, "sampling.llada.guidance=-0.5 must be between 0 and 10000"),
     (
         {"family": "llada", "sampling__llada__block_length": 5},
         "sampling.max_new_tokens=32 is not a multiple of sampling.llada.block_length=5",
@@ -197,7 +206,7 @@ INCONSISTENT = [
     ({"family": "llada", "backbone__vocab_size": 1}, "backbone.vocab_size=1 has no spare id for the mask"),
     ({"family": "ar", "sampling__steps": 8}, "sampling.steps=8 is not read by family 'ar': leave it out"),
     ({"family": "llada", "sampling__guidance": 1.0}, "sampling.guidance=1.0 is not read by family 'llada'"),
-    ({"family": "ar", "objective__vae_from": "w"}, "objective.vae_from='w' is not read by family 'ar'"),
+    ({"family": "ar", "objective__vae_weight": 2.0}, "objective.vae_weight=2.0 is not read by family 'ar'"),
     ({"family": "cola", "sampling__llada__steps": 8}, "is not read by family 'cola'"),
     ({"mesh__fsdp": -1}, "mesh: only one of replica, data, fsdp, sequence, tensor may be -1"),
     ({"mesh__tensor": 0}, "mesh: sizes are positive or -1"),
@@ -283,7 +292,7 @@ def test_a_file_that_is_missing_or_no_config_is_refused(tmp_path):
 def test_the_projects_own_configs_hold_together(spec):
     cfg = config.resolve(config.load(spec))
     assert cfg.family == ("text_vae" if ":vae" in spec else "cola")
-    assert cfg.objective.vae_from == ("w" if spec.endswith(",w") else "")
+    assert cfg.train.init_from == ("w" if spec.endswith(",w") else "")
 
 
 def test_a_matched_pair_differs_in_its_family_alone():
@@ -296,7 +305,7 @@ def test_a_matched_pair_differs_in_its_family_alone():
 def test_text_leaves_room_for_the_mask_and_starts_anywhere_where_there_are_no_blocks():
     sizes = {}
     for family in ("cola", "ar", "llada"):
-        cfg = tiny_config(family=family, vae__vocab_size=20)
+        cfg = tiny_config(family=family, **({"vae__vocab_size": 20} if family == "cola" else {}))
         sizes[family] = (config.vocabulary(cfg).of_text, config.tokens_of_block(cfg))
     assert sizes == {"cola": (20, 4), "ar": (13, 1), "llada": (12, 1)}
     assert config.vocabulary(tiny_config(family="llada", llada__mask_id=5)).of_text == 13

@@ -7,7 +7,7 @@ from jax.sharding import AxisType
 
 from cola_jax import config
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
-from cola_jax.parallel.hosts import any_process, batch_putter, host_share, process_rows
+from cola_jax.parallel.hosts import batch_putter, highest_vote, host_share, process_rows
 from cola_jax.parallel.mesh import AXES, MeshError, axis_sizes, check_batch, check_model, make_mesh, sizes_across
 from cola_jax.parallel.topology import devices_of
 from experiments._machines import MACHINES
@@ -58,7 +58,7 @@ def test_one_process_supplies_every_row_and_gets_them_back():
 
 
 def test_one_process_answers_for_itself():
-    agree = any_process(make_mesh(MeshConfig(), jax.devices()[:1]))
+    agree = highest_vote(make_mesh(MeshConfig(), jax.devices()[:1]))
     assert agree(True) is True
     assert agree(False) is False
 

@@ -10,7 +10,7 @@ from toy_family import FAMILY, config
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train.checkpoint import Checkpoints, kept_steps, load_params, load_tokenizer, save_params
 from cola_jax.train.integrity import fingerprints
-from cola_jax.train.state import TrainState, abstract_state, begin, init_state
+from cola_jax.train.state import abstract_state, complete, init_state
 from cola_jax.train.stored import CheckpointError, steps_in
 
 
@@ -23,7 +23,7 @@ def setup(cfg):
 def at(state, step):
     """A state of that step, unlike those of other steps."""
     params = jax.tree.map(lambda x: x + step, state.params)
-    return TrainState(jnp.int32(step), params, state.opt_state, state.frozen)
+    return dataclasses.replace(state, step=jnp.int32(step), params=params)
 
 
 def written(workdir, steps=(2, 4), cfg=None, scores=()):
@@ -41,7 +41,8 @@ def restored(workdir, abstract, cfg=None):
     warnings = []
     checkpoints = Checkpoints(workdir, cfg or config(), {}, warnings.append)
     try:
-        return checkpoints.restore(abstract), warnings
+        found = checkpoints.restore(abstract)
+        return None if found is None else complete(config(), FAMILY, abstract, *found), warnings
     finally:
         checkpoints.close()
 
@@ -83,10 +84,8 @@ def test_parameters_from_elsewhere_begin_a_run_with_a_fresh_optimizer(tmp_path):
     abstract, state = setup(config())
     save_params(tmp_path, config(), at(state, 3).params, {"vocab.txt": b"a"})
     assert load_tokenizer(tmp_path) == {"vocab.txt": b"a"}
-    found, warnings = restored(tmp_path, abstract)
-    assert int(found.step) == 0 and found.opt_state is None and found.frozen is None and not warnings
-    assert same(found.params, at(state, 3).params)
-    first = begin(config(), FAMILY, abstract, found.params)
+    first, warnings = restored(tmp_path, abstract)
+    assert int(first.step) == 0 and not warnings
     assert jax.tree.structure(first) == jax.tree.structure(state) and same(first.params, at(state, 3).params)
     assert same(first.opt_state, state.opt_state)
     assert jax.tree.map(lambda x: x.sharding, first) == jax.tree.map(lambda x: x.sharding, abstract)
@@ -97,7 +96,7 @@ def test_the_frozen_reference_of_a_run_that_begins_with_parameters_is_a_copy_of_
     mesh = make_mesh(config().mesh, jax.devices()[:1])
     abstract = abstract_state(config(), anchored, mesh)
     params = at(init_state(config(), anchored, abstract), 3).params
-    first = begin(config(), anchored, abstract, params)
+    first = complete(config(), anchored, abstract, 0, {"params": params})
     assert same(first.frozen, {"encoder": params["encoder"]})
     pointer = lambda x: x.unsafe_buffer_pointer()
     kept = {pointer(x) for x in jax.tree.leaves(first.params)}

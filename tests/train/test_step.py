@@ -109,7 +109,7 @@ def test_the_update_is_adamw_after_a_clip_over_all_trained_groups():
     chains = {
         group: optax.chain(
             optax.adamw(
-                lambda step, r=ratio[group]: r * optimizer.schedule(opt)(step),
+                lambda step, r=ratio[group]: r * optimizer.schedule(opt, 8)(step),
                 opt.b1,
                 opt.b2,
                 opt.eps,
@@ -132,7 +132,7 @@ def test_the_update_is_adamw_after_a_clip_over_all_trained_groups():
 
 def test_the_learning_rate_warms_up_and_falls_to_its_final_value():
     cfg = dataclasses.replace(config().optimizer, warmup_steps=10, decay_steps=110, final_learning_rate=1e-3)
-    rate = optimizer.schedule(cfg)
+    rate = optimizer.schedule(cfg, 8)
     np.testing.assert_allclose(rate(0), cfg.initial_learning_rate, rtol=1e-3)
     np.testing.assert_allclose([rate(10), rate(60), rate(110), rate(500)], [1e-2, 5.5e-3, 1e-3, 1e-3], rtol=1e-5)
     constant = optimizer.schedule(dataclasses.replace(cfg, schedule="constant", warmup_steps=0))

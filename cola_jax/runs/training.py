@@ -1,0 +1,104 @@
+"""Training from a config: tokenizer, corpus, what the run starts from, trainer."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TextIO
+
+from cola_jax import storage
+from cola_jax.config import ConfigError, RunConfig
+from cola_jax.data import pipeline, tokenizers
+from cola_jax.data.sentencepieces import EOS_TOKEN, PAD_TOKEN, SentencePieceTokenizer
+from cola_jax.executable import updates_for
+from cola_jax.families import FAMILIES
+from cola_jax.parallel.hosts import from_first, host_share
+from cola_jax.parallel.mesh import make_mesh
+from cola_jax.runs import starts
+from cola_jax.runs.starts import TOKENIZER as TOKENIZER
+from cola_jax.train.checkpoint import tokenizer_files
+from cola_jax.train.loop import RunSummary, train
+from cola_jax.train.stored import folder as checkpoints_of
+from cola_jax.train.stored import steps_in
+from cola_jax.train.workdir import check, stored_config
+
+
+def run(
+    cfg: RunConfig,
+    workdir: str | Path,
+    stream: TextIO | None = None,
+    corpus: pipeline.Corpus | None = None,
+    executable: str | Path | None = None,
+) -> RunSummary:
+    """Trains `cfg` in `workdir`, or continues what stands there.
+
+    Args:
+      corpus: what `pipeline.build_corpus` made of this data by this run's tokenizer; made here by default.
+      executable: a file that `executable.save` wrote, whose training step is used in place of compiling one.
+
+    Raises:
+      ConfigError: where `executable` is not a training step of this run, see `executable.updates_for`; where
+        train.init_from cannot be started from, see `starts`. DataError: where the data cannot be used.
+      See `train.loop.train` for the rest.
+    """
+    workdir, mesh = storage.local(workdir, "workdir"), make_mesh(cfg.mesh)
+    check(workdir, cfg, lambda line: None)  # `train` says what changed
+    updates = {} if executable is None else updates_for(executable, cfg, mesh)
+    begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun goes on from its own checkpoint
+    start = None if begun or not cfg.train.init_from else starts.find(cfg, mesh)
+    tokenizer = _tokenizer(cfg, workdir, begun, start)
+    corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
+    host, hosts = host_share(mesh, cfg.train.batch_size)
+    share = {"host_index": host, "host_count": hosts}
+    heldout = []
+    if cfg.train.eval_every > 0:
+        heldout = pipeline.heldout_batches(cfg, corpus, cfg.train.eval_batches, **share)
+    return train(
+        cfg,
+        workdir,
+        make_batches=lambda start: pipeline.train_batches(cfg, corpus, start, **share),
+        heldout_batches=heldout,
+        family=FAMILIES[cfg.family],
+        tokenizer=files_of(tokenizer),
+        params_init=None if start is None else start.params,
+        continued=None if start is None else start.continued,
+        updates=updates,
+        on_begin=lambda: tokenizers.save(tokenizer, workdir / TOKENIZER),
+        stream=stream,
+    )
+
+
+def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start | None) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of the run: its own where it has begun, that of what it starts from, or a new one.
+
+    Raises:
+      ConfigError: where the config names another tokenizer file than the run has begun with.
+    """
+    if not begun:
+        return tokenizer_of_first(cfg, start)
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
+    named = cfg.tokenizer
+    if named.kind == "file" and named.path != stored_config(workdir)["tokenizer"]["path"]:
+        given = tokenizers.from_file(named.path, named.pad_token, named.eos_token)
+        if tokenizers.fingerprint(given) != tokenizers.fingerprint(tokenizer):
+            raise ConfigError(
+                f"tokenizer.path={named.path!r} is not the tokenizer that the run in {workdir} has begun with"
+            )
+    return tokenizer
+
+
+def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of a run that begins, which its first process makes and all share."""
+    if start is not None and start.tokenizer is not None:
+        return tokenizers.load(start.tokenizer)
+    if cfg.tokenizer.kind != "sentencepiece" or any(source.kind == "prepared" for source in cfg.data.sources):
+        return tokenizers.build(cfg)
+    model = from_first(lambda: tokenizers.build(cfg).model)
+    return SentencePieceTokenizer(model, PAD_TOKEN, EOS_TOKEN, "the trained model")
+
+
+def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
+    """Returns {name: bytes} of the files that `tokenizers.save` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizers.save(tokenizer, folder)
+        return tokenizer_files(folder)
