@@ -16,7 +16,7 @@ from cola_jax.config.paths import flat, to_dict
 SHARED = (
     "vae.", "dit.", "backbone.", "llada.", "plaid.",
     "data.generated_documents", "data.heldout_documents", "data.heldout_fraction",
-    "train.eval_batches", "sampling.max_new_tokens",
+    "train.eval_batches", "sampling.max_new_tokens", "compute.attention_chunks",
 )  # fmt: skip
 
 OF_FAMILIES = ("vae", "dit", "backbone", "llada", "plaid", "flow", "objective", "sampling")  # groups that not all read
@@ -33,6 +33,14 @@ FAMILY_READS: dict[str, tuple[str, ...]] = {
     "ar": ("backbone.", *CUT, *CHOOSE),
     "llada": ("backbone.", "llada.", "sampling.llada.", *CUT, *CHOOSE),
     "plaid": ("backbone.", "plaid.", "sampling.plaid.", *CUT),
+}
+# Fields of the groups above, and of those that all families read, that a family does not read.
+FAMILY_IGNORES: dict[str, tuple[str, ...]] = {
+    "text_vae": ("vae.latent_shift", "vae.latent_scale"),  # of the latents' way to the DiT
+    "cola": (),
+    "ar": (),
+    "llada": ("compute.attention_chunks",),  # every query sees every key: no chunk has keys to skip
+    "plaid": ("compute.attention_chunks", "backbone.tie_embeddings"),
 }
 
 
@@ -102,7 +110,9 @@ def unread_fields(c: RunConfig) -> dict[str, Unread]:
             now = values.get(switch.field, ", ".join(source.kind for source in c.data.sources))
             why = f"where {switch.field}={now!r}"
             found |= {name: Unread(why, switch.field) for name in switch.names}
+    of_some = tuple(f"{group}." for group in OF_FAMILIES)
     for path in values:
-        if path.startswith(tuple(f"{group}." for group in OF_FAMILIES)) and not path.startswith(FAMILY_READS[c.family]):
+        elsewhere = path.startswith(of_some) and not path.startswith(FAMILY_READS[c.family])
+        if elsewhere or path in FAMILY_IGNORES[c.family]:
             found[path] = Unread(f"by family {c.family!r}", "family")
     return found

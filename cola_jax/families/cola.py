@@ -228,10 +228,10 @@ def frozen(cfg: RunConfig, params: Any) -> Any:
 
 def cost(cfg: RunConfig) -> Cost:
     """The cost of a step; under latent_policy=interval, the mean over a period."""
-    policy, period, joint = cfg.objective.latent_policy, cfg.objective.interval_period, cfg.objective.interval_joint
+    policy = cfg.objective.latent_policy
     if policy != "interval":
         return _step_cost(cfg, policy != "fixed", policy != "fixed")
-    share = joint / period
+    share = cfg.objective.interval_joint / cfg.objective.interval_period
     return mean([(share, _step_cost(cfg, True, True)), (1.0 - share, _step_cost(cfg, False, True))])
 
 

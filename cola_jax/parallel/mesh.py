@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cola_jax.config.axes import BATCH_AXES as BATCH_AXES
 from cola_jax.config.axes import MESH_AXES as AXES
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
+from cola_jax.config.sizes import BACKBONE_FAMILIES, tokens_of_block
 from cola_jax.errors import UserError
 
 
@@ -115,20 +116,20 @@ def check_batch(cfg: TrainConfig, mesh: Mesh) -> None:
 def check_model(cfg: RunConfig, mesh: Mesh) -> None:
     """Raises MeshError unless the tensor axis divides heads and feed-forwards, and the sequence axis whole blocks of a row."""
     tensor, sequence = mesh.shape["tensor"], mesh.shape["sequence"]
-    latents = cfg.train.sequence_length // cfg.vae.patch_size
-    vae = {
-        "vae.num_heads / vae.block.shared_heads_kv": cfg.vae.num_heads // cfg.vae.block.shared_heads_kv,
-        "vae.ffn_dim": cfg.vae.ffn_dim,
-    }
-    dit = {"dit.num_heads": cfg.dit.num_heads, "dit.expand_ratio * dit.dim": cfg.dit.expand_ratio * cfg.dit.dim}
-    backbone = {"backbone.kv_heads": cfg.backbone.kv_heads, "backbone.ffn_dim": cfg.backbone.ffn_dim}
-    split = {"text_vae": vae, "cola": vae | dit}.get(cfg.family, backbone)
-    found = [f"{name}={size} by mesh.tensor={tensor}" for name, size in split.items() if size % tensor]
-    rows = {"latents of a row": (latents, cfg.vae.block_size)} if cfg.family in ("text_vae", "cola") else {}
+    if cfg.family in BACKBONE_FAMILIES:
+        split = {"backbone.kv_heads": cfg.backbone.kv_heads, "backbone.ffn_dim": cfg.backbone.ffn_dim}
+        name, length, block = "tokens of a row", cfg.train.sequence_length, 1
+    else:
+        split = {
+            "vae.num_heads / vae.block.shared_heads_kv": cfg.vae.num_heads // cfg.vae.block.shared_heads_kv,
+            "vae.ffn_dim": cfg.vae.ffn_dim,
+        }
+        name, length = "latents of a row", cfg.train.sequence_length // cfg.vae.patch_size
+        block = tokens_of_block(cfg) // cfg.vae.patch_size
     if cfg.family == "cola":
-        rows["latents of a row"] = (latents, math.lcm(cfg.vae.block_size, cfg.dit.block_size))
-    for name, (length, block) in (rows or {"tokens of a row": (cfg.train.sequence_length, 1)}).items():
-        if sequence > 1 and length % (sequence * block):
-            found.append(f"the {length} {name} by mesh.sequence={sequence} devices of whole blocks of {block}")
+        split |= {"dit.num_heads": cfg.dit.num_heads, "dit.expand_ratio * dit.dim": cfg.dit.expand_ratio * cfg.dit.dim}
+    found = [f"{field}={size} by mesh.tensor={tensor}" for field, size in split.items() if size % tensor]
+    if sequence > 1 and length % (sequence * block):
+        found.append(f"the {length} {name} by mesh.sequence={sequence} devices of whole blocks of {block}")
     if found:
         raise MeshError("the mesh does not divide the model: " + "; ".join(found))

@@ -19,9 +19,9 @@ from cola_jax.train.loop import Continued
 from cola_jax.train.workdir import stored_config
 
 TOKENIZER = "tokenizer"  # folder of a workdir
-# Which group of the config sizes a parameter group, and its fields that only say how new parameters are drawn.
+# Which group of the config sizes a parameter group, and its fields of which the parameters know nothing.
 SIZED_BY = {"encoder": "vae", "decoder": "vae", "dit": "dit", "backbone": "backbone"}
-DRAWN_BY = ("vae.block.init_std", "dit.zero_init", "backbone.init_std")
+APART = ("vae.block.init_std", "dit.zero_init", "backbone.init_std", "vae.latent_shift", "vae.latent_scale")
 READS_TOKENS = ("encoder", "decoder", "backbone", "embedding")  # groups whose parameters know the vocabulary
 
 
@@ -121,7 +121,7 @@ def _check_model(cfg: RunConfig, theirs: dict[str, Any], groups: tuple[str, ...]
     ours, changed = to_dict(cfg), []
     for part in dict.fromkeys(SIZED_BY[group] for group in groups if group in SIZED_BY):
         changed += differences(theirs[part], ours[part], f"{part}.")
-    changed = [line for line in changed if not line.startswith(tuple(f"{path}:" for path in DRAWN_BY))]
+    changed = [line for line in changed if not line.startswith(tuple(f"{path}:" for path in APART))]
     if changed:
         what = "VAE" if set(groups) <= {"encoder", "decoder"} else "model"
         raise ConfigError(f"{named} holds another {what} (theirs -> config): {'; '.join(changed)}")

@@ -39,8 +39,8 @@ def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> s
     newest = sorted(metrics)[-cfg.keep_last :]
     regular = [step for step in metrics if cfg.keep_every > 0 and step % cfg.keep_every == 0]
     scored = [step for step in metrics if math.isfinite(metrics[step].get(cfg.best_metric, math.nan))]
-    best = sorted(scored, key=lambda step: (metrics[step][cfg.best_metric], -step))[: cfg.keep_best]
-    return set(newest) | set(regular) | set(best)
+    best = sorted(scored, key=lambda step: (metrics[step][cfg.best_metric], -step))
+    return {*newest, *regular, *(best[: cfg.keep_best] if best else ())}
 
 
 def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, bytes]:

@@ -78,11 +78,10 @@ def place_state(cfg: OptimizerConfig, state: Tree, places: Tree, rest: Any) -> T
 
 def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
     """Returns the groups that at least one step of the run trains, in the order of `family.groups`."""
-    seen: set[str] = set()
-    for step in range(min(cfg.train.steps, cfg.objective.interval_period)):
-        seen |= set(family.trained(cfg, step))
-        if len(seen) == len(family.groups):
-            break
+    seen = set(family.trained(cfg, 0))
+    if len(seen) < len(family.groups) and cfg.objective.latent_policy == "interval":
+        for step in range(1, min(cfg.train.steps, cfg.objective.interval_period)):
+            seen |= set(family.trained(cfg, step))
     return tuple(group for group in family.groups if group in seen)
 
 

@@ -135,7 +135,7 @@ def test_the_learning_rate_warms_up_and_falls_to_its_final_value():
     rate = optimizer.schedule(cfg, 8)
     np.testing.assert_allclose(rate(0), cfg.initial_learning_rate, rtol=1e-3)
     np.testing.assert_allclose([rate(10), rate(60), rate(110), rate(500)], [1e-2, 5.5e-3, 1e-3, 1e-3], rtol=1e-5)
-    constant = optimizer.schedule(dataclasses.replace(cfg, schedule="constant", warmup_steps=0))
+    constant = optimizer.schedule(dataclasses.replace(cfg, schedule="constant", warmup_steps=0), 8)
     np.testing.assert_allclose([constant(0), constant(500)], [1e-2, 1e-2])
 
 
