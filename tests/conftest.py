@@ -13,6 +13,7 @@ QUICK = {
     "generate",
     "interop",
     "scaling",
+    "config",
     "test_harness.py",
     "test_landscape.py",
     "test_shared_evaluation.py",

@@ -90,11 +90,31 @@ def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start |
 def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers.Tokenizer:
     """Returns the tokenizer of a run that begins, which its first process makes and all share."""
     if start is not None and start.tokenizer is not None:
-        return tokenizers.load(start.tokenizer)
+        return _agreeing(cfg, tokenizers.load(start.tokenizer), start.tokenizer)
     if cfg.tokenizer.kind != "sentencepiece" or any(source.kind == "prepared" for source in cfg.data.sources):
         return tokenizers.build(cfg)
     model = from_first(lambda: tokenizers.build(cfg).model)
     return SentencePieceTokenizer(model, PAD_TOKEN, EOS_TOKEN, "the trained model")
+
+
+def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+    """Returns the tokenizer of what a run starts from; raises ConfigError where the config asks for another one."""
+    named, other = cfg.tokenizer, ""
+    if any(source.kind == "prepared" for source in cfg.data.sources):
+        return tokenizer  # the corpus is compared with it
+    if named.kind == "file":
+        if Path(named.path).expanduser().is_file():
+            given = tokenizers.from_file(named.path, named.pad_token, named.eos_token)
+            other = "" if tokenizers.fingerprint(given) == tokenizers.fingerprint(tokenizer) else named.path
+    elif named.kind != tokenizer.kind:
+        other = f"kind {named.kind!r}, it has {tokenizer.kind!r}"
+    elif named.kind == "sentencepiece" and named.vocab_size != tokenizer.vocab_size:
+        other = f"tokenizer.vocab_size={named.vocab_size}, it has {tokenizer.vocab_size}"
+    if other:
+        raise ConfigError(
+            f"the run starts from parameters of the tokenizer in {folder}; the config asks for another: {other}"
+        )
+    return tokenizer
 
 
 def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:

@@ -161,8 +161,8 @@ def test_a_file_that_sets_what_its_own_fields_switch_off_is_refused():
 
 def test_the_projects_own_configs_set_nothing_that_is_not_read():
     specs = ["tinyworld:vae", "tinyworld:joint,w", "tinyworld:joint", "pydocs:vae", "pydocs:joint,w", "own_text:vae,a",
-             "own_text:joint,a,w", "cola_2b:vae,p", "cola_2b:joint,p,w", "cola_8b:vae,p", "cola_8b:joint,p,w", "cola_70b:joint,p,w",
-             "ar_2b:p", "llada_2b:p", "plaid_2b:p",
+             "own_text:joint,a,w", "cola_2b:vae,p", "cola_2b:joint,p,w", "cola_8b:vae,p", "cola_8b:joint,p,w",
+             "cola_70b:joint,p,w", "ar_2b:p", "llada_2b:p", "plaid_2b:p",
              *(f"tinyworld_matched:{f}" for f in ("vae", "cola", "ar", "llada", "plaid"))]  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConfigWarning)
