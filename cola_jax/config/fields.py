@@ -16,10 +16,10 @@ from cola_jax.config.sampling import SamplingConfig as SamplingConfig
 class SourceConfig:
     """One corpus of a mixture."""
 
-    kind: str = "tinyworld"  # tinyworld | pydocs | text | jsonl | parquet | array_record | tfds | prepared
+    kind: str = "tinyworld"  # tinyworld | pydocs | text | jsonl | parquet | arrow | array_record | tfds | prepared
     path: tuple[str, ...] = ()  # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
-    field: str = "text"  # the text field of jsonl, parquet, array_record (JSON records) and tfds
-    split: str = "train"  # the split of a tfds dataset
+    field: str = "text"  # the text field of jsonl, parquet, arrow, array_record (JSON records) and tfds
+    split: str = "train"  # the split of a tfds dataset, or of an arrow folder that holds several
     weight: float = 1.0  # relative share of the rows of a batch
 
 
@@ -34,6 +34,8 @@ class DataConfig:
     generated_documents: int = 20_000  # how many training documents a generator (tinyworld) is asked for
     heldout_documents: int = 500  # held-out documents of a generator
     heldout_fraction: float = 0.02  # share of the documents of a finite corpus that is held out
+    on_bad_record: str = "refuse"  # refuse: name the file and line | skip: leave the record out and count it
+    on_changed_corpus: str = "refuse"  # where the corpus is not that of the run's first start: refuse | warn
     threads: int = 2  # Grain read threads
     prefetch: int = 4  # batches read ahead
 
@@ -309,12 +311,15 @@ class RunConfig:
 CHOICES = {
     "family": ("text_vae", "cola", "ar", "llada", "plaid"),
     "data.packing": ("concat", "best_fit"),
+    "data.on_bad_record": ("refuse", "skip"),
+    "data.on_changed_corpus": ("refuse", "warn"),
     "data.sources.kind": (
         "tinyworld",
         "pydocs",
         "text",
         "jsonl",
         "parquet",
+        "arrow",
         "array_record",
         "tfds",
         "prepared",
