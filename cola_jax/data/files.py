@@ -110,7 +110,8 @@ def _hidden(path: str) -> bool:
 
 
 def _named(other: Counter[str]) -> str:
-    parts = [f"{count} {ending}" for ending, count in other.most_common(SHOWN)]
+    ranked = sorted(other.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{count} {ending}" for ending, count in ranked[:SHOWN]]
     more = ["..."] if len(other) > SHOWN else []
     return f" (others: {', '.join(parts + more)})" if other else ""
 

@@ -58,12 +58,19 @@ def new_folder(out: Path) -> Iterator[Path]:
         _clear(partial)  # what a killed program left
         try:
             yield partial
-            os.replace(partial, out)
+            _appear(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
     finally:
         os.close(held)
+
+
+def _appear(partial: Path, out: Path) -> None:
+    try:
+        os.replace(partial, out)
+    except OSError as error:
+        raise WriteError(f"{out} cannot be made of {partial}: {storage.reason(error)}") from error
 
 
 def _lock(held: int, partial: Path) -> None:
