@@ -6,9 +6,8 @@ import bisect
 from collections.abc import Sequence
 from typing import Any
 
-from cola_jax import storage
 from cola_jax.data.errors import BadRecord, DataError
-from cola_jax.data.files import FIELD, Found
+from cola_jax.data.files import FIELD, Found, given
 from cola_jax.data.records import checked, field_of, json_of, text_of
 
 
@@ -113,8 +112,8 @@ def tfds_builder(paths: Sequence[str]) -> Any:
             f"{FIELD}: a tfds source is a name and a data_dir, got {len(paths)} entries: {', '.join(paths)}"
         )
     name, where = paths[0], f"tfds dataset {paths[0]!r}"
-    folder = storage.local(name, FIELD)
-    data_dir = {"data_dir": str(storage.local(paths[1], FIELD))} if len(paths) > 1 else {}
+    folder = given(name)
+    data_dir = {"data_dir": str(given(paths[1]))} if len(paths) > 1 else {}
     try:
         is_folder = (folder / "dataset_info.json").is_file()
         return tfds.builder_from_directory(str(folder)) if is_folder else tfds.builder(name, **data_dir)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from cola_jax import storage
 from cola_jax.data.errors import BadRecord, DataError
-from cola_jax.data.files import FIELD, Found, find
+from cola_jax.data.files import Found, find, given
 from cola_jax.data.records import checked
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -92,7 +92,7 @@ def find_arrow(paths: Sequence[str], split: str) -> Found:
     """
     entries, several = [], False
     for entry in paths:
-        folder = storage.local(entry, FIELD)
+        folder = given(entry)
         if (folder / "dataset_dict.json").is_file():
             several = True
             folder = _split(folder, split)

@@ -67,7 +67,7 @@ def find(kind: str, paths: Sequence[str]) -> Found:
     """
     found = Found()
     for entry in paths:
-        path = storage.local(entry, FIELD)
+        path = given(entry)
         if path.is_dir():
             found.add(_in_folder(kind, path, entry, found.notes), path)
         elif path.is_file():
@@ -80,6 +80,17 @@ def find(kind: str, paths: Sequence[str]) -> Found:
         which = f"{found.empty[0]} is empty" if len(found.empty) == 1 else f"all {len(found.empty)} files are empty"
         raise DataError(f"{FIELD}: {which}")
     return found
+
+
+def given(entry: str) -> Path:
+    """Returns one entry of data.sources.path as a path.
+
+    Raises:
+      DataError: where it is empty. StorageError: for scheme://.
+    """
+    if not entry.strip():
+        raise DataError(f"{FIELD} has an empty entry: name a file, a folder or a glob")
+    return storage.local(entry, FIELD)
 
 
 def _in_folder(kind: str, root: Path, entry: str, notes: list[str]) -> list[str]:

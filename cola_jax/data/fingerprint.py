@@ -23,6 +23,7 @@ from cola_jax.config import RunConfig
 from cola_jax.config.fields import DataConfig, SourceConfig
 from cola_jax.data import array_records, pydocs, tinyworld
 from cola_jax.data.errors import DataError, Warn, to_stderr
+from cola_jax.data.files import given
 from cola_jax.data.prepared_rows import METADATA_NAME, read_metadata
 from cola_jax.data.sources import find
 
@@ -52,7 +53,7 @@ def _of_source(data: DataConfig, source: SourceConfig) -> str:
     if source.kind == "pydocs":
         return _hash(document.encode() for document in pydocs.documents())
     if source.kind == "prepared":
-        return _of_prepared(storage.local(source.path[0], "data.sources.path"))
+        return _of_prepared(given(source.path[0]))
     if source.kind == "tfds":
         return _of_tfds(source)
     found = find(source)

@@ -22,6 +22,7 @@ from cola_jax.config.fields import SourceConfig
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
 from cola_jax.data.errors import DataError, Warn, WriteError, to_stderr
+from cola_jax.data.files import given
 from cola_jax.data.new_folder import check_free, new_folder
 from cola_jax.data.packing import Packed, pack_chunks
 from cola_jax.data.prepared_rows import (
@@ -133,7 +134,7 @@ def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
       DataError: where the folder is not whole, or was made with another length, packing, block or tokenizer than `cfg`
         has; every difference is named with both values. Packed by concat, it fits every block.
     """
-    folder = storage.local(cfg.data.sources[0].path[0], "data.sources.path")
+    folder = given(cfg.data.sources[0].path[0])
     metadata = read_metadata(folder)
     wanted = _identity(cfg, tokenizer)
     if cfg.data.packing == "concat":

@@ -17,6 +17,7 @@ from cola_jax import storage
 from cola_jax.config import RunConfig
 from cola_jax.data import losses
 from cola_jax.data.errors import DataError, Warn, to_stderr
+from cola_jax.data.files import given
 from cola_jax.data.huggingface import HuggingFaceTokenizer
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
 from cola_jax.data.sources import open_source
@@ -84,7 +85,8 @@ class BytesTokenizer:
 class StreamDecoder:
     """Turns ids that arrive in pieces into text that arrives in pieces, never half a character.
 
-    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids.
+    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids. A decoder that changes what it
+    gave before is the exception: that of some tokenizer.json gives up a whole run of bytes for one that is not UTF-8.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -142,7 +144,7 @@ def build(cfg: RunConfig, workdir: str | Path | None = None, warn: Warn = to_std
 def _make(cfg: RunConfig, warn: Warn) -> Tokenizer:
     prepared = [source for source in cfg.data.sources if source.kind == "prepared"]
     if prepared:
-        return load(storage.local(prepared[0].path[0], "data.sources.path"))
+        return load(given(prepared[0].path[0]))
     if cfg.tokenizer.kind == "bytes":
         return BytesTokenizer()
     if cfg.tokenizer.kind == "file":

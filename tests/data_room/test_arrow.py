@@ -55,8 +55,11 @@ def save_to_disk(folder, texts, shards=2, **state):
 @pytest.mark.parametrize("kind", ["parquet", "stream", "file"])
 def test_every_kind_of_text_column_is_read(tmp_path, kind, name):
     if kind == "parquet":
-        table = pyarrow.table({"text": pyarrow.array(TEXTS, TYPES["string"]).cast(TYPES[name])})
-        pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+        table = pyarrow.table({"text": pyarrow.array(TEXTS, TYPES[name])})
+        try:
+            pyarrow.parquet.write_table(table, tmp_path / "a.parquet", row_group_size=7)
+        except pyarrow.ArrowNotImplementedError:
+            pytest.skip(f"pyarrow {pyarrow.__version__} does not write {name} into Parquet")
     else:
         write_arrow(tmp_path / "a.arrow", TEXTS, TYPES[name], stream=kind == "stream")
     division = opened("parquet" if kind == "parquet" else "arrow", tmp_path)
@@ -115,6 +118,16 @@ def test_cut_foreign_and_empty_arrow_files_are_named(tmp_path):
         opened("arrow", tmp_path / "whole.arrow", field="body")
     with pytest.raises(DataError, match="'number' must be a text column, got int64"):
         opened("arrow", tmp_path / "whole.arrow", field="number")
+
+
+def test_offsets_that_point_outside_the_text_are_named(tmp_path):
+    path = write_arrow(tmp_path / "a.arrow", ["aaaaa", "bbbbb"])
+    offsets = b"".join(place.to_bytes(4, "little") for place in (0, 5, 10))
+    raw = path.read_bytes()
+    assert raw.count(offsets) == 1
+    path.write_bytes(raw.replace(offsets, offsets[:8] + (10_000_000).to_bytes(4, "little")))
+    with pytest.raises(DataError, match="a.arrow is not a whole Arrow file"):
+        opened("arrow", path)
 
 
 def test_a_stream_without_the_mark_at_its_end_is_told_of(tmp_path):

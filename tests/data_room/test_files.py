@@ -40,6 +40,7 @@ def write(folder, **texts):
 def test_linked_folders_are_read_once_and_loops_end(tmp_path):
     corpus, far = write(tmp_path / "corpus", a_txt="a"), write(tmp_path / "far" / "deep", b_txt="b")
     write(tmp_path / "far", c_txt="c")
+    write(tmp_path, beside_txt="not of the corpus, though a link to its parent leads there")
     (corpus / "shard").symlink_to(tmp_path / "far", target_is_directory=True)
     (corpus / "again").symlink_to(tmp_path / "far" / "deep", target_is_directory=True)
     (corpus / "loop").symlink_to(corpus, target_is_directory=True)
@@ -163,6 +164,13 @@ def test_paths_of_object_stores_are_refused_and_home_is_expanded(tmp_path, monke
                        ("arrow", ["gs://bucket/a"])):  # fmt: skip
         with pytest.raises(UserError, match="data.sources.path (gs|s3)://.* not supported"):
             opened(kind, *path)
+
+
+def test_an_empty_entry_is_not_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(write(tmp_path, a_txt="a", b_txt="b"))
+    for kind in ("text", "arrow"):
+        with pytest.raises(DataError, match="data.sources.path has an empty entry"):
+            opened(kind, "")
 
 
 def test_a_tfds_source_takes_a_name_and_a_folder(tmp_path):
