@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields
 
 from cola_jax.config.fields import DataConfig, SourceConfig
@@ -42,6 +43,8 @@ def _of_source(where: str, source: SourceConfig) -> list[str]:
         if field.name not in read and value != getattr(default, field.name):
             why = WHY.get((source.kind, field.name), "leave it out")
             found.append(f"{where}.{field.name}={value!r} is not read by kind {source.kind!r}: {why}")
+    if not math.isfinite(source.weight):
+        found.append(f"{where}.weight={source.weight} must be a finite number")
     most = PATHS.get(source.kind)
     if most is not None and len(source.path) > most:
         entries = "one entry" if most == 1 else f"{most} entries"

@@ -33,10 +33,10 @@ class HuggingFaceTokenizer:
             message = f"{source}: a tokenizer.json needs the package tokenizers: pip install 'cola_jax[hf]'"
             raise DataError(message) from error
         tree = _tree(model, source)
-        renamed = _rename_special(tree, (pad_token, eos_token))
         try:
+            renamed = _rename_special(tree, (pad_token, eos_token))
             self._inner = tokenizers.Tokenizer.from_str(json.dumps(tree))
-        except Exception as error:  # the package raises bare Exception
+        except Exception as error:  # the package raises bare Exception, and any part of the tree may be of a wrong type
             raise DataError(f"{source} is not a Hugging Face tokenizer.json ({error})") from error
         self._inner.encode_special_tokens = True
         self.model = model

@@ -66,10 +66,19 @@ def new_folder(out: Path) -> Iterator[Path]:
         os.close(held)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises WriteError in place of the OSError of what is written inside, e.g. on a full disk; `path` names it."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{error.filename or path} cannot be written: {storage.reason(error)}") from error
+
+
 def _appear(partial: Path, out: Path) -> None:
     try:
         os.replace(partial, out)
-    except OSError as error:
+    except OSError as error:  # e.g. another program was faster
         raise WriteError(f"{out} cannot be made of {partial}: {storage.reason(error)}") from error
 
 

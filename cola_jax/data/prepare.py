@@ -23,7 +23,7 @@ from cola_jax.data import tokenizers
 from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
 from cola_jax.data.errors import DataError, Warn, WriteError, to_stderr
 from cola_jax.data.files import given
-from cola_jax.data.new_folder import check_free, new_folder
+from cola_jax.data.new_folder import check_free, new_folder, writing
 from cola_jax.data.packing import Packed, pack_chunks
 from cola_jax.data.prepared_rows import (
     METADATA_NAME,
@@ -57,16 +57,14 @@ def prepare(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stderr) -> d
     check_vocabulary(cfg, tokenizer)
     divisions = [open_source(cfg.data, source) for source in cfg.data.sources]
     with new_folder(out) as partial:
-        try:
+        with writing(partial):
             tokenizers.save(tokenizer, partial)
-            sources = [
-                _write_source(cfg, tokenizer, partial, index, division, warn)
-                for index, division in enumerate(divisions)
-            ]
-            metadata = {"version": VERSION, **_identity(cfg, tokenizer), "data": dividing(cfg.data), "sources": sources}
+        sources = [
+            _write_source(cfg, tokenizer, partial, index, division, warn) for index, division in enumerate(divisions)
+        ]
+        metadata = {"version": VERSION, **_identity(cfg, tokenizer), "data": dividing(cfg.data), "sources": sources}
+        with writing(partial):
             storage.write_json(partial / METADATA_NAME, metadata)
-        except OSError as error:
-            raise WriteError(f"{error.filename or out} cannot be written: {storage.reason(error)}") from error
     return metadata
 
 

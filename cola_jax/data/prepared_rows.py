@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -85,16 +86,19 @@ def _is_source(entry: Any) -> bool:
         isinstance(entry, dict)
         and isinstance(entry.get("name"), str)
         and isinstance(entry.get("weight"), (int, float))
+        and 0 < entry["weight"] < math.inf
         and all(_is_side(entry.get(side)) for side in SIDES)
     )
 
 
 def _is_side(side: Any) -> bool:
     shards = side.get("shards") if isinstance(side, dict) else None
-    return isinstance(shards, list) and all(
-        isinstance(shard, dict) and isinstance(shard.get("file"), str) and isinstance(shard.get("rows"), int)
-        for shard in shards
-    )
+    return isinstance(shards, list) and all(map(_is_shard, shards))
+
+
+def _is_shard(shard: Any) -> bool:
+    whole = isinstance(shard, dict) and isinstance(shard.get("file"), str) and isinstance(shard.get("rows"), int)
+    return whole and shard["rows"] > 0
 
 
 def disagreements(metadata: dict[str, Any], wanted: dict[str, Any], data: DataConfig) -> list[str]:

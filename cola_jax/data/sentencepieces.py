@@ -136,6 +136,8 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
     Raises:
       DataError: where there is no text, or `vocab_size` is below the 256 bytes, the special tokens and the characters.
     """
+    if not 0 < vocab_size < 2**31:
+        raise DataError(f"tokenizer.vocab_size={vocab_size} must be between 1 and 2**31 - 1")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -43,3 +43,8 @@ def test_negative_numbers_are_refused(name):
 def test_seeds_have_64_bits():
     assert of(SourceConfig(), seed=2**64 - 1) == []
     assert of(SourceConfig(), seed=2**64) == [f"data.seed={2**64} must be below 2**64"]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_are_finite(weight):
+    assert of(SourceConfig(weight=weight)) == [f"data.sources.0.weight={weight} must be a finite number"]

@@ -1,6 +1,7 @@
 """Preparing: nothing is written before the checks, nothing half remains, and what is damaged later is named."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -92,6 +93,27 @@ def test_a_full_disk_leaves_nothing_behind(texts, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert untouched(tmp_path)
+
+
+def test_a_full_disk_before_the_first_row_leaves_nothing_behind(texts, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(prepare.storage, "write_json", full)
+    with pytest.raises(WriteError, match="corpus.partial cannot be written: no space left on device"):
+        prepare.prepare(config(texts), tmp_path / "corpus")
+    assert untouched(tmp_path)
+
+
+def test_a_source_that_vanishes_is_not_said_to_be_unwritable(texts, tmp_path, monkeypatch):
+    def vanish(*_):
+        for path in texts.iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(tokenizers, "save", vanish)
+    with pytest.raises(FileNotFoundError) as error:
+        prepare.prepare(config(texts), tmp_path / "corpus")
+    assert error.value.filename.endswith(".txt") and untouched(tmp_path)
 
 
 def test_rows_that_are_missing_after_writing_are_noticed(texts, tmp_path, monkeypatch):
@@ -194,6 +216,8 @@ def test_a_corpus_prepared_before_its_fields_were_kept_is_read(texts, corpus):
         (lambda text: '{"version": 1}', "metadata.json lacks its sources"),
         (lambda text: text.replace('"rows"', '"lines"'), "metadata.json lacks its sources"),
         (lambda text: text.replace('"weight": 1.0', '"weight": null'), "metadata.json lacks its sources"),
+        (lambda text: text.replace('"weight": 1.0', '"weight": NaN'), "metadata.json lacks its sources"),
+        (lambda text: text.replace('"data": {', '"data": 3, "more": {'), "metadata.json has a damaged field 'data'"),
         (lambda text: text.replace('"data.packing"', '"packing"'), "data.packing: prepared with None"),
     ],
 )
