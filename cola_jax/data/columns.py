@@ -100,9 +100,21 @@ def find_arrow(paths: Sequence[str], split: str) -> Found:
         entries += _saved(folder) if saved else [str(folder)]
     if split != "train" and not several:
         raise DataError(f"data.sources.split={split!r}: {', '.join(paths)} holds no splits (no dataset_dict.json)")
-    found = find("arrow", entries)
+    found = _without_caches(find("arrow", entries))
     found.notes += [f"{name} has no mark at its end: it may be cut" for name in found.names if not _ends(name)]
     return found
+
+
+def _without_caches(found: Found) -> Found:
+    """Leaves out what a library computed from a saved dataset and keeps beside its files."""
+    kept = [i for i, name in enumerate(found.names) if not _is_cache(Path(name))]
+    found.names = [found.names[i] for i in kept]
+    found.relative = [found.relative[i] for i in kept]
+    return found
+
+
+def _is_cache(path: Path) -> bool:
+    return path.name.startswith("cache-") and (path.parent / "state.json").is_file()
 
 
 def _split(folder: Path, split: str) -> Path:

@@ -77,6 +77,7 @@ def test_a_saved_dataset_gives_its_own_files_and_no_caches(tmp_path):
     write_arrow(folder / "cache-0123.arrow", ["a cache"])
     division = opened("arrow", folder)
     assert contents(division) == sorted(TEXTS) and division.notes == ()
+    assert contents(opened("arrow", tmp_path)) == sorted(TEXTS), "nor as a folder of saved datasets"
 
 
 def test_a_saved_dataset_of_several_splits_gives_the_one_that_is_named(tmp_path):
