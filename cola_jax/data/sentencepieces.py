@@ -138,10 +138,10 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
     """
     if not 0 < vocab_size < 2**31:
         raise DataError(f"tokenizer.vocab_size={vocab_size} must be between 1 and 2**31 - 1")
-    model = io.BytesIO()
+    model, failed = io.BytesIO(), []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(documents),
+            sentence_iterator=_sentences(_watched(documents, failed)),
             model_writer=model,
             vocab_size=vocab_size,
             model_type="unigram",
@@ -160,9 +160,20 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
             num_threads=1,
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, SystemError) as error:
+        if failed:  # some versions raise a SystemError in place of what a document raised
+            raise failed[0] from None
         raise DataError(_training_problem(str(error), vocab_size)) from error
     return SentencePieceTokenizer(model.getvalue(), PAD_TOKEN, EOS_TOKEN, "the trained model")
+
+
+def _watched(documents: Iterable[str], failed: list[Exception]) -> Iterator[str]:
+    """Yields documents and keeps what reading them raised."""
+    try:
+        yield from documents
+    except Exception as error:
+        failed.append(error)
+        raise
 
 
 def _sentences(documents: Iterable[str]) -> Iterator[str]:
