@@ -106,8 +106,14 @@ class HuggingFaceTokenizer:
 
     def _has_token(self, character: str) -> bool:
         if character not in self._alone:
-            self._alone[character] = character.isspace() or bool(self._encoding(character).ids)
+            self._alone[character] = character.isspace() or self._gives_ids(character)
         return self._alone[character]
+
+    def _gives_ids(self, character: str) -> bool:
+        try:
+            return bool(self._encoding(character).ids)
+        except DataError:  # a word list that raises for unknown words drops none: what it encoded is whole
+            return True
 
 
 def _tree(model: bytes, source: str) -> dict[str, Any]:

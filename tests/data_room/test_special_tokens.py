@@ -97,6 +97,14 @@ def test_a_word_list_reads_a_spelled_special_token_as_an_unknown_word(tmp_path):
     assert (tokenizer.pad_id, tokenizer.eos_id) == (1, 2), "ids are those of the file"
 
 
+def test_a_word_list_that_raises_for_unknown_words_loses_nothing_of_those_it_knows(tmp_path):
+    tokenizer = loaded(tmp_path, word_level(unk_token="<gone>"))
+    assert tokenizer.lost("write to") == "" and not tokenizer.drops("write to", tokenizer.encode("write to"))
+    assert tokenizer.lost("write it") == "write it"
+    with pytest.raises(DataError, match="cannot encode 'write it'"):
+        tokenizer.encode("write it")
+
+
 def test_special_ids_and_fingerprints_are_those_of_the_file(tmp_path):
     hf = pytest.importorskip("tokenizers")
     tokenizer = loaded(tmp_path, bpe())
