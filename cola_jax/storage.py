@@ -20,7 +20,11 @@ from cola_jax.errors import UserError
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 BOM = "\ufeff"
 # Compressed files are known by their first bytes, whatever they are called.
-COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+COMPRESSIONS = {
+    "gzip": re.compile(rb"\x1f\x8b"),
+    "bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),  # the three letters alone begin texts too
+    "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
+}
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -123,6 +127,11 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+def compression(start: bytes) -> str | None:
+    """Returns how a file is compressed (gzip, bz2, zstd) by its first 10 bytes; None where it is not."""
+    return next((name for name, mark in COMPRESSIONS.items() if mark.match(start)), None)
+
+
 def open_stream(path: Path) -> BinaryIO:
     """Opens a file, a FIFO, a device or, as "-", stdin for one pass of reading; gzip, bz2 and zstd are decompressed.
 
@@ -135,7 +144,7 @@ def open_stream(path: Path) -> BinaryIO:
         file = sys.stdin.buffer if str(path) == "-" else open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise StorageError(f"{path}: {reason(error)}") from error
-    kind = next((name for mark, name in COMPRESSIONS.items() if file.peek(4).startswith(mark)), None)
+    kind = compression(file.peek(10))
     return file if kind is None else io.BufferedReader(pyarrow.CompressedInputStream(file, kind), 2**20)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cola_jax.config.axes import MESH_AXES
 from cola_jax.config.fields import RunConfig
 from cola_jax.config.sizes import tokens_of_block
+from cola_jax.config.source_fields import too_many_paths
 
 VAE_GROUPS = ("encoder", "decoder")
 
@@ -13,7 +14,7 @@ def inconsistencies(c: RunConfig) -> list[str]:
     """Returns one sentence for every pair of fields that cannot both hold."""
     checks = _size_checks(c) + _optimizer_checks(c) + _mesh_checks(c) + _source_checks(c) + _init_checks(c)
     checks += _objective_checks(c) + _backbone_checks(c) + _llada_checks(c) + _plaid_checks(c)
-    return [message for broken, message in checks if broken]
+    return [message for broken, message in checks if broken] + too_many_paths(c.data)
 
 
 def _size_checks(c: RunConfig) -> list[tuple[bool, str]]:

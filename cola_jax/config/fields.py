@@ -23,13 +23,13 @@ from cola_jax.config.sampling import SamplingConfig as SamplingConfig
 class SourceConfig:
     """One corpus of a mixture."""
 
-    # tinyworld | pydocs | text | jsonl | parquet | array_record | tfds | prepared
+    # tinyworld | pydocs | text | jsonl | parquet | arrow | array_record | tfds | prepared
     kind: str = identity("tinyworld", traced=False)
     # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
     path: tuple[str, ...] = placement((), traced=False)
-    # the text field of jsonl, parquet, array_record (JSON records) and tfds
+    # the text field of jsonl, parquet, arrow, array_record (JSON records) and tfds
     field: str = identity("text", traced=False)
-    split: str = identity("train", traced=False)  # the split of a tfds dataset
+    split: str = identity("train", traced=False)  # the split of a tfds dataset, or of an arrow folder with several
     weight: float = identity(1.0, traced=False, above=0.0, most=1e9)  # relative share of the rows of a batch
 
 
@@ -47,6 +47,10 @@ class DataConfig:
     heldout_documents: int = identity(500, traced=False, least=0)  # held-out documents of a generator
     # share of the documents of a finite corpus that is held out
     heldout_fraction: float = identity(0.02, traced=False, least=0.0, below=1.0)
+    # refuse: name the file and line | skip: leave the record out and count it
+    on_bad_record: str = identity("refuse", traced=False)
+    # where the corpus is not that of the run's first start: refuse | warn
+    on_changed_corpus: str = reporting("refuse")
     threads: int = placement(2, traced=False, least=0, most=1024)  # Grain read threads
     prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
 
@@ -231,12 +235,15 @@ class RunConfig:
 CHOICES = {
     "family": ("text_vae", "cola", "ar", "llada", "plaid"),
     "data.packing": ("concat", "best_fit"),
+    "data.on_bad_record": ("refuse", "skip"),
+    "data.on_changed_corpus": ("refuse", "warn"),
     "data.sources.kind": (
         "tinyworld",
         "pydocs",
         "text",
         "jsonl",
         "parquet",
+        "arrow",
         "array_record",
         "tfds",
         "prepared",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cola_jax.config.fields import RunConfig
 from cola_jax.config.paths import flat, to_dict
+from cola_jax.config.source_fields import FROM_FILES, READS
 
 # What a config file may set for all the families and stages that it serves, though some of them do not read it.
 SHARED = (
@@ -61,6 +62,7 @@ def _trains_vae(c: RunConfig) -> bool:
 
 
 SWITCHES = (
+    Switch(("data.on_bad_record",), "data.sources", lambda c: _has(c, *FROM_FILES)),
     Switch(("data.generated_documents", "data.heldout_documents"), "data.sources", lambda c: _has(c, "tinyworld")),
     Switch(("data.heldout_fraction",), "data.sources", lambda c: not all(
         source.kind in ("tinyworld", "prepared") for source in c.data.sources)),
@@ -110,6 +112,10 @@ def unread_fields(c: RunConfig) -> dict[str, Unread]:
             now = values.get(switch.field, ", ".join(source.kind for source in c.data.sources))
             why = f"where {switch.field}={now!r}"
             found |= {name: Unread(why, switch.field) for name in switch.names}
+    for index, source in enumerate(c.data.sources):
+        names = [name for name in ("path", "field", "split", "weight") if name not in READS[source.kind]]
+        why = Unread(f"by kind {source.kind!r}", f"data.sources.{index}.kind")
+        found |= {f"data.sources.{index}.{name}": why for name in names}
     of_some = tuple(f"{group}." for group in OF_FAMILIES)
     for path in values:
         elsewhere = path.startswith(of_some) and not path.startswith(FAMILY_READS[c.family])

@@ -15,6 +15,7 @@ from cola_jax.config.paths import defaults
 ALIASES = {"objective.vae_from": "train.init_from"}
 # Fields that config.json files lack where they were written before the field existed. Their defaults are what was done then.
 ADDED = (
+    "data.on_bad_record", "data.on_changed_corpus",
     "optimizer.cooldown_steps", "optimizer.cooldown_form",
     "train.ema_decay", "train.init_from", "train.init_step", "train.init_groups", "train.init_continue",
     "checkpoint.every_minutes",

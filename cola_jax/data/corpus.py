@@ -9,11 +9,12 @@ from typing import Protocol
 from tqdm import tqdm
 
 from cola_jax.config import RunConfig, vocabulary
-from cola_jax.config.fields import SourceConfig
-from cola_jax.data.errors import DataError
+from cola_jax.data.errors import DataError, Warn
 from cola_jax.data.packing import Row
-from cola_jax.data.sources import SHOW_AFTER, Documents
+from cola_jax.data.sources import SHOW_AFTER, Division, Documents, by_reason
 from cola_jax.data.tokenizers import Tokenizer
+
+LONGEST_EXAMPLE = 20  # characters that a warning shows
 
 
 class Rows(Protocol):
@@ -67,15 +68,42 @@ class Corpus:
         return Joined([part.heldout for part in self.parts])
 
 
-def name_of(source: SourceConfig) -> str:
-    """Returns how a source is called in messages."""
-    return f"{source.kind} {', '.join(source.path)}".strip()
+@dataclass
+class Unknown:
+    """Documents of a source with characters that the tokenizer has no token for."""
+
+    documents: int = 0
+    of: int = 0
+    example: str = ""  # such characters
+
+    def line(self) -> str:
+        """Returns what to say of them."""
+        return (
+            f"{self.documents} of {self.of} documents hold characters that the tokenizer has no token for, e.g."
+            f" {self.example!r}: they are lost"
+        )
 
 
-def encoded(documents: Documents, tokenizer: Tokenizer, name: str) -> Iterator[list[int]]:
-    """Yields the ids of every document; slow work shows its progress on stderr."""
+def encoded(documents: Documents, tokenizer: Tokenizer, name: str, unknown: Unknown) -> Iterator[list[int]]:
+    """Yields the ids of every document and counts those with `unknown` characters; slow work shows its progress."""
     for index in tqdm(range(len(documents)), f"tokenizing {name}", delay=SHOW_AFTER, unit=" documents"):
-        yield tokenizer.encode(documents[index])
+        text = documents[index]
+        ids = tokenizer.encode(text)
+        unknown.of += 1
+        if tokenizer.drops(text, ids):
+            unknown.documents += 1
+            unknown.example = unknown.example or tokenizer.lost(text)[:LONGEST_EXAMPLE]
+        yield ids
+
+
+def tell(name: str, division: Division, unknown: Unknown, warn: Warn) -> None:
+    """Warns of what a source's rows do not hold: files passed over, records skipped, characters without a token."""
+    for note in division.notes:
+        warn(note)
+    if division.skipped:
+        warn(f"{name}: {sum(division.skipped.values())} records were skipped: {by_reason(division.skipped)}")
+    if unknown.documents:
+        warn(f"{name}: {unknown.line()}")
 
 
 def check_vocabulary(cfg: RunConfig, tokenizer: Tokenizer) -> None:

@@ -13,20 +13,23 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import SourceConfig
-from cola_jax.data.corpus import Corpus, Part, check_rows, check_vocabulary, encoded, name_of
-from cola_jax.data.errors import DataError
+from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
+from cola_jax.data.errors import DataError, Warn, to_stderr
 from cola_jax.data.packing import Row, pack
 from cola_jax.data.prepare import open_prepared
-from cola_jax.data.sources import open_source
+from cola_jax.data.sources import name_of, open_source
 from cola_jax.data.tokenizers import Tokenizer
 
 Batch = dict[str, np.ndarray]
 
 
-def build_corpus(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
+def build_corpus(cfg: RunConfig, tokenizer: Tokenizer, warn: Warn = to_stderr) -> Corpus:
     """Tokenizes and packs the sources of `cfg` in memory, or opens the prepared corpus that it names.
 
     Needs 9 bytes a token; prepare a larger corpus once instead.
+
+    Args:
+      warn: takes a line about what the corpus leaves out: files, records, characters.
 
     Raises:
       DataError: where a source cannot be used, or the tokenizer has more ids than the model.
@@ -34,16 +37,17 @@ def build_corpus(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
     if any(source.kind == "prepared" for source in cfg.data.sources):
         return open_prepared(cfg, tokenizer)
     check_vocabulary(cfg, tokenizer)
-    return Corpus(tuple(_part(cfg, source, tokenizer) for source in cfg.data.sources))
+    return Corpus(tuple(_part(cfg, source, tokenizer, warn) for source in cfg.data.sources))
 
 
-def _part(cfg: RunConfig, source: SourceConfig, tokenizer: Tokenizer) -> Part:
-    division, name = open_source(cfg.data, source), name_of(source)
+def _part(cfg: RunConfig, source: SourceConfig, tokenizer: Tokenizer, warn: Warn) -> Part:
+    division, name, unknown = open_source(cfg.data, source), name_of(source), Unknown()
     train, heldout = (
-        pack(encoded(documents, tokenizer, name), cfg, tokenizer.pad_id, tokenizer.eos_id, keep_tail)
+        pack(encoded(documents, tokenizer, name, unknown), cfg, tokenizer.pad_id, tokenizer.eos_id, keep_tail)
         for documents, keep_tail in ((division.train, False), (division.heldout, True))
     )
     check_rows(name, len(train))
+    tell(name, division, unknown, warn)
     return Part(name, source.weight, train, heldout)
 
 
@@ -84,9 +88,12 @@ def train_batches(
       in the global batch. b = B / host_count; host h has the rows h*b .. (h+1)*b - 1.
 
     Raises:
-      DataError: where B is not a multiple of `host_count`.
+      DataError: where B is not a multiple of `host_count`, or data.threads or data.prefetch is negative.
     """
     total, share = _share(cfg, batch_size, host_index, host_count)
+    for name, value in (("data.threads", cfg.data.threads), ("data.prefetch", cfg.data.prefetch)):
+        if value < 0:
+            raise DataError(f"{name}={value} must not be negative")
     endless = [_endless(cfg, part, index) for index, part in enumerate(corpus.parts)]
     weights = [part.weight for part in corpus.parts]
     mixed = endless[0] if len(endless) == 1 else grain.MapDataset.mix(endless, weights)

@@ -10,50 +10,61 @@ FOLDER.partial and renamed in one step, so a killed run leaves no folder that lo
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-from collections.abc import Sequence
+import hashlib
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from array_record.python.array_record_data_source import ArrayRecordDataSource
-from array_record.python.array_record_module import ArrayRecordWriter
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from cola_jax import storage
 from cola_jax.config import RunConfig, tokens_of_block
+from cola_jax.config.fields import SourceConfig
 from cola_jax.data import tokenizers
-from cola_jax.data.corpus import Corpus, Part, check_rows, check_vocabulary, encoded, name_of
-from cola_jax.data.errors import DataError
-from cola_jax.data.packing import Row, pack_chunks, row
-from cola_jax.data.sources import Documents, open_source
+from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
+from cola_jax.data.errors import DataError, Warn, WriteError, to_stderr
+from cola_jax.data.files import given
+from cola_jax.data.new_folder import check_free, new_folder, writing
+from cola_jax.data.packing import Packed, pack_chunks
+from cola_jax.data.prepared_rows import (
+    METADATA_NAME,
+    SIDES,
+    VERSION,
+    PreparedRows,
+    disagreements,
+    dividing,
+    read_metadata,
+)
+from cola_jax.data.sources import Division, Documents, name_of, open_source
 from cola_jax.data.tokenizers import Tokenizer
 
-METADATA_NAME = "metadata.json"
-VERSION = 1
-SIDES = ("train", "heldout")
 
-
-def prepare(cfg: RunConfig, out_folder: str | Path) -> dict[str, Any]:
+def prepare(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stderr) -> dict[str, Any]:
     """Tokenizes and packs the sources of `cfg` into `out_folder`. Returns the metadata.
 
+    Nothing is written before the sources, the tokenizer and the vocabulary have been checked.
+
+    Args:
+      warn: takes a line about what the corpus leaves out: files, records, characters.
+
     Raises:
-      DataError: where the folder is not empty, or a source cannot be used.
+      DataError: where the folder is not empty, a source cannot be used, or another program prepares into the folder.
+      WriteError: where the folder cannot be written. StorageError: for scheme://.
     """
-    out = Path(out_folder)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not an empty folder: remove it, or prepare into another one")
-    partial = out.with_name(out.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    tokenizer = tokenizers.build(cfg)
+    out = check_free(out_folder, "--output")
+    if any(source.kind == "prepared" for source in cfg.data.sources):
+        raise DataError("data.sources.kind='prepared' holds packed tokens, not documents: it cannot be prepared again")
+    tokenizer = tokenizers.build(cfg, warn=warn)
     check_vocabulary(cfg, tokenizer)
-    tokenizers.save(tokenizer, partial)
-    sources = [_write_source(cfg, tokenizer, partial, index) for index in range(len(cfg.data.sources))]
-    metadata = {"version": VERSION, **_identity(cfg, tokenizer), "sources": sources}
-    (partial / METADATA_NAME).write_text(json.dumps(metadata, indent=1) + "\n")
-    os.replace(partial, out)
+    divisions = [open_source(cfg.data, source) for source in cfg.data.sources]
+    with new_folder(out) as partial:
+        with writing(partial):
+            tokenizers.save(tokenizer, partial)
+        sources = [
+            _write_source(cfg, tokenizer, partial, index, division, warn) for index, division in enumerate(divisions)
+        ]
+        metadata = {"version": VERSION, **_identity(cfg, tokenizer), "data": dividing(cfg.data), "sources": sources}
+        with writing(partial):
+            storage.write_json(partial / METADATA_NAME, metadata)
     return metadata
 
 
@@ -69,76 +80,64 @@ def _identity(cfg: RunConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     }
 
 
-def _write_source(cfg: RunConfig, tokenizer: Tokenizer, folder: Path, index: int) -> dict[str, Any]:
-    source = cfg.data.sources[index]
-    division = open_source(cfg.data, source)
-    entry: dict[str, Any] = {"name": name_of(source), "weight": source.weight}
+def _write_source(
+    cfg: RunConfig, tokenizer: Tokenizer, folder: Path, index: int, division: Division, warn: Warn
+) -> dict[str, Any]:
+    source: SourceConfig = cfg.data.sources[index]
+    name, unknown, content = name_of(source), Unknown(), hashlib.blake2b(digest_size=16)
+    entry: dict[str, Any] = {"name": name, "weight": source.weight, "skipped": dict(division.skipped)}
     for side in SIDES:
         documents: Documents = getattr(division, side)
-        tokens = encoded(documents, tokenizer, entry["name"])
+        tokens = encoded(documents, tokenizer, name, unknown)
         chunks = pack_chunks(tokens, cfg, tokenizer.pad_id, tokenizer.eos_id, keep_tail=side == "heldout")
         shards = []
         for number, packed in enumerate(chunks):
-            shards.append({"file": f"{index}-{side}-{number:05d}.array_record", "rows": len(packed)})
-            writer = ArrayRecordWriter(str(folder / shards[-1]["file"]), "group_size:1,zstd")
-            for n in range(len(packed)):
-                parts = (packed.tokens_NL[n].astype("<i4"), packed.segments_NL[n].astype("<i4"), packed.weights_NL[n])
-                writer.write(b"".join(part.tobytes() for part in parts))
-            writer.close()
+            file = f"{index}-{side}-{number:05d}.array_record"
+            shards.append({"file": file, "rows": len(packed)})
+            _write_shard(folder / file, packed, content)
+        content.update(f"/{side}".encode())
         entry[side] = {"documents": len(documents), "shards": [shard for shard in shards if shard["rows"]]}
-    check_rows(entry["name"], sum(shard["rows"] for shard in entry["train"]["shards"]))
-    return entry
+    check_rows(name, sum(shard["rows"] for shard in entry["train"]["shards"]))
+    tell(name, division, unknown, warn)
+    return entry | {"fingerprint": content.hexdigest()}
 
 
-class PreparedRows:
-    """The rows of some shards by random access."""
+def _write_shard(path: Path, packed: Packed, content: Any) -> None:
+    """Writes rows and adds their bytes to the hash `content`.
 
-    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], length: int):
-        """Raises DataError where a shard is missing or has another number of rows than its metadata says."""
-        self._length = length
-        self._count = sum(shard["rows"] for shard in shards)
-        missing = [shard["file"] for shard in shards if not (folder / shard["file"]).is_file()]
-        if missing:
-            raise DataError(f"{folder} lacks {', '.join(missing)}: prepare it again")
-        self._records = ArrayRecordDataSource([str(folder / shard["file"]) for shard in shards]) if shards else []
-        if len(self._records) != self._count:
-            raise DataError(
-                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} says {self._count}: prepare it again"
-            )
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Row:
-        record, length = self._records[index], self._length
-        tokens_L = np.frombuffer(record, "<i4", length)
-        segments_L = np.frombuffer(record, "<i4", length, offset=4 * length)
-        return row(tokens_L, segments_L, np.frombuffer(record, np.uint8, length, offset=8 * length))
+    Raises:
+      WriteError: where they are not all there afterwards, e.g. on a full disk.
+    """
+    try:
+        writer = ArrayRecordWriter(str(path), "group_size:1,zstd")
+        for n in range(len(packed)):
+            parts = (packed.tokens_NL[n].astype("<i4"), packed.segments_NL[n].astype("<i4"), packed.weights_NL[n])
+            record = b"".join(part.tobytes() for part in parts)
+            content.update(record)
+            writer.write(record)
+        writer.close()
+        reader = ArrayRecordReader(str(path))
+        written = reader.num_records()
+        reader.close()
+    except RuntimeError as error:  # the writer's only kind
+        raise WriteError(f"{path} cannot be written: {str(error).split(';')[0]}") from error
+    if written != len(packed):
+        raise WriteError(f"{path} holds {written} rows of {len(packed)} after writing: is the disk full?")
 
 
 def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
-    """Opens the corpus that the only source of `cfg` names.
+    """Opens the corpus that the only source of `cfg` names; its sources mix by the weights that it was prepared with.
 
     Raises:
       DataError: where the folder is not whole, or was made with another length, packing, block or tokenizer than `cfg`
         has; every difference is named with both values. Packed by concat, it fits every block.
     """
-    folder = Path(cfg.data.sources[0].path[0])
-    path = folder / METADATA_NAME
-    if not path.is_file():
-        raise DataError(
-            f"data.sources.path: {folder} has no {METADATA_NAME}: not a prepared corpus, or not a whole one"
-        )
-    metadata = json.loads(path.read_text())
-    if metadata.get("version") != VERSION:
-        raise DataError(
-            f"{path} has version {metadata.get('version')!r}, this program reads {VERSION}: prepare it again"
-        )
+    folder = given(cfg.data.sources[0].path[0])
+    metadata = read_metadata(folder)
     wanted = _identity(cfg, tokenizer)
     if cfg.data.packing == "concat":
-        wanted["tokens of a block"] = metadata["tokens of a block"]
-    wrong = [f"{name}: prepared with {metadata[name]!r}, the config has {wanted[name]!r}" for name in wanted
-             if metadata[name] != wanted[name]]  # fmt: skip
+        wanted.pop("tokens of a block")
+    wrong = disagreements(metadata, wanted, cfg.data)
     if wrong:
         raise DataError(f"{folder} does not fit the config: {'; '.join(wrong)}")
     check_vocabulary(cfg, tokenizer)

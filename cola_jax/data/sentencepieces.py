@@ -24,16 +24,16 @@ class SentencePieceTokenizer:
 
     def __init__(self, model: bytes, pad_token: str, eos_token: str, source: str):
         """Raises DataError where `model` is no SentencePiece model or lacks a special token; `source` names it there."""
-        try:
-            self._inner = sentencepiece.SentencePieceProcessor(model_proto=model)
-        except (RuntimeError, ValueError) as error:
-            raise DataError(f"{source} is not a SentencePiece model") from error
+        self._inner = _processor(model, source)
         self.model = model
         self.special_names = (pad_token, eos_token)
         self.vocab_size = self._inner.get_piece_size()
         self.pad_id = self._named("pad_token", pad_token, self._inner.pad_id(), source)
         self.eos_id = self._named("eos_token", eos_token, self._inner.eos_id(), source)
+        self._inner = _without_spelling(self._inner, model, (self.pad_id, self.eos_id), source)
         self._hidden = {self.pad_id, self.eos_id}
+        self._has_bytes = self._inner.is_byte(self._bytes(SPACE_SIGN)[0])
+        self._alone: dict[str, bool] = {}  # whether a character alone has a piece
 
     def _named(self, field: str, token: str, own: int, source: str) -> int:
         found = self._inner.piece_to_id(token)
@@ -58,9 +58,63 @@ class SentencePieceTokenizer:
         return self._inner.decode(kept)
 
     def lost(self, text: str) -> str:
-        text, unknown = text.replace(SPACE_SIGN, ""), self._inner.unk_id()
-        pieces = zip(self._inner.encode(text), self._inner.encode(text, out_type=str))
-        return "".join(piece.replace(SPACE_SIGN, "") for index, piece in pieces if index == unknown)
+        unknown, rest = self._inner.unk_id(), text.replace(SPACE_SIGN, "")
+        pieces = zip(self._inner.encode(rest), self._inner.encode(rest, out_type=str))
+        lost = "".join(piece.replace(SPACE_SIGN, "") for index, piece in pieces if index == unknown)
+        lost += SPACE_SIGN if SPACE_SIGN in text and not self._has_bytes else ""
+        return lost + "".join(c for c in dict.fromkeys(rest) if not self._has_piece(c))
+
+    def drops(self, text: str, ids: Sequence[int]) -> bool:
+        return self._inner.unk_id() in ids or any(not self._has_piece(c) for c in set(text))
+
+    def _has_piece(self, character: str) -> bool:
+        """Returns whether normalization leaves anything of a character."""
+        if character not in self._alone:
+            self._alone[character] = (
+                character.isspace() or character == SPACE_SIGN or bool(self._inner.encode(character))
+            )
+        return self._alone[character]
+
+
+def _processor(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
+    """Raises DataError where `model` is no SentencePiece model; `source` names it there."""
+    try:
+        inner = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DataError(f"{source} is not a SentencePiece model{_instead(model)}") from error
+    if inner is None:
+        raise DataError(f"{source} is not a SentencePiece model: it is empty")
+    return inner
+
+
+def _instead(model: bytes) -> str:
+    """Returns what a file is that is no SentencePiece model, where its first line says so."""
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", model):
+        return ": it looks like a tiktoken file; give the tokenizer.json of that tokenizer"
+    return ""
+
+
+def _without_spelling(
+    inner: sentencepiece.SentencePieceProcessor, model: bytes, special: Sequence[int], source: str
+) -> sentencepiece.SentencePieceProcessor:
+    """Returns a processor that no text makes write the pieces `special`: they become control symbols, if they are not yet.
+
+    Raises:
+      DataError: where one of them stands for unknown text or for a byte.
+    """
+    taken = [i for i in special if inner.is_unknown(i) or inner.is_byte(i)]
+    if taken:
+        raise DataError(
+            f"{source}: {inner.id_to_piece(taken[0])!r} stands for text; give other names as tokenizer.pad_token and eos_token"
+        )
+    if all(inner.is_control(i) for i in special):
+        return inner
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    for i in special:
+        proto.pieces[i].type = proto.pieces[i].CONTROL
+    return _processor(proto.SerializeToString(), source)
 
 
 def _replace(ids: list[int], old: list[int], new: list[int]) -> list[int]:
@@ -82,10 +136,12 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
     Raises:
       DataError: where there is no text, or `vocab_size` is below the 256 bytes, the special tokens and the characters.
     """
-    model = io.BytesIO()
+    if not 0 < vocab_size < 2**31:
+        raise DataError(f"tokenizer.vocab_size={vocab_size} must be between 1 and 2**31 - 1")
+    model, failed = io.BytesIO(), []
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(documents),
+            sentence_iterator=_sentences(_watched(documents, failed)),
             model_writer=model,
             vocab_size=vocab_size,
             model_type="unigram",
@@ -104,9 +160,20 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
             num_threads=1,
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except (RuntimeError, SystemError) as error:
+        if failed:  # some versions raise a SystemError in place of what a document raised
+            raise failed[0] from None
         raise DataError(_training_problem(str(error), vocab_size)) from error
     return SentencePieceTokenizer(model.getvalue(), PAD_TOKEN, EOS_TOKEN, "the trained model")
+
+
+def _watched(documents: Iterable[str], failed: list[Exception]) -> Iterator[str]:
+    """Yields documents and keeps what reading them raised."""
+    try:
+        yield from documents
+    except Exception as error:
+        failed.append(error)
+        raise
 
 
 def _sentences(documents: Iterable[str]) -> Iterator[str]:

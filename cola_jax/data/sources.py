@@ -7,15 +7,16 @@ same side, wherever it stands and however often it occurs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tqdm import tqdm
 
 from cola_jax.config.fields import DataConfig, SourceConfig
-from cola_jax.data import formats, pydocs, tinyworld
-from cola_jax.data.errors import DataError
+from cola_jax.data import array_records, columns, files, pydocs, text_files, tinyworld
+from cola_jax.data.errors import BadRecord, DataError
 
 SHOW_AFTER = 5.0  # seconds after which slow work shows its progress on stderr
 
@@ -30,10 +31,17 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class Division:
-    """The two sides of one source."""
+    """The two sides of one source.
+
+    Attributes:
+      skipped: how many records were left out, by reason; empty where data.on_bad_record is refuse.
+      notes: what the user may not know was passed over, a line each.
+    """
 
     train: Documents
     heldout: Documents
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,34 +74,54 @@ class Chosen:
         return self.documents[self.indices[index]]
 
 
+def name_of(source: SourceConfig) -> str:
+    """Returns how a source is called in messages."""
+    return f"{source.kind} {', '.join(source.path)}".strip()
+
+
 def open_source(data: DataConfig, source: SourceConfig) -> Division:
-    """Opens one source and divides it.
+    """Opens one source and divides it. What was left out stands in `skipped` and `notes`; nothing is printed.
 
     Raises:
-      DataError: for missing, empty or unreadable files, a missing field, or a corpus too small to hold any of it out.
+      DataError: for missing or unreadable files, a missing field, a record that cannot be read (data.on_bad_record:
+        refuse), or a corpus too small to hold any of it out.
     """
     if source.kind == "tinyworld":
         return Division(
             Generated(lambda i: tinyworld.story(data.seed, "train", i), data.generated_documents),
             Generated(lambda i: tinyworld.story(data.seed, "heldout", i), data.heldout_documents),
         )
-    name = f"{source.kind} {', '.join(source.path)}".strip()
-    return divide(_documents(source), data.heldout_fraction, name)
+    found = find(source)
+    division = divide(_documents(source, found), data.heldout_fraction, name_of(source), data.on_bad_record)
+    return _with_empty_files(division, found, data.on_bad_record)
 
 
-def _documents(source: SourceConfig) -> Documents:
+def find(source: SourceConfig) -> files.Found:
+    """Returns the files of a source; none where its kind has none of its own.
+
+    Raises:
+      DataError: see `files.find` and `columns.find_arrow`.
+    """
+    if source.kind == "arrow":
+        return columns.find_arrow(source.path, source.split)
+    return files.find(source.kind, source.path) if source.kind in files.ENDINGS else files.Found()
+
+
+def _documents(source: SourceConfig, found: files.Found) -> Documents:
     if source.kind == "pydocs":
         return pydocs.documents()
     if source.kind == "text":
-        return formats.TextFiles(source.path)
+        return text_files.TextFiles(found)
     if source.kind == "jsonl":
-        return formats.JsonLines(source.path, source.field)
+        return text_files.JsonLines(found, source.field)
     if source.kind == "parquet":
-        return formats.ParquetFiles(source.path, source.field)
+        return columns.ParquetFiles(found, source.field)
+    if source.kind == "arrow":
+        return columns.ArrowFiles(found, source.field)
     if source.kind == "array_record":
-        return formats.ArrayRecordFiles(source.path, source.field)
+        return array_records.ArrayRecordFiles(found, source.field)
     if source.kind == "tfds":
-        return formats.PreparedTfds(source.path, source.field, source.split)
+        return array_records.PreparedTfds(source.path, source.field, source.split)
     if source.kind == "prepared":
         raise DataError(
             "data.sources.kind='prepared' holds packed tokens, not documents: prepare.open_prepared reads it"
@@ -101,28 +129,58 @@ def _documents(source: SourceConfig) -> Documents:
     raise DataError(f"data.sources.kind={source.kind!r} is not known")
 
 
-def divide(documents: Documents, fraction: float, name: str) -> Division:
+def _with_empty_files(division: Division, found: files.Found, on_bad_record: str) -> Division:
+    """Counts empty files among good ones as skipped, or notes them: they hold no record that could be bad."""
+    count, skipped, notes = len(found.empty), dict(division.skipped), list(found.notes)
+    if count and on_bad_record == "skip":
+        skipped["empty file"] = count
+    elif count:
+        notes.append(f"{files.FIELD}: {count} empty files were passed over, the first is {found.empty[0]}")
+    return Division(division.train, division.heldout, skipped, tuple(notes))
+
+
+def divide(documents: Documents, fraction: float, name: str, on_bad_record: str = "refuse") -> Division:
     """Holds out the documents whose hash falls below `fraction`, at least one unless it is 0; blank ones are left out.
+
+    Args:
+      on_bad_record: refuse | skip; records that cannot be read are counted by reason where they are skipped.
 
     Raises:
       DataError: where a side would have no document; `name` says of which source.
+      BadRecord: for the first record that cannot be read, where it is refused.
     """
     places: dict[float, list[int]] = {}
+    skipped: Counter[str] = Counter()
     for index in tqdm(range(len(documents)), f"reading {name}", delay=SHOW_AFTER, unit=" documents"):
-        text = documents[index]
+        try:
+            text = documents[index]
+        except BadRecord as error:
+            if on_bad_record == "refuse":
+                raise
+            skipped[error.reason] += 1
+            continue
         if text.strip():
             places.setdefault(_hash(text), []).append(index)
     if len(places) < (1 if fraction == 0 else 2):
         raise DataError(
             f"{name}: {len(places)} distinct documents are too few to train on some and hold out others"
-            f" (data.heldout_fraction={fraction}); add text, or set data.heldout_fraction=0"
+            f" (data.heldout_fraction={fraction}{_skipped(skipped)}); add text, or set data.heldout_fraction=0"
         )
     ordered = sorted(places)
     below = sum(value < fraction for value in ordered)
     count = 0 if fraction == 0 else min(max(below, 1), len(ordered) - 1)
     sides = (ordered[count:], ordered[:count])
     train, heldout = (sorted(index for value in side for index in places[value]) for side in sides)
-    return Division(Chosen(documents, train), Chosen(documents, heldout))
+    return Division(Chosen(documents, train), Chosen(documents, heldout), dict(skipped))
+
+
+def _skipped(skipped: Mapping[str, int]) -> str:
+    return f"; skipped: {by_reason(skipped)}" if skipped else ""
+
+
+def by_reason(skipped: Mapping[str, int]) -> str:
+    """Returns counts by reason as text, e.g. "3 null, 1 not JSON"."""
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items(), key=lambda item: -item[1]))
 
 
 def _hash(text: str) -> float:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-
+from cola_jax import storage
 from cola_jax.config import RunConfig
-from cola_jax.data.errors import DataError
+from cola_jax.data import losses
+from cola_jax.data.errors import DataError, Warn, to_stderr
+from cola_jax.data.files import given
+from cola_jax.data.huggingface import HuggingFaceTokenizer
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
 from cola_jax.data.sources import open_source
 
 META_NAME = "tokenizer.json"
 META_VERSION = 1
+UTF8_BOM = "\ufeff".encode()
 
 
 class Tokenizer(Protocol):
@@ -54,6 +55,9 @@ class Tokenizer(Protocol):
     def lost(self, text: str) -> str:
         """Returns the characters of `text` that no token stands for; empty where `encode` keeps them all."""
 
+    def drops(self, text: str, ids: Sequence[int]) -> bool:
+        """Returns whether `ids`, those of `text`, leave out a character that no token stands for; faster than `lost`."""
+
 
 class BytesTokenizer:
     """The 256 byte values, then pad and end of document."""
@@ -74,73 +78,15 @@ class BytesTokenizer:
     def lost(self, text: str) -> str:
         return ""
 
-
-class HuggingFaceTokenizer:
-    """A tokenizer.json of the optional package `tokenizers`; special tokens are found by name."""
-
-    kind = "huggingface"
-
-    def __init__(self, model: bytes, pad_token: str, eos_token: str, source: str):
-        """Raises DataError where the package is missing, the file is none of its kind or a special token is absent."""
-        try:
-            import tokenizers
-        except ImportError as error:
-            message = f"{source}: a tokenizer.json needs the package tokenizers: pip install 'cola_jax[hf]'"
-            raise DataError(message) from error
-        try:
-            self._inner = tokenizers.Tokenizer.from_str(model.decode())
-        except Exception as error:  # the package raises bare Exception
-            raise DataError(f"{source} is not a Hugging Face tokenizer.json ({error})") from error
-        self.model = model
-        self.special_names = (pad_token, eos_token)
-        self.vocab_size = 1 + max(
-            self._inner.get_vocab(with_added_tokens=True).values(), default=-1
-        )  # ids may have gaps
-        self.pad_id = self._named("pad_token", pad_token, source)
-        self.eos_id = self._named("eos_token", eos_token, source)
-
-    def _named(self, field: str, token: str, source: str) -> int:
-        found = self._inner.token_to_id(token)
-        if found is None:
-            special = ", ".join(repr(t.content) for _, t in sorted(self._inner.get_added_tokens_decoder().items()))
-            raise DataError(
-                f"tokenizer.{field}={token!r} is not in {source}: give the name of a token it has ({special or 'none special'})"
-            )
-        return found
-
-    def encode(self, text: str) -> list[int]:
-        """Raises DataError where the tokenizer has no way to encode `text`."""
-        try:
-            return self._inner.encode(text, add_special_tokens=False).ids
-        except (
-            Exception
-        ) as error:  # the package raises bare Exception, e.g. a word list without a token for unknown words
-            raise DataError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from error
-
-    def decode(self, ids: Sequence[int]) -> str:
-        hidden = {self.pad_id, self.eos_id}
-        kept = [int(i) for i in ids if int(i) not in hidden and 0 <= i < self.vocab_size]
-        return self._inner.decode(kept, skip_special_tokens=True)
-
-    def lost(self, text: str) -> str:
-        try:
-            encoding = self._inner.encode(text, add_special_tokens=False)
-        except Exception:  # as in `encode`
-            return text
-        unknown = getattr(self._inner.model, "unk_token", None)
-        if unknown is None:  # such a model drops what it has no token for, and what follows loses its place
-            alone = lambda c: self._inner.encode(c, add_special_tokens=False).ids
-            return "".join(c for c in dict.fromkeys(text) if not c.isspace() and not alone(c))
-        covered = np.zeros(len(text), bool)
-        for token, (start, end) in zip(encoding.tokens, encoding.offsets):
-            covered[start:end] |= token != unknown
-        return "".join(c for c, kept in zip(text, covered) if not kept and not c.isspace())
+    def drops(self, text: str, ids: Sequence[int]) -> bool:
+        return False
 
 
 class StreamDecoder:
     """Turns ids that arrive in pieces into text that arrives in pieces, never half a character.
 
-    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids.
+    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids. A decoder that changes what it
+    gave before is the exception: that of some tokenizer.json gives up a whole run of bytes for one that is not UTF-8.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -154,7 +100,9 @@ class StreamDecoder:
         text = self._new_text()
         if not text or text.endswith("\N{REPLACEMENT CHARACTER}"):
             return ""
-        self._shown, self._waiting = self._waiting, []
+        # What decodes to spaces alone is no context: a decoder that strips the start of a text would strip them again.
+        self._shown = self._waiting if text.strip() else self._shown + self._waiting
+        self._waiting = []
         return text
 
     def finish(self) -> str:
@@ -174,30 +122,37 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(names).encode() + tokenizer.model).hexdigest()[:16]
 
 
-def build(cfg: RunConfig, workdir: str | Path | None = None) -> Tokenizer:
+def build(cfg: RunConfig, workdir: str | Path | None = None, warn: Warn = to_stderr) -> Tokenizer:
     """Returns the tokenizer of a run: the one `workdir` carries, else that of a prepared corpus, else what cfg.tokenizer says.
 
     SentencePiece is trained on the training documents of the sources alone. A new tokenizer is saved in `workdir`.
+
+    Args:
+      warn: takes a line on what the tokenizer of a file changes in text, where it is loaded for the first time.
 
     Raises:
       DataError: where a file or the corpus cannot be used.
     """
     if workdir is not None and is_saved(workdir):
         return load(workdir)
-    tokenizer = _make(cfg)
+    tokenizer = _make(cfg, warn)
     if workdir is not None:
         save(tokenizer, workdir)
     return tokenizer
 
 
-def _make(cfg: RunConfig) -> Tokenizer:
+def _make(cfg: RunConfig, warn: Warn) -> Tokenizer:
     prepared = [source for source in cfg.data.sources if source.kind == "prepared"]
     if prepared:
-        return load(prepared[0].path[0])
+        return load(given(prepared[0].path[0]))
     if cfg.tokenizer.kind == "bytes":
         return BytesTokenizer()
     if cfg.tokenizer.kind == "file":
-        return from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
+        tokenizer = from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
+        changed = losses.line_of(tokenizer, f"tokenizer.path={cfg.tokenizer.path}")
+        if changed:
+            warn(changed)
+        return tokenizer
     return train_sentencepiece(_sample(cfg), cfg.tokenizer.vocab_size)
 
 
@@ -212,26 +167,28 @@ def _sample(cfg: RunConfig) -> Iterator[str]:
 
 
 def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
-    """Loads a SentencePiece .model or a Hugging Face tokenizer.json (told apart by its ending).
+    """Loads a SentencePiece .model or a Hugging Face tokenizer.json (the one that begins as JSON does).
 
     Raises:
       DataError: where the file is missing, of another kind, or has no tokens of these names.
+      StorageError: for scheme://, and a tokenizer.json that is not JSON.
     """
-    path = Path(path)
+    path = storage.local(path, "tokenizer.path")
     if not path.is_file():
         raise DataError(f"tokenizer.path={str(path)!r} is not a file: give a SentencePiece .model or a tokenizer.json")
-    if path.suffix == ".json":
-        return HuggingFaceTokenizer(path.read_bytes(), pad_token, eos_token, str(path))
-    return SentencePieceTokenizer(path.read_bytes(), pad_token, eos_token, str(path))
+    model = storage.read_bytes(path)
+    if path.suffix.lower() == ".json" or model.removeprefix(UTF8_BOM).lstrip().startswith(b"{"):
+        return HuggingFaceTokenizer(model, pad_token, eos_token, str(path))
+    return SentencePieceTokenizer(model, pad_token, eos_token, str(path))
 
 
 def save(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Writes tokenizer.json and the model file into `folder`; tokenizer.json comes last, in one rename."""
+    """Writes tokenizer.json and the model file into `folder`; tokenizer.json comes last, each in one rename."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model_name = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.hf.json", "bytes": ""}[tokenizer.kind]
     if model_name:
-        _write(folder / model_name, tokenizer.model)
+        storage.write_bytes(folder / model_name, tokenizer.model)
     meta = {
         "version": META_VERSION,
         "kind": tokenizer.kind,
@@ -242,15 +199,7 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
         "fingerprint": fingerprint(tokenizer),
         "special_names": tokenizer.special_names,
     }
-    _write(folder / META_NAME, (json.dumps(meta, indent=1) + "\n").encode())
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes in one rename, so that hosts that share the folder cannot see each other's half files."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    storage.write_json(folder / META_NAME, meta)
 
 
 def is_saved(folder: str | Path) -> bool:
@@ -262,21 +211,38 @@ def load(folder: str | Path) -> Tokenizer:
     """Reads what `save` wrote.
 
     Raises:
-      DataError: where it is missing, of another version, or its model is not the one it was saved with.
+      DataError: where it is missing, damaged, of another version, or its model is not the one it was saved with.
     """
     path = Path(folder) / META_NAME
     if not path.is_file():
         raise DataError(f"{path} is missing: this folder carries no tokenizer")
-    meta = json.loads(path.read_text())
-    if meta.get("version") != META_VERSION:
-        raise DataError(f"{path} has version {meta.get('version')!r}, this program reads {META_VERSION}")
+    meta = _saved_meta(path)
     if meta["kind"] == "bytes":
         return BytesTokenizer()
     model = path.parent / meta["model"]
     if not model.is_file():
         raise DataError(f"{model} is missing, though {path} names it")
     kinds = {"sentencepiece": SentencePieceTokenizer, "huggingface": HuggingFaceTokenizer}
-    tokenizer = kinds[meta["kind"]](model.read_bytes(), *meta["special_names"], str(model))
+    tokenizer = kinds[meta["kind"]](storage.read_bytes(model), *meta["special_names"], str(model))
     if fingerprint(tokenizer) != meta["fingerprint"]:
         raise DataError(f"{model} is not the model that {path} was saved with")
     return tokenizer
+
+
+def _saved_meta(path: Path) -> dict[str, Any]:
+    """Returns the content of a tokenizer.json of ours, checked as far as `load` reads it."""
+    meta = storage.read_json(path)
+    version = meta.get("version") if isinstance(meta, dict) else None
+    if version != META_VERSION:
+        raise DataError(f"{path} has version {version!r}, this program reads {META_VERSION}")
+    names = meta.get("special_names")
+    whole = (
+        meta.get("kind") in ("bytes", "sentencepiece", "huggingface")
+        and all(isinstance(meta.get(name), str) for name in ("model", "fingerprint"))
+        and isinstance(names, list)
+        and len(names) == 2
+        and all(isinstance(name, str) for name in names)
+    )
+    if not whole:
+        raise DataError(f"{path} lacks fields of a saved tokenizer, or they are damaged: restore it from a copy")
+    return meta

@@ -40,8 +40,9 @@ def heldout_rows(cfg: RunConfig, tokenizer: Tokenizer, batches: int) -> list[Bat
     Raises:
       DataError: where nothing is held out or the corpus cannot be read.
     """
-    data = dataclasses.replace(cfg.data, generated_documents=min(cfg.data.generated_documents, FEW_DOCUMENTS))
-    cfg = dataclasses.replace(cfg, data=data)  # the held-out documents of a generator do not depend on it
+    if any(source.kind == "tinyworld" for source in cfg.data.sources):
+        data = dataclasses.replace(cfg.data, generated_documents=min(cfg.data.generated_documents, FEW_DOCUMENTS))
+        cfg = dataclasses.replace(cfg, data=data)  # the held-out documents of a generator do not depend on it
     return pipeline.heldout_batches(cfg, pipeline.build_corpus(cfg, tokenizer), batches)
 
 

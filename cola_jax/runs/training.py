@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 from typing import TextIO
 
 from cola_jax import storage
 from cola_jax.config import ConfigError, RunConfig
-from cola_jax.data import pipeline, tokenizers
+from cola_jax.data import fingerprint, pipeline, tokenizers
 from cola_jax.data.sentencepieces import EOS_TOKEN, PAD_TOKEN, SentencePieceTokenizer
 from cola_jax.executable import updates_for
 from cola_jax.families import FAMILIES
@@ -41,12 +42,15 @@ def run(
         train.init_from cannot be started from, see `starts`. DataError: where the data cannot be used.
       See `train.loop.train` for the rest.
     """
+    warn = lambda line: print(line, file=stream or sys.stderr, flush=True)
     workdir, mesh = storage.local(workdir, "workdir"), make_mesh(cfg.mesh)
     check(workdir, cfg, lambda line: None)  # `train` says what changed
     updates = {} if executable is None else updates_for(executable, cfg, mesh)
     begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun goes on from its own checkpoint
     start = None if begun or not cfg.train.init_from else starts.find(cfg, mesh)
     tokenizer = _tokenizer(cfg, workdir, begun, start)
+    if begun:
+        fingerprint.check_unchanged(workdir / fingerprint.FILE_NAME, cfg, warn)
     corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
     host, hosts = host_share(mesh, cfg.train.batch_size)
     share = {"host_index": host, "host_count": hosts}
@@ -63,9 +67,17 @@ def run(
         params_init=None if start is None else start.params,
         continued=None if start is None else start.continued,
         updates=updates,
-        on_begin=lambda: tokenizers.save(tokenizer, workdir / TOKENIZER),
+        on_begin=lambda: _keep(cfg, workdir, tokenizer),
         stream=stream,
     )
+
+
+def _keep(cfg: RunConfig, workdir: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes what a run must find again when it goes on: its tokenizer, and what its corpus was."""
+    begun = bool(steps_in(checkpoints_of(workdir)))
+    tokenizers.save(tokenizer, workdir / TOKENIZER)
+    if not begun or not (workdir / fingerprint.FILE_NAME).exists():
+        fingerprint.record(workdir / fingerprint.FILE_NAME, cfg)
 
 
 def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start | None) -> tokenizers.Tokenizer:

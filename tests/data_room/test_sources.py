@@ -10,9 +10,11 @@ import pyarrow.parquet
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from cola_jax.config import RunConfig
 from cola_jax.config.fields import DataConfig, SourceConfig
 from cola_jax.data import pydocs
 from cola_jax.data.errors import DataError
+from cola_jax.data.fingerprint import fingerprint
 from cola_jax.data.sources import divide, open_source
 
 TEXTS = [f"document {i} says é\nand more" for i in range(60)]
@@ -202,6 +204,19 @@ def test_tfds_names_splits_and_features_are_checked(corpora, tmp_path):
         opened("tfds", *path, field="label")
     with pytest.raises(DataError, match="tfds dataset 'nosuch' is not prepared under"):
         opened("tfds", "nosuch", tmp_path)
+
+
+def test_a_tfds_dataset_is_known_by_its_files_wherever_they_are(corpora, tmp_path):
+    def of(folder):
+        source = SourceConfig(kind="tfds", path=(str(folder),))
+        return fingerprint(RunConfig(data=DataConfig(sources=(source,))))
+
+    before = corpora["tfds folder"][1][0]
+    folder = shutil.copytree(before, tmp_path / "little" / "1.0.0")
+    assert of(folder) == of(before)
+    [shard] = folder.glob("*array_record-*")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\xff")
+    assert of(folder) != of(before)
 
 
 def test_tfds_without_random_access_says_how_it_is_stored_and_what_to_do(corpora, tmp_path):

@@ -13,6 +13,7 @@ from cola_jax.config.fields import DataConfig, TokenizerConfig
 from cola_jax.data import tinyworld, tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
+from cola_jax.errors import UserError
 
 TEXTS = [
     "", " ", "a", " lead", "trail ", "two  spaces   three", "\n", "line\n\nline\r\n\tend", "日本語 \U0001f600 é e\u0301",
@@ -150,8 +151,49 @@ def test_every_story_fits_in_64_tokens(stories, trained):
 def test_too_small_a_vocabulary_or_corpus_is_refused(stories):
     with pytest.raises(DataError, match=r"tokenizer.vocab_size=100 .* at least \d+"):
         train_sentencepiece(stories, 100)
+    for size in (0, -1, 2**31):
+        with pytest.raises(DataError, match=f"tokenizer.vocab_size={size} must be between"):
+            train_sentencepiece(stories, size)
     with pytest.raises(DataError, match="no text"):
         train_sentencepiece([" ", ""], 640)
+
+
+def test_an_error_of_a_document_halfway_through_training_is_that_error(stories):
+    def broken():
+        yield from stories[:300]
+        raise DataError("the file is damaged")
+
+    with pytest.raises(DataError, match="the file is damaged"):
+        train_sentencepiece(broken(), 640)
+
+
+def test_files_that_are_no_tokenizer_say_what_they_are(tmp_path):
+    pytest.importorskip("tokenizers")
+    wrong = {
+        "empty.model": (b"", "empty.model is not a SentencePiece model: it is empty"),
+        "cl100k.tiktoken": (b"IQ== 0\nIg== 1\n", "not a SentencePiece model: it looks like a tiktoken file"),
+        "vocab.json": (b'{"a": 0}', "not a Hugging Face tokenizer.json: a vocabulary alone"),
+        "list.json": (b"[1]", "list.json is not a Hugging Face tokenizer.json"),
+        "cut.json": (b'{"model": {"type"', "cut.json is not JSON"),
+        "bin.json": (b"\xff\xfe\x00", "bin.json is not UTF-8 text"),
+        "added.json": (b'{"model": {}, "added_tokens": [3]}', "its added_tokens are damaged"),
+        "odd.json": (b'{"model": {"type": "BPE", "vocab": [3]}}', "odd.json is not a Hugging Face tokenizer.json"),
+    }
+    for name, (content, problem) in wrong.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=problem):
+            tokenizers.from_file(tmp_path / name, "<pad>", "</s>")
+    with pytest.raises(UserError, match="tokenizer.path gs://bucket/a.model: .* not supported"):
+        tokenizers.from_file("gs://bucket/a.model", "<pad>", "</s>")
+
+
+def test_a_tokenizer_file_is_known_by_its_content_has_a_bom_and_stands_in_home(huggingface, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "some.tok").write_bytes(b"\xef\xbb\xbf" + huggingface.read_bytes())
+    loaded = tokenizers.from_file("~/some.tok", "[PAD]", "[END]")
+    tokenizers.save(loaded, tmp_path / "kept")
+    again = tokenizers.load(tmp_path / "kept")
+    assert again.encode("Anna went") == loaded.encode("Anna went") and loaded.kind == "huggingface"
 
 
 def config(**fields):
@@ -164,6 +206,21 @@ def test_a_workdir_keeps_the_tokenizer_it_has(tmp_path):
     second = tokenizers.build(config(vocab_size=450), tmp_path)
     assert tokenizers.fingerprint(first) == tokenizers.fingerprint(second)
     assert tokenizers.build(config(vocab_size=450)).vocab_size == 450
+
+
+def test_what_a_tokenizer_file_loses_is_said_once_when_it_is_first_loaded(tmp_path):
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a b ab ba"] * 9), model_writer=model, vocab_size=8, hard_vocab_limit=False, pad_id=3,
+        minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "some.model").write_bytes(model.getvalue())
+    said, cfg = [], config(kind="file", path=str(tmp_path / "some.model"))
+    for _ in range(2):
+        tokenizers.build(cfg, tmp_path / "kept", said.append)
+    [line] = said
+    assert line.startswith(f"tokenizer.path={tmp_path / 'some.model'} does not give every text back")
+    assert "newlines" in line and "runs of spaces" in line
 
 
 def test_a_model_file_loads_as_the_tokenizer_it_was(trained, tmp_path):

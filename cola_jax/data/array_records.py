@@ -1,0 +1,162 @@
+"""Documents in ArrayRecord files and in prepared TFDS datasets, by random access."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import Any
+
+from cola_jax.data.errors import BadRecord, DataError
+from cola_jax.data.files import FIELD, Found, given
+from cola_jax.data.records import checked, field_of, json_of, text_of
+
+
+class RecordFiles:
+    """The bytes of the records of some ArrayRecord files, one after another."""
+
+    def __init__(self, names: Sequence[str]):
+        """Raises DataError where one is not a whole ArrayRecord file; it is named."""
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self._sources: list[tuple[str, Any]] = []
+        self._firsts: list[int] = []
+        self._count = 0
+        for name in names:
+            try:
+                source = ArrayRecordDataSource([str(name)])
+                count = len(source)
+            except Exception as error:  # the reader raises several kinds
+                raise DataError(f"{name} is not a whole ArrayRecord file{_because(error)}") from error
+            self._sources.append((str(name), source))
+            self._firsts.append(self._count)
+            self._count += count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _place(self, index: int) -> tuple[int, int]:
+        which = bisect.bisect_right(self._firsts, index) - 1
+        return which, index - self._firsts[which]
+
+    def where(self, index: int) -> str:
+        """Returns how a message calls a record."""
+        which, number = self._place(index)
+        return f"record {number} of {self._sources[which][0]}"
+
+    def __getitem__(self, index: int) -> bytes:
+        """Raises DataError where the file is damaged there."""
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        which, number = self._place(index)
+        try:
+            return self._sources[which][1][number]
+        except RuntimeError as error:
+            raise DataError(f"{self.where(index)} cannot be read: the file is damaged{_because(error)}") from error
+
+
+def _because(error: Exception) -> str:
+    text = str(error).strip().split(";")[0]
+    return f": {text}" if text else ""
+
+
+class ArrayRecordFiles:
+    """Records that are UTF-8 text, or JSON objects with a text field; the first that is text says which."""
+
+    def __init__(self, found: Found, field: str):
+        self._field = field
+        self._records = RecordFiles(found.names)
+        self._json = self._first_is_object()
+
+    def _first_is_object(self) -> bool:
+        for index in range(len(self._records)):
+            try:
+                return _is_object(self._raw(index))
+            except BadRecord:
+                continue
+        return False
+
+    def _raw(self, index: int) -> str:
+        return text_of(self._records[index], self._records.where(index))
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> str:
+        """Raises BadRecord where the record is not text, or no object with that field though the first is one."""
+        text = self._raw(index)
+        if not self._json:
+            return text
+        where = self._records.where(index)
+        if not _is_object(text):
+            raise BadRecord(f"{where} is not a JSON object, though the first record is", "not a JSON object")
+        return field_of(json_of(text, where), self._field, where)
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json_of(text, ""), dict)
+    except BadRecord:
+        return False
+
+
+def tfds_builder(paths: Sequence[str]) -> Any:
+    """Returns the TFDS builder of "name[:version]" and optionally its data_dir, or of a prepared folder.
+
+    Raises:
+      DataError: where the dataset is not prepared there. StorageError: for scheme://.
+    """
+    import tensorflow_datasets as tfds
+
+    if len(paths) > 2:
+        raise DataError(
+            f"{FIELD}: a tfds source is a name and a data_dir, got {len(paths)} entries: {', '.join(paths)}"
+        )
+    name, where = paths[0], f"tfds dataset {paths[0]!r}"
+    folder = given(name)
+    data_dir = {"data_dir": str(given(paths[1]))} if len(paths) > 1 else {}
+    try:
+        is_folder = (folder / "dataset_info.json").is_file()
+        return tfds.builder_from_directory(str(folder)) if is_folder else tfds.builder(name, **data_dir)
+    except Exception as error:  # the package raises many kinds
+        problem = str(error).strip().split("\n")[0]
+        under = paths[1] if len(paths) > 1 else "the default data_dir"
+        raise DataError(f"{FIELD}: {where} is not prepared under {under}: {problem}") from error
+
+
+class PreparedTfds:
+    """A dataset that TensorFlow Datasets has prepared in a format with random access; needs no TensorFlow."""
+
+    def __init__(self, paths: Sequence[str], field: str, split: str):
+        import tensorflow_datasets as tfds
+
+        builder, where = tfds_builder(paths), f"tfds dataset {paths[0]!r}"
+        if field not in builder.info.features:
+            known = ", ".join(sorted(builder.info.features))
+            raise DataError(f"{where} has no feature data.sources.field={field!r}; it has: {known}")
+        if split not in builder.info.splits:
+            known = ", ".join(sorted(builder.info.splits)) or "none: it is not prepared there"
+            raise DataError(f"{where} has no split data.sources.split={split!r}; it has: {known}")
+        formats = builder.info.available_file_formats()
+        if not formats & tfds.core.FileFormat.with_random_access():
+            stored = ", ".join(sorted(one.value for one in formats))
+            raise DataError(
+                f"{where} is stored as {stored}, without random access: prepare it with file_format='array_record'"
+            )
+        try:
+            self._source = builder.as_data_source(split=split)
+            self._count = len(self._source)
+        except Exception as error:  # the package raises many kinds
+            raise DataError(f"{where}: a file of split {split!r} is missing or damaged{_because(error)}") from error
+        self._field, self._where = field, where
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> str:
+        """Raises BadRecord where the example's field is not text. DataError where a file is damaged."""
+        where = f"{self._where}, example {index}"
+        try:
+            value = self._source[index][self._field]
+        except RuntimeError as error:
+            raise DataError(f"{where} cannot be read: a file is damaged{_because(error)}") from error
+        return text_of(value, where) if isinstance(value, bytes) else checked(value, self._field, where)

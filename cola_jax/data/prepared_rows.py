@@ -1,0 +1,120 @@
+"""Reading a prepared corpus: its metadata, checked, and its rows by random access."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cola_jax import storage
+from cola_jax.config.fields import DataConfig
+from cola_jax.data.array_records import RecordFiles
+from cola_jax.data.errors import DataError
+from cola_jax.data.packing import Row, row
+
+METADATA_NAME = "metadata.json"
+VERSION = 1
+SIDES = ("train", "heldout")
+DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_bad_record")  # DataConfig, done by then
+
+
+class PreparedRows:
+    """The rows of some shards by random access."""
+
+    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], length: int):
+        """Raises DataError where a shard is missing, cut or has another number of rows than its metadata says."""
+        self._length = length
+        self._count = sum(shard["rows"] for shard in shards)
+        missing = [shard["file"] for shard in shards if not (folder / shard["file"]).is_file()]
+        if missing:
+            raise DataError(f"{folder} lacks {', '.join(missing)}: prepare it again")
+        self._records = RecordFiles([folder / shard["file"] for shard in shards])
+        if len(self._records) != self._count:
+            raise DataError(
+                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} says {self._count}: prepare it again"
+            )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Row:
+        """Raises DataError where the shard is damaged there."""
+        record, length = self._records[index], self._length
+        if len(record) != 9 * length:
+            raise DataError(
+                f"{self._records.where(index)} has {len(record)} bytes, a row of {length} tokens has {9 * length}:"
+                " prepare it again"
+            )
+        tokens_L = np.frombuffer(record, "<i4", length)
+        segments_L = np.frombuffer(record, "<i4", length, offset=4 * length)
+        return row(tokens_L, segments_L, np.frombuffer(record, np.uint8, length, offset=8 * length))
+
+
+def dividing(data: DataConfig) -> dict[str, Any]:
+    """Returns the fields that choose the documents of a corpus, by name; a prepared one has them behind it."""
+    return {f"data.{name}": getattr(data, name) for name in DIVIDING}
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Returns the metadata of a prepared corpus.
+
+    Raises:
+      DataError: where there are none, or they are of another version or damaged.
+    """
+    path = folder / METADATA_NAME
+    if not path.is_file():
+        raise DataError(
+            f"data.sources.path: {folder} has no {METADATA_NAME}: not a prepared corpus, or not a whole one"
+        )
+    metadata = storage.read_json(path)
+    version = metadata.get("version") if isinstance(metadata, dict) else None
+    if version != VERSION:
+        raise DataError(f"{path} has version {version!r}, this program reads {VERSION}: prepare it again")
+    sources = metadata.get("sources")
+    if not isinstance(metadata.get("data", {}), dict):
+        raise DataError(f"{path} has a damaged field 'data': prepare it again")
+    if not isinstance(sources, list) or not sources or not all(map(_is_source, sources)):
+        raise DataError(f"{path} lacks its sources, or they are damaged: prepare it again")
+    return metadata
+
+
+def _is_source(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("name"), str)
+        and isinstance(entry.get("weight"), (int, float))
+        and 0 < entry["weight"] < math.inf
+        and all(_is_side(entry.get(side)) for side in SIDES)
+    )
+
+
+def _is_side(side: Any) -> bool:
+    shards = side.get("shards") if isinstance(side, dict) else None
+    return isinstance(shards, list) and all(map(_is_shard, shards))
+
+
+def _is_shard(shard: Any) -> bool:
+    whole = isinstance(shard, dict) and isinstance(shard.get("file"), str) and isinstance(shard.get("rows"), int)
+    return whole and shard["rows"] > 0
+
+
+def disagreements(metadata: dict[str, Any], wanted: dict[str, Any], data: DataConfig) -> list[str]:
+    """Returns in which fields a corpus and a config differ, both values named.
+
+    Args:
+      wanted: what must be equal, by field.
+      data: its fields that chose documents must be those of preparing, or have their defaults: nothing reads them now.
+    """
+    lines = [
+        f"{name}: prepared with {metadata.get(name)!r}, the config has {value!r}"
+        for name, value in wanted.items()
+        if metadata.get(name) != value
+    ]
+    defaults, prepared = dividing(DataConfig()), metadata.get("data", {})
+    for name, value in dividing(data).items():
+        if value != defaults[name] and value != prepared.get(name, value):
+            lines.append(f"{name}: prepared with {prepared[name]!r}, the config has {value!r}")
+    return lines
