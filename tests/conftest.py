@@ -29,7 +29,7 @@ def get_config(arg=None):
     stage, _, vae_from = (arg or "vae").partition(",")
     c = config.base()
     for path, value in FIELDS.items():
-        if stage != "vae" or not path.startswith(("dit.", "sampling.")):
+        if not path.startswith(("dit.", "sampling.") if stage == "vae" else "train.eval_batches"):
             config.override(c, [(path, str(value))])
     c.family = "text_vae" if stage == "vae" else "cola"
     if stage != "vae":

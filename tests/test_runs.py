@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -16,6 +15,8 @@ from cola_jax.config import ConfigError, differences, load, override, resolve
 from cola_jax.data import tokenizers
 from cola_jax.families import FAMILIES
 from cola_jax.interop import released
+from cola_jax.parallel.mesh import make_mesh
+from cola_jax.runs import starts
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
 from cola_jax.writer import Writer
@@ -54,7 +55,8 @@ def test_text_files_become_a_writer_in_two_stages(trained):
 
 def test_the_second_stage_starts_from_the_first_ones_vae(trained, text_config):
     first = load_params(trained["vae"])[1]
-    given = runs.starting_vae(cfg_of(text_config, f"joint,{trained['vae']}"), trained["vae"])
+    cfg = cfg_of(text_config, f"joint,{trained['vae']}")
+    given = starts.find(cfg, make_mesh(cfg.mesh)).params
     close(given, first, atol=0, rtol=0)
     second = load_params(trained["joint"])[1]
     assert any(
@@ -62,41 +64,36 @@ def test_the_second_stage_starts_from_the_first_ones_vae(trained, text_config):
     )
 
 
-def test_the_tokenizer_of_the_vae_is_taken_over(trained, text_config, tmp_path):
-    workdir = tmp_path / "vae"
-    shutil.copytree(trained["vae"], workdir)
-    meta = workdir / runs.TOKENIZER / tokenizers.META_NAME
-    assert meta.is_file()
-    pieces = cfg_of(text_config, f"joint,{workdir}", tokenizer__kind="sentencepiece", tokenizer__vocab_size=300)
-    taken = runs._tokenizer(pieces, tmp_path / "joint" / runs.TOKENIZER, workdir)
-    assert taken.kind == "bytes"
-    assert tokenizers.load(tmp_path / "joint" / runs.TOKENIZER).kind == "bytes"
+def test_the_tokenizer_of_the_vae_is_taken_over_and_another_one_refused(trained, text_config, tmp_path):
     assert tokenizers.load(trained["joint"] / runs.TOKENIZER).vocab_size == 258
+    pieces = cfg_of(text_config, f"joint,{trained['vae']}", tokenizer__kind="sentencepiece", tokenizer__vocab_size=300)
+    assert "the config asks for another: kind 'sentencepiece', it has 'bytes'" in refused(pieces, tmp_path / "joint")
 
 
 def test_another_vae_than_the_configs_is_refused_with_the_differences(trained, text_config, tmp_path):
     cfg = cfg_of(text_config, f"joint,{trained['vae']}", vae__latent_dim=8, vae__block__init_std=0.5)
     message = refused(cfg, tmp_path)
-    assert f"objective.vae_from={str(trained['vae'])!r} holds another VAE (theirs -> config)" in message
+    assert f"train.init_from={str(trained['vae'])!r} holds another VAE (theirs -> config)" in message
     assert "vae.latent_dim: 4 -> 8" in message and "vae.block.init_std: 0.3 -> 0.5" in message
 
 
 def test_a_folder_that_is_no_vae_is_refused(text_config, tmp_path):
     cfg = cfg_of(text_config, f"joint,{tmp_path}")
-    assert "is neither a workdir nor a released folder" in refused(cfg, tmp_path / "joint")
+    assert "is neither a workdir nor a folder of released or LLaMA form" in refused(cfg, tmp_path / "joint")
 
 
 def test_a_released_folder_gives_its_vae_in_the_form_that_training_starts_from():
     vae = released.read_vae_config(GOLDEN / "cola_vae")
     cfg = dataclasses.replace(config(objective__vae_from=f"'{GOLDEN}'"), vae=vae)
-    given = runs.starting_vae(cfg, GOLDEN)
+    mesh = make_mesh(cfg.mesh, jax.devices()[:1])
+    given = starts.find(cfg, mesh).params
     close(given, released.read_vae(GOLDEN / "cola_vae", vae), atol=0, rtol=0)
     drawn = jax.eval_shape(lambda: FAMILIES["text_vae"].init(cfg, jax.random.PRNGKey(0)))
     assert jax.tree.structure(given) == jax.tree.structure(drawn)
     assert [x.shape for x in jax.tree.leaves(given)] == [x.shape for x in jax.tree.leaves(drawn)]
     cfg = dataclasses.replace(cfg, vae=config().vae)
     with pytest.raises(ConfigError, match=r"vae\.latent_dim: 8 -> 4"):
-        runs.starting_vae(cfg, GOLDEN)
+        starts.find(cfg, mesh)
 
 
 def test_a_finished_run_is_not_trained_again_and_another_config_is_refused(trained, text_config):
@@ -111,4 +108,8 @@ def test_a_workdir_carries_config_tokenizer_and_checkpoints(trained):
         assert {"config.json", "metrics.jsonl", "tokenizer", "checkpoints"} <= {path.name for path in workdir.iterdir()}
     raw = [json.loads((trained[stage] / "config.json").read_text()) for stage in ("vae", "joint")]
     changed = {line.split(":")[0] for line in differences(*raw)}
-    assert changed == {"family", "objective.vae_from", "train.eval_every"}
+    assert changed == {
+        "family", "train.init_from", "train.init_groups", "train.eval_every", "train.eval_batches",
+        *(path for path in changed if path.startswith(("dit.", "sampling."))),
+    }  # fmt: skip
+    assert "dit.dim" in changed

@@ -79,7 +79,7 @@ def test_sampling_fields_change_for_one_call_or_for_a_new_writer(writer):
         ({"steps": "many"}, "sampling.steps must be int, got 'many'"),
         ({"steps": 1.5}, "sampling.steps must be int, got 1.5"),
         ({"solver": "rk4"}, "sampling.solver='rk4' is not one of euler, midpoint, heun"),
-        ({"top_p": 2.0}, "sampling.top_p=2.0 must be between 0 and 1"),
+        ({"top_p": 2.0}, "sampling.top_p=2.0 must be more than 0 and at most 1"),
     ],
 )
 def test_sampling_that_cannot_be_is_refused(writer, changes, message):

@@ -50,6 +50,8 @@ def config(**changes: Any) -> RunConfig:
     for group, fields in SMALL.items():
         if group.split(".")[0] in ("vae", "dit", "backbone") and group.split(".")[0] not in models:
             continue
+        fields = read_by(family, {f"{group}__{name}": value for name, value in fields.items()})
+        fields = {name.split("__")[1]: value for name, value in fields.items()}
         node = tree
         for name in group.split("."):
             node = node[name]
@@ -57,6 +59,13 @@ def config(**changes: Any) -> RunConfig:
     if family in SAMPLING:
         tree.sampling.update(SAMPLING[family])
     return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
+
+
+def read_by(family: str, changes: dict[str, Any]) -> dict[str, Any]:
+    """Returns the changes whose fields a family reads; sizes of other models are left out."""
+    ignored = {"llada": ("compute__attention_chunks",), "plaid": ("compute__attention_chunks",)}.get(family, ())
+    others = {"vae", "dit", "backbone"} - set(MODELS[family])
+    return {name: value for name, value in changes.items() if name.split("__")[0] not in others and name not in ignored}
 
 
 def parameters(cfg: RunConfig, seed: int = 0) -> Any:

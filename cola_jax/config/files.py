@@ -37,7 +37,7 @@ def override(tree: ConfigDict, assignments: list[tuple[str, str]]) -> ConfigDict
         node: Any = tree
         for depth, name in enumerate(parents):
             node = _child(node, name, ".".join(parents[: depth + 1]))
-        old = None if path in ALIASES else _child(node, last, path)
+        old = "" if path in ALIASES else _child(node, last, path)
         if not isinstance(node, ConfigDict):
             raise ConfigError(f"--config.{path}: set a whole list, or a field of one of its items")
         value = literal(text)
@@ -102,6 +102,7 @@ def load(spec: str, built_in: bool = False) -> ConfigDict:
         raise ConfigError(
             f"{found}: get_config returned {type(tree).__name__}, expected the ConfigDict of config.base()"
         )
+    object.__setattr__(tree, "overridden", [])  # what a file assigns is the file's, not the command line's
     return tree
 
 

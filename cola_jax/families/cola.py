@@ -86,8 +86,9 @@ def flow_matching(
       v (B, N, C) fp32, and the sum over loss-masked latents of the mean over channels of |v - (z1 - z0)|^2.
     """
     fixed = jax.lax.stop_gradient(z0_BNC)
-    in_input = fixed if cfg.flow.encoder_gradient == "none" else z0_BNC
-    in_target = z0_BNC if cfg.flow.encoder_gradient == "input_and_target" else fixed
+    gradient = "none" if vae_terms.is_fixed(cfg) else cfg.flow.encoder_gradient
+    in_input = fixed if gradient == "none" else z0_BNC
+    in_target = z0_BNC if gradient == "input_and_target" else fixed
     z1, t, known = noise["z1"], noise["t"], noise.get("known")
     t_BN = jnp.repeat(t, z0_BNC.shape[1] // t.shape[1], axis=1)
     z_t = path.interpolate(in_input, z1, t_BN[..., None])
@@ -100,23 +101,23 @@ def flow_matching(
 
 
 def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
-    """Returns the microbatch's share of the stage 2 loss and its sums."""
+    """Returns the microbatch's share of the stage 2 loss and its sums; of a fixed VAE, lambda_fm L_FM alone is the loss."""
     where = vae_terms.layout(cfg, batch)
     encoded = vae_terms.encode(cfg, params, batch, noise, where)
     sums = vae_terms.decode_sums(cfg, params, batch, noise, encoded, where)
     sums |= vae_terms.posterior_sums(encoded.posterior, where)
-    objective = cfg.objective
-    if objective.reference_weight > 0:
+    objective, fixed = cfg.objective, vae_terms.is_fixed(cfg)
+    if not fixed and objective.reference_weight > 0:
         reference = vae_terms.posterior_of(cfg, jax.lax.stop_gradient(frozen), batch["tokens"], where)
         sums["reference_kl"] = vae_terms.kl_between(encoded.posterior, reference, where)
     _, sums["flow_matching"] = flow_matching(cfg, params, to_prior(cfg.vae, encoded.z0), noise, where)
+    flow = objective.flow_weight * sums["flow_matching"] / jnp.maximum(counts["flow"], 1.0)
+    if fixed:
+        return flow, sums | count(cfg, batch, noise)
     terms = vae_terms.per_token(cfg, sums, counts)
     vae = terms["reconstruction"] + objective.mask_weight * terms.get("mask", 0.0)
     vae = vae + objective.kl_weight * terms.get("log_q", 0.0)
-    total = objective.vae_weight * vae + objective.flow_weight * sums["flow_matching"] / jnp.maximum(
-        counts["flow"], 1.0
-    )
-    total = total + objective.reference_weight * terms.get("reference_kl", 0.0)
+    total = objective.vae_weight * vae + flow + objective.reference_weight * terms.get("reference_kl", 0.0)
     return total, sums | count(cfg, batch, noise)
 
 
@@ -217,13 +218,14 @@ def trained(cfg: RunConfig, step: int) -> tuple[str, ...]:
 
 
 def learning_rate_ratio(cfg: RunConfig) -> dict[str, float]:
-    ratio = cfg.objective.vae_lr_ratio
+    ratio = 1.0 if vae_terms.is_fixed(cfg) else cfg.objective.vae_lr_ratio
     return {"encoder": ratio, "decoder": ratio, "dit": 1.0}
 
 
 def frozen(cfg: RunConfig, params: Any) -> Any:
     """The reference encoder q_ref: the one that stage 2 starts from, where its term is on."""
-    return {"encoder": params["encoder"]} if cfg.objective.reference_weight > 0 else {}
+    kept = not vae_terms.is_fixed(cfg) and cfg.objective.reference_weight > 0
+    return {"encoder": params["encoder"]} if kept else {}
 
 
 def cost(cfg: RunConfig) -> Cost:
@@ -240,7 +242,7 @@ def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
     length, latents = cfg.train.sequence_length, cfg.train.sequence_length // cfg.vae.patch_size
     parts = vae_terms.cost_parts(cfg, vae_trained)
     frozen: tuple[str, ...] = ()
-    if cfg.objective.reference_weight > 0:
+    if not vae_terms.is_fixed(cfg) and cfg.objective.reference_weight > 0:
         parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
         frozen = ("encoder",)
     times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1

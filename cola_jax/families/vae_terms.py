@@ -48,12 +48,22 @@ def layout(cfg: RunConfig, batch: dict[str, jax.Array]) -> Layout:
     return Layout(positions, segments if packed else None, (segments > 0).astype(jnp.float32))
 
 
+def is_fixed(cfg: RunConfig) -> bool:
+    """Whether no step trains the VAE: its terms are then constants of the loss, and are left out of it."""
+    return cfg.family == "cola" and cfg.objective.latent_policy == "fixed"
+
+
+def masks(cfg: RunConfig) -> bool:
+    """Whether rows go through the VAE a second time, with masked tokens."""
+    return not is_fixed(cfg) and cfg.objective.mask_weight > 0
+
+
 def draw(cfg: RunConfig, batch: dict[str, jax.Array], rng: jax.Array) -> dict[str, jax.Array]:
     """Posterior noise (B, N, C) and masked tokens (B, L) of a global batch."""
     rows, (_, length) = batch["rows"], batch["tokens"].shape
     shape = (length // cfg.vae.patch_size, cfg.vae.latent_dim)
     noise = {"posterior": normal(row_keys(rng, "posterior", rows), shape)}
-    if cfg.objective.mask_weight > 0:
+    if masks(cfg):
         choose = jax.vmap(lambda key: jax.random.bernoulli(key, cfg.objective.mask_rate, (length,)))
         noise["masked"] = choose(row_keys(rng, "masked", rows)) & (batch["weights"] > 0)
         noise["posterior_masked"] = normal(row_keys(rng, "posterior_masked", rows), shape)
@@ -192,7 +202,7 @@ def repeat(where: Layout, copies: int) -> Layout:
 def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
     """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
     tokens, compute = cfg.train.sequence_length, cfg.compute
-    gradient, copies = TRAINED if trained else FORWARD, 2 if cfg.objective.mask_weight > 0 else 1
+    gradient, copies = TRAINED if trained else FORWARD, 2 if masks(cfg) else 1
     works = {
         "encoder": flops.encoder(cfg.vae, tokens, compute),
         "decoder": flops.decoder(cfg.vae, tokens, compute),

@@ -21,7 +21,7 @@ from cola_jax.train.workdir import stored_config
 TOKENIZER = "tokenizer"  # folder of a workdir
 # Which group of the config sizes a parameter group, and its fields of which the parameters know nothing.
 SIZED_BY = {"encoder": "vae", "decoder": "vae", "dit": "dit", "backbone": "backbone"}
-APART = ("vae.block.init_std", "dit.zero_init", "backbone.init_std", "vae.latent_shift", "vae.latent_scale")
+APART = ("dit.zero_init", "backbone.init_std", "vae.latent_shift", "vae.latent_scale")
 READS_TOKENS = ("encoder", "decoder", "backbone", "embedding")  # groups whose parameters know the vocabulary
 
 
