@@ -23,7 +23,7 @@ from cola_jax.commands import (
     score,
     train,
 )
-from cola_jax.commands.arguments import Misuse, assignments
+from cola_jax.commands.arguments import Misuse, assignments, check
 from cola_jax.errors import UserError
 from cola_jax.storage import reason
 
@@ -51,8 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
+        check(options, rest)
         options.assignments = assigned(options, rest)
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()  # while a closed pipe can still be told from a failure
+        return status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1

@@ -30,7 +30,8 @@ def read(path: str | Path) -> list[Written]:
     """Reads JSONL with `prompt` and `continuation`, as `cola-jax generate` writes it, or `generate`, as `evaluate` does.
 
     Raises:
-      DataError: naming the first bad record by file and line.
+      DataError: naming the first bad record by file and line, and where no text has a character.
+      StorageError: where the file cannot be read.
     """
     found = []
     for number, tree in json_lines(Path(path)):
@@ -43,6 +44,8 @@ def read(path: str | Path) -> list[Written]:
         found.append(Written(prompt, text))
     if not found:
         raise DataError(f"{path} holds no records")
+    if not any(one.text.strip() for one in found):
+        raise DataError(f"{path}: every text is empty, there is nothing to say of them")
     return found
 
 

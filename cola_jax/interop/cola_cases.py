@@ -156,7 +156,7 @@ def check_generation(model: Model, cases: Cases, name: str, process: GoldenRope)
 
 def generation(model: Model, params: Any, cases: Cases, name: str, rope: Any, note: str) -> list[Case]:
     """One reading of `check_generation`."""
-    setting = {key: cases[f"{name}.{key}"].item() for key in ("steps", "cfg", "rp", "pad", "max_new_tokens")}
+    setting = {key: cases.number(f"{name}.{key}") for key in ("steps", "cfg", "rp", "pad", "max_new_tokens")}
     prompts = [row.tolist() for row in cases.numbered(f"{name}.prompt")]
     sampling = SamplingConfig(
         steps=setting["steps"], guidance=float(setting["cfg"]), repetition_penalty=float(setting["rp"]), temperature=0.0

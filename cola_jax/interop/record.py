@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cola_jax.config import RunConfig
-from cola_jax.interop.released import INDEX, SINGLE, read_files
 from cola_jax.interop.safetensors_file import DTYPES
 from cola_jax.interop.tensor_names import constants
+from cola_jax.interop.weight_files import INDEX, SINGLE, read_files
 
 BESIDE_THE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")
 

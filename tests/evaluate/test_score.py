@@ -106,7 +106,7 @@ def test_the_interval_is_that_of_resampled_verdicts():
 @pytest.mark.parametrize(
     ("lines", "part"),
     [
-        (['{"answer": "a", "generate": "a"}', "{"], "line 2: not JSON"),
+        (['{"answer": "a", "generate": "a"}', "{"], "line 2 is not JSON"),
         (['{"answer": "a"}'], "line 1: field generate is missing"),
         (['{"generate": "a"}'], "line 1: a record needs an answer"),
         (['{"generate": "a", "answer": ""}'], "line 1: answer must be a text or a list of texts, got ''"),
