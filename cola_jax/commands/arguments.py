@@ -17,6 +17,7 @@ from cola_jax.errors import UserError
 STEP = re.compile(r"[0-9]{1,18}")
 SEEDS = 2**63  # seeds are below
 LARGEST_BATCH = 2**16  # rows
+MANY = 2**20  # draws, steps, points: more is a slip of the keyboard
 
 
 class Misuse(UserError):
@@ -130,10 +131,20 @@ def step_of(given: str | None, name: str = "--step") -> int | str | None:
 
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the sampling fields that the command line sets, by name."""
+    """Returns the sampling fields that the command line sets, by name.
+
+    Raises:
+      Misuse: for text that looks like a Python literal and is none.
+    """
     from cola_jax.config import literal
 
-    return {name: literal(value) for name, value in options.assignments}
+    fields = {}
+    for name, text in options.assignments:
+        try:
+            fields[name] = literal(text)
+        except (TypeError, MemoryError, RecursionError) as error:
+            raise Misuse(f"--sampling.{name}={text[:40]}: no value ({error})") from error
+    return fields
 
 
 def is_stdout(path: str | None) -> bool:

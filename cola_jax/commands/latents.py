@@ -7,7 +7,7 @@ import json
 import math
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, at_least, below, command, is_folder, local_path, step_of
+from cola_jax.commands.arguments import MANY, Misuse, at_least, below, command, is_folder, local_path, step_of
 
 PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where landscapes are drawn
 
@@ -71,7 +71,9 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raises Misuse where the arguments do not hold together."""
     at_least(options, {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1})
-    below(options, {"seed": 2**32})  # scikit-learn's
+    below(
+        options, {"seed": 2**32, "levels": MANY, "landscapes": MANY, "points": MANY, "steps": MANY}
+    )  # seed: scikit-learn's
     step_of(options.step)
     if options.extent is not None and not 0 < options.extent < math.inf:
         raise Misuse(f"--extent {options.extent} must be positive and finite")

@@ -7,6 +7,7 @@ import json
 
 from cola_jax.commands.arguments import (
     LARGEST_BATCH,
+    MANY,
     SEEDS,
     Misuse,
     at_least,
@@ -59,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.writer import Writer
 
     at_least(options, {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1})
-    below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH})
+    below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH, "draws": MANY, "steps": MANY})
     step = step_of(options.step)
     if options.records and options.prompt_tokens is not None:
         raise Misuse("--prompt-tokens cuts held-out documents: --records has prompts of its own")

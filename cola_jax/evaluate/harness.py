@@ -157,7 +157,6 @@ def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> li
     Raises:
       DataError: where a record lacks a field, the task's scorers cannot judge it, or the context has no room for a prompt.
     """
-    scoring.check(records, {scorer: task.rule_of(scorer) for scorer in scoring.SCORERS}, task.signs)
     context = plan.context or writer.cfg.train.sequence_length
     room = context - task.max_new_tokens
     if room < 1:
@@ -172,6 +171,7 @@ def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> li
         writer.check_row(f"{record.where}: the prompt", tokens)
         kept = tuple(tokens[-room:])
         questions.append(Question(number, record, prompt, kept, len(tokens) - len(kept), writer.tokenizer.lost(prompt)))
+    scoring.check(records, {scorer: task.rule_of(scorer) for scorer in scoring.SCORERS}, task.signs)
     return questions
 
 

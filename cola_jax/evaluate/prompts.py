@@ -32,6 +32,8 @@ def read(path: str | Path) -> list[Prompt]:
     """
     given = str(path)
     path = storage.local(path, "--prompts")
+    if given != "-" and (path.is_dir() or not path.exists()):
+        raise DataError(f"--prompts {given}: {'is a folder' if path.is_dir() else 'no such file'}")
     lines = [(number, line) for number, line in storage.text_lines(path) if line.strip()]
     if not lines:
         raise DataError(f"--prompts {given} holds no prompts")

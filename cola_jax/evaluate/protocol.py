@@ -120,9 +120,8 @@ def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
     where = f"{path}, [{name}]"
     shown = tuple(_demonstration(f"{where}, demonstration {n}", d) for n, d in enumerate(table["demonstrations"], 1))
     lines, optional = tuple(table["lines"]), tuple(table["optional"])
-    records = str(path.parent / table["records"]) if table.get("records") else ""
-    if records:
-        storage.local(table["records"], f"{where}, records")
+    given = table.get("records")
+    records = str(path.parent / storage.local(given, f"{where}, records")) if given else ""
     rules = table["rule"], table["paper_rule"]
     return Task(name, *rules, table["shots"], lines, optional, table["max_new_tokens"], records, shown)
 

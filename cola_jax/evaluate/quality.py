@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import stories, text_likelihood, variety
@@ -34,7 +35,7 @@ def read(path: str | Path) -> list[Written]:
       StorageError: where the file cannot be read.
     """
     found = []
-    for number, tree in json_lines(Path(path)):
+    for number, tree in json_lines(storage.local(path)):
         fields = tree if isinstance(tree, dict) else {}
         text, prompt = fields.get("continuation", fields.get("generate")), fields.get("prompt", "")
         if not isinstance(text, str) or not isinstance(prompt, str):

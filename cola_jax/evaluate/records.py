@@ -58,7 +58,7 @@ def read_records(path: str | Path) -> list[Record]:
     Raises:
       DataError: naming the bad records by file and line. StorageError: where the file is missing or no text.
     """
-    return _read(Path(path), _record)
+    return _read(storage.local(path), _record)
 
 
 def read_generations(path: str | Path) -> list[Generation]:
@@ -71,7 +71,7 @@ def read_generations(path: str | Path) -> list[Generation]:
     def generation(where: str, number: int, tree: dict[str, Any]) -> Generation:
         return Generation(_record(where, number, tree), _text(tree, "generate", required=True))
 
-    return _read(Path(path), generation)
+    return _read(storage.local(path), generation)
 
 
 def _read(path: Path, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
@@ -103,7 +103,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     Raises:
       StorageError: where the file is missing, not text, or a line is not JSON or not valid Unicode.
     """
-    for number, line in storage.text_lines(storage.local(path)):
+    for number, line in storage.text_lines(path):
         if line.strip():
             yield number, storage.parse_json(line, f"{path}, line {number}")
 

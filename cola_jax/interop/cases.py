@@ -98,6 +98,13 @@ class Cases:
             raise ReleasedFormatError(f"{self._path}: {name} is {list(self[name].shape)}, expected one number")
         return self[name].item()
 
+    def check_ranks(self, ranks: dict[str, int]) -> None:
+        """Raises ReleasedFormatError where an array NAME or NAME.i has another number of axes than `ranks` has for NAME."""
+        for name, array in self._arrays.items():
+            known = ranks.get(name, ranks.get(name.rpartition(".")[0]))
+            if known is not None and (array.ndim != known or not array.size):
+                raise ReleasedFormatError(f"{self._path}: {name} is {list(array.shape)}, expected {known} axes")
+
     def numbered(self, name: str) -> list[np.ndarray]:
         """Returns NAME.0, NAME.1, ... as far as they go."""
         return [self[f"{name}.{i}"] for i in itertools.takewhile(lambda i: f"{name}.{i}" in self, itertools.count())]

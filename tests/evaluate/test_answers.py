@@ -3,7 +3,7 @@
 import pytest
 
 from cola_jax.evaluate import answers
-from cola_jax.evaluate.normal_forms import as_written, published, signed, signed_form
+from cola_jax.evaluate.normal_forms import published
 
 COLOURS = ("red paint", "blue paint", "green paint", "a yellow door")
 
