@@ -14,13 +14,14 @@ from cola_jax.commands.arguments import local_path
 
 ROOT = Path(__file__).resolve().parents[1]
 GIVEN = {  # what else a command needs to come as far as its paths
-    "train": ["--workdir", "w"], "generate": ["--workdir", "w", "--prompt", "a"], "evaluate": ["--workdir", "w", "--tasks", "a"],
+    "train": ["--workdir", "w"], "generate": ["--workdir", "w", "--prompt", "a"],
+    "evaluate": ["--workdir", "w", "--tasks", "a"],
     "score": ["--task", "a", "f"], "likelihood": ["--workdir", "w"], "quality": ["f"], "latents": ["--workdir", "w"],
     "lm-eval": ["--workdir", "w", "--tasks", "a"], "compare": ["f"], "prepare": ["--config", "c", "--output", "o"],
     "convert": ["import", "a", "b"], "check-goldens": ["f"], "compile": [], "demo": [],
 }  # fmt: skip
-PLACES = {"--workdir", "--output", "--prompts", "--protocol", "--records", "--judge", "--pictures", "--include", "--save", "--load",
-          "--executable"}  # fmt: skip
+PLACES = {"--workdir", "--output", "--prompts", "--protocol", "--records", "--judge", "--pictures", "--include", "--save",
+          "--load", "--executable"}  # fmt: skip
 OPTIONS = [(name, action.option_strings[-1]) for name, parser in commands().items() for action in parser._actions
            if PLACES & set(action.option_strings)]  # fmt: skip
 
@@ -39,8 +40,10 @@ def test_a_path_of_an_object_store_is_refused_by_the_options_name(capsys, name, 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("score", "--task", "a", "ok.jsonl", "gs://b/x"), "FILE gs://b/x: object stores"), (("quality", "gs://b/x"), "gs://b/x: "),
-        (("convert", "import", "gs://b/x", "y"), "source gs://b/x: "), (("convert", "export", "x", "gs://b/y"), "target gs://b/y: "),
+        (("score", "--task", "a", "ok.jsonl", "gs://b/x"), "FILE gs://b/x: object stores"),
+        (("quality", "gs://b/x"), "gs://b/x: "),
+        (("convert", "import", "gs://b/x", "y"), "source gs://b/x: "),
+        (("convert", "export", "x", "gs://b/y"), "target gs://b/y: "),
         (("check-goldens", "gs://b/x"), "folder gs://b/x: "), (("compare", "a", "gs://b/x"), "CONFIG gs://b/x: "),
         (("evaluate", "--workdir", "{tmp}", "--tasks", "a=gs://b/x"), "gs://b/x: object stores"),
     ],
@@ -117,7 +120,8 @@ def test_an_option_that_nothing_reads_or_that_cannot_be_is_refused(capsys, tmp_p
 
 @pytest.mark.parametrize(
     ("output", "part"),
-    [("{tmp}", "is a folder: give a file"), ("{tmp}/p.txt", "is the file that is read"), ("{tmp}/link", "is the file that is read"),
+    [("{tmp}", "is a folder: give a file"), ("{tmp}/p.txt", "is the file that is read"),
+     ("{tmp}/link", "is the file that is read"),
      ("{tmp}/p.txt/x", "is not a folder"), ("{tmp}/none/x", "is not a folder")],
 )  # fmt: skip
 def test_an_output_that_cannot_be_is_refused_before_any_work(capsys, tmp_path, output, part):
@@ -133,12 +137,11 @@ def test_an_output_keeps_what_it_held_until_all_is_written(capsys, tmp_path, tra
     output = tmp_path / "out.jsonl"
     output.write_text("old\n")
     arguments = ("generate", "--workdir", trained["joint"], "--prompts", tmp_path / "p.txt", "--output", output)
-    whole = json.dumps
-    monkeypatch.setattr("cola_jax.commands.generate.json.dumps", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli.main([str(argument) for argument in arguments])
+    with monkeypatch.context() as broken:
+        broken.setattr("cola_jax.writer.Writer.stream_rows", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            cli.main([str(argument) for argument in arguments])
     assert output.read_text() == "old\n"
-    monkeypatch.setattr("cola_jax.commands.generate.json.dumps", whole)
     assert run(capsys, *arguments)[0] == 0
     assert [json.loads(line)["prompt"] for line in output.read_text().splitlines()] == ["Anna", "Story"]
     assert not (tmp_path / "out.jsonl.partial").exists()

@@ -64,10 +64,10 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "-":
         raise Misuse("--output -: stdout is for the figures; give a file")
     check_output(options.output)
-    step = chosen_step(options.workdir, chosen)
     sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
         raise Misuse("--sampling.max_new_tokens: a task says how much it generates, or --max-new-tokens")
+    step = chosen_step(options.workdir, chosen)
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)
     plan = Plan(step, options.seed, options.batch_size, options.context)
     found = lm_harness.evaluate(writer, plan, options.tasks, options.include, options.limit, options.max_new_tokens)

@@ -229,8 +229,10 @@ def test_what_evaluate_cannot_use_is_one_line(capsys, trained, tmp_path, argumen
 @pytest.mark.parametrize(
     ("file", "content", "part"),
     [
-        ("result.json", "{", "result.json is not JSON"), ("result.json", '[{"task": 3}]', "does not hold the scores of a task"),
-        ("result.json", "[]", "does not hold the scores of a task"), ("setting.json", "[]", "is not the setting of an evaluation"),
+        ("result.json", "{", "result.json is not JSON"),
+        ("result.json", '[{"task": 3}]', "does not hold the scores of a task"),
+        ("result.json", "[]", "does not hold the scores of a task"),
+        ("setting.json", "[]", "is not the setting of an evaluation"),
         ("setting.json", "", "setting.json is not JSON"), ("answers.jsonl", "x\n", "answers.jsonl, line 1 is not JSON"),
         ("answers.jsonl", '{"number": 9, "prompt": "", "generate": ""}\n', "line 1 is no answer of this evaluation"),
         ("answers.jsonl", '{"number": 0, "prompt": ""}\n', "line 1 is no answer of this evaluation"),
