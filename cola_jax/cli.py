@@ -24,7 +24,7 @@ from cola_jax.commands import (
     score,
     train,
 )
-from cola_jax.commands.arguments import PREEMPTED, Misuse, assignments
+from cola_jax.commands.arguments import PREEMPTED, Misuse, assignments, check
 from cola_jax.errors import ConfigWarning, Preempted, UserError
 from cola_jax.storage import reason
 
@@ -52,10 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run
     try:
+        check(options, rest)
         options.assignments = assigned(options, rest)
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
-            return command(options)
+            status = command(options)
+        sys.stdout.flush()  # while a closed pipe can still be told from a failure
+        return status
     except Preempted:
         return PREEMPTED
     except KeyboardInterrupt:

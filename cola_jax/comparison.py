@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from cola_jax.config import RunConfig, resolve, to_dict
 from cola_jax.families import FAMILIES
 from cola_jax.parallel import rules
 from cola_jax.scaling import accounting
+from cola_jax.storage import local
 from cola_jax.train.workdir import stored_config
 
 CORE_MATCH = 0.01  # relative: cores whose matrices differ by less count as matched
@@ -59,7 +59,8 @@ def compare(specs: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(spec: str) -> RunConfig:
-    return resolve(stored_config(Path(spec)) if Path(spec).is_dir() else config.load(spec))
+    path = local(spec, "config")
+    return resolve(stored_config(path) if path.is_dir() else config.load(str(path)))
 
 
 def parameters(cfg: RunConfig) -> dict[str, int]:

@@ -18,6 +18,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from cola_jax import storage
 from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
@@ -51,7 +52,7 @@ def import_released(
       ReleasedFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
       DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
     """
-    source, workdir = Path(source).absolute(), Path(workdir)
+    source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
     vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
@@ -86,7 +87,7 @@ def export_released(
       ReleasedFormatError: where the model has no released form. CheckpointError: where there is no such checkpoint.
       WorkdirError: where `target` is not empty.
     """
-    workdir, target = Path(workdir), Path(target)
+    workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
     parts = {"cola": PARTS, "text_vae": PARTS[:1]}.get(cfg.family)
     if parts is None:
@@ -107,6 +108,18 @@ def export_released(
     if tokenizer.kind != "huggingface":
         say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
     say(f"{target}: {', '.join(parts)}")
+
+
+def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
+    """Returns both as local paths.
+
+    Raises:
+      WorkdirError: where `target` lies in the workdir, whose folders have meanings of their own.
+    """
+    workdir, target = storage.local(workdir, "source"), storage.local(target, "target")
+    if target.resolve().is_relative_to(workdir.resolve()):
+        raise WorkdirError(f"{target} lies in the workdir {workdir}: export to a folder outside of it")
+    return workdir, target
 
 
 def beside_the_tokenizer(source: Path, target: Path) -> None:
@@ -141,12 +154,14 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
       WorkdirError: where `path` holds something.
     """
-    path = path.absolute()
+    path = path.resolve()  # a link's target is filled, not the link replaced
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise WorkdirError(f"{path} is not an empty folder: remove it, or name another one")
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # nobody else's, so that it can be removed
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise WorkdirError(f"{path} cannot be made: {error.filename}: {storage.reason(error)}") from error
     try:
         yield partial
         os.replace(partial, path)

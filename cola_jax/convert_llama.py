@@ -11,8 +11,9 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from cola_jax import storage
 from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dict
-from cola_jax.convert import RECORD, Say, beside_the_tokenizer, new_folder, roomiest_mesh_of, special_names
+from cola_jax.convert import RECORD, Say, beside_the_tokenizer, new_folder, outside, roomiest_mesh_of, special_names
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.data.errors import DataError
@@ -39,7 +40,7 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
       LlamaFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
       DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
     """
-    source, workdir = Path(source).absolute(), Path(workdir)
+    source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
     net = llama.read_config(source)
@@ -68,7 +69,7 @@ def export_llama(workdir: str | Path, target: str | Path, step: int | str | None
     Raises:
       CheckpointError: where there is no such checkpoint. WorkdirError: where `target` is not empty.
     """
-    workdir, target = Path(workdir), Path(target)
+    workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))

@@ -18,14 +18,17 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ConfigError as ConfigError
-from cola_jax.config import RunConfig, resolve, to_dict, without_kernels
+from cola_jax.config import RunConfig, mask_id, resolve, to_dict, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import Place, PromptError
 from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from cola_jax.runs import TOKENIZER
+from cola_jax.storage import check_text, local
 from cola_jax.train.checkpoint import load_params
+
+NEEDS_A_TOKEN = ("ar",)  # families that cannot begin a text
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,14 @@ class Writer:
 
         Raises:
           CheckpointError: where there is none. ConfigError: where the run's family does not write text.
-          DataError: where the tokenizer has more tokens than the model.
+          DataError: where the tokenizer has more tokens than the model. StorageError: where `workdir` is no local path.
         """
+        workdir = local(workdir, "workdir")
         config, params = load_params(workdir, step, mesh)
         cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generate is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
-        tokenizer = tokenizers.load(Path(workdir) / TOKENIZER)
+        tokenizer = tokenizers.load(workdir / TOKENIZER)
         check_vocabulary(cfg, tokenizer)
         return cls(cfg, params, tokenizer, mesh)
 
@@ -142,12 +146,28 @@ class Writer:
         return lambda array: jax.device_put(array, sharding)
 
     def encode(self, index: int, prompt: str) -> list[int]:
+        """Returns the token ids of a prompt; `index` is its number in messages.
+
+        Raises:
+          PromptError: for what is not valid text, characters that no token stands for, and ids that the family refuses.
+          StorageError: for text with lone surrogates.
+        """
         if not isinstance(prompt, str):
             raise PromptError(f"prompt {index} is {type(prompt).__name__}, expected text")
+        check_text(prompt, f"prompt {index}")
         lost = self.tokenizer.lost(prompt)
         if lost:
             raise PromptError(f"prompt {index} has {lost!r}, which the tokenizer has no token for")
-        return self.tokenizer.encode(prompt)
+        row = self.tokenizer.encode(prompt)
+        self.check_row(f"prompt {index}", row)
+        return row
+
+    def check_row(self, name: str, row: Sequence[int]) -> None:
+        """Raises PromptError, which begins with `name`, where the family cannot continue these token ids."""
+        if not row and self.cfg.family in NEEDS_A_TOKEN:
+            raise PromptError(f"{name} is empty: family {self.cfg.family!r} continues a text of at least one token")
+        if self.cfg.family == "llada" and mask_id(self.cfg) in row:
+            raise PromptError(f"{name} holds token {mask_id(self.cfg)}, the mask (llada.mask_id): text may not")
 
     def _stop_id(self) -> int | None:
         return self.tokenizer.eos_id if self.cfg.sampling.stop_at_eos else None

@@ -179,7 +179,7 @@ def test_generate_writes_one_record_a_prompt_whatever_the_batch_size(capsys, tmp
         (("--prompts", "nowhere.txt"), "--prompts nowhere.txt: no such file"),
         (("--prompts", "{empty}"), "holds no prompts"),
         (("--prompts", "{binary}"), "is not UTF-8 text"),
-        (("--prompts", "{broken}"), "line 2, is not JSON"),
+        (("--prompts", "{broken}"), "line 2 is not JSON"),
         (("--prompts", "{other}"), "line 1: a record needs a field prompt with text"),
         (("--prompts", "{good}", "--batch-size", "0"), "--batch-size 0 must be at least 1"),
         (("--prompts", "{good}", "--output", "/no/such/folder/out"), "--output /no/such/folder/out"),
@@ -219,7 +219,6 @@ def test_a_workdir_whose_checkpoints_are_all_damaged_has_failed(capsys, tmp_path
 
 
 def test_a_bug_is_not_hidden(monkeypatch):
-    monkeypatch.setattr("cola_jax.commands.generate.read_prompts", lambda path: 1 / 0)
-    monkeypatch.setattr("cola_jax.writer.Writer.load", lambda *_: type("W", (), {"with_sampling": lambda self: self})())
+    monkeypatch.setattr("cola_jax.evaluate.prompts.read", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["generate", "--workdir", "/", "--prompts", "x"])

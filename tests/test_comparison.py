@@ -37,7 +37,7 @@ def test_the_published_sizes_are_matched_in_their_core_and_recipe(published):
 def test_what_is_not_matched_is_said(published):
     said = " ".join(published["not_matched"])
     assert "parameters: the largest is 1." in said and "FLOPs a token: the largest is" in said
-    assert set(published["fields"]) >= {"family", "sampling.repetition_penalty", "objective.vae_from"}
+    assert set(published["fields"]) >= {"family", "sampling.repetition_penalty", "train.init_from"}
 
 
 def test_fields_that_no_family_reads_are_left_out_and_others_differ_by_name():

@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from cola_jax import storage
 from cola_jax.errors import UserError
 
-PREEMPTED = (
-    143  # exit status of a run that a signal ended after its checkpoint: 128 + SIGTERM, which schedulers restart
-)
+PREEMPTED = 143  # a signal ended a run after its checkpoint: 128 + SIGTERM, which schedulers start again
+STEP = re.compile(r"[0-9]{1,18}")
+SEEDS = 2**32  # seeds are below: jax reads so many bits of them
+LARGEST_BATCH = 2**16  # rows
+MANY = 2**20  # draws, steps, points: more is a slip of the keyboard
 
 
 class Misuse(UserError):
     """A command line that does not hold together."""
+
+
+def local_path(text: str) -> str:
+    """The argparse type of every option that is a path: `check` finds it by that, expands `~` and refuses scheme://."""
+    return text
+
+
+def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    """Checks the texts and paths of a command line; replaces each path by the local one that it names.
+
+    Raises:
+      Misuse: for an empty path. StorageError: for text that is not valid Unicode, and a path that is not local.
+    """
+    for argument in rest:
+        storage.check_text(argument, f"argument {argument!a}")
+    for action in getattr(options, "actions", ()):
+        name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+        given = getattr(options, action.dest, None)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, str):
+                storage.check_text(value, name)
+        if action.type is local_path and given is not None:
+            many = isinstance(given, list)
+            found = [_local(value, name) for value in (given if many else [given])]
+            setattr(options, action.dest, found if many else found[0])
+
+
+def _local(text: str, name: str) -> str:
+    if not text:
+        raise Misuse(f"{name} is empty: give a path")
+    return str(storage.local(text, name))
 
 
 def command(commands, name: str, run: Callable[..., int], text: str, example: str) -> argparse.ArgumentParser:
@@ -29,7 +65,7 @@ def command(commands, name: str, run: Callable[..., int], text: str, example: st
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, actions=parser._actions)  # which grows with every argument that is added
     return parser
 
 
@@ -65,27 +101,105 @@ def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
             raise Misuse(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
 
 
+def below(options: argparse.Namespace, bounds: Mapping[str, int]) -> None:
+    """Raises Misuse where an option that is given is negative, or not below what `bounds` has for its name."""
+    at_least(options, dict.fromkeys(bounds, 0))
+    for name, bound in bounds.items():
+        value = getattr(options, name)
+        if value is not None and value >= bound:
+            raise Misuse(f"--{name.replace('_', '-')} {value} must be below {bound}")
+
+
 def is_folder(options: argparse.Namespace, name: str = "workdir") -> None:
     """Raises Misuse where an option names no folder."""
-    path = getattr(options, name)
-    if not Path(path).is_dir():
-        raise Misuse(f"--{name} {path}: no such folder")
+    path = Path(getattr(options, name))
+    if not path.is_dir():
+        what = "is not a folder" if path.exists() else "no such folder"
+        raise Misuse(f"--{name} {path}: {what}")
 
 
-def step_of(given: str | None) -> int | str | None:
-    """A checkpoint's step as a number, or the name that stands for one."""
-    return int(given) if given and given.isdigit() else given
+def step_of(given: str | None, name: str = "--step") -> int | str | None:
+    """A checkpoint's step as a number, or the name that stands for one.
+
+    Raises:
+      Misuse: for anything else.
+    """
+    if given is None or given == "best":
+        return given
+    if not STEP.fullmatch(given):
+        raise Misuse(f'{name} {given}: give the step of a checkpoint, a whole number, or "best"')
+    return int(given)
 
 
-def open_output(path: str | None) -> AbstractContextManager[TextIO]:
-    """Returns the file to write, or stdout, which stays open.
+def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the sampling fields that the command line sets, by name.
+
+    Raises:
+      Misuse: for text that looks like a Python literal and is none.
+    """
+    from cola_jax.config import literal
+
+    fields = {}
+    for name, text in options.assignments:
+        try:
+            fields[name] = literal(text)
+        except (TypeError, MemoryError, RecursionError) as error:
+            raise Misuse(f"--sampling.{name}={text[:40]}: no value ({error})") from error
+    return fields
+
+
+def is_stdout(path: str | None) -> bool:
+    return path is None or path == "-"
+
+
+def check_output(path: str | None, *inputs: str | None) -> None:
+    """Checks, before any work, that --output can be written and is none of the files that are read.
+
+    Raises:
+      Misuse: where it cannot be.
+    """
+    if is_stdout(path):
+        return
+    target = Path(path)
+    if target.is_dir():
+        raise Misuse(f"--output {path} is a folder: give a file")
+    for given in inputs:
+        if given is not None and target.exists() and Path(given).exists() and target.samefile(given):
+            raise Misuse(f"--output {path} is the file that is read: give another one")
+    folder = target.resolve().parent
+    if not folder.is_dir():
+        raise Misuse(f"--output {path}: {folder} is not a folder")
+    if not os.access(folder if not target.exists() or target.is_file() else target, os.W_OK):
+        raise Misuse(f"--output {path}: permission denied")
+
+
+@contextmanager
+def open_output(path: str | None) -> Iterator[TextIO]:
+    """Gives the file to write, or stdout for None and "-", which stays open.
+
+    What was in the file stays until all is written: until then it is written as FILE.partial, which an interrupted command
+    leaves behind. Devices and pipes are written directly.
 
     Raises:
       Misuse: where the file cannot be written.
     """
-    if path is None:
-        return nullcontext(sys.stdout)
+    if is_stdout(path):
+        yield sys.stdout
+        return
+    target = Path(path).resolve()
+    direct = target.exists() and not target.is_file()
+    partial = target if direct else target.with_name(target.name + ".partial")
     try:
-        return open(path, "w", encoding="utf-8")
+        file = open(partial, "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
-        raise Misuse(f"--output {path}: {error.strerror}") from error
+        raise Misuse(f"--output {path}: {storage.reason(error)}") from error
+    with file:
+        yield file
+    if not direct:
+        os.replace(partial, target)
+
+
+def write_output(path: str, text: str) -> None:
+    """Writes a whole output file, see `open_output`."""
+    with open_output(path) as out:
+        out.write(text)

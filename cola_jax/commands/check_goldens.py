@@ -6,14 +6,16 @@ import argparse
 import json
 from pathlib import Path
 
-from cola_jax.commands.arguments import command
+from cola_jax.commands.arguments import command, local_path
 
 
 def add(commands) -> None:
     example = "cola-jax check-goldens goldens/base --json"
     text = "compare with a published implementation's numbers on small models"
     parser = command(commands, "check-goldens", run, text, example)
-    parser.add_argument("folder", help="folder with cases.npz and the models they are of, or a folder of such folders")
+    parser.add_argument(
+        "folder", type=local_path, help="folder with cases.npz and the models they are of, or a folder of such folders"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32",

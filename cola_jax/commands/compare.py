@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import command
+from cola_jax.commands.arguments import command, local_path
 
 
 def add(commands) -> None:
     example = "cola-jax compare cola_2b:joint,PREPARED,W ar_2b:PREPARED llada_2b:PREPARED"
     parser = command(commands, "compare", run, "say how configs differ, and what is not matched", example)
     parser.add_argument(
-        "configs", nargs="+", metavar="CONFIG", help="FILE[:ARG] or a name in experiments/, or a workdir"
+        "configs",
+        nargs="+",
+        metavar="CONFIG",
+        type=local_path,
+        help="FILE[:ARG] or a name in experiments/, or a workdir",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
 

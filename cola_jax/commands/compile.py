@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 
-from cola_jax.commands.arguments import Misuse, command, config_arguments
+from cola_jax.commands.arguments import Misuse, command, config_arguments, local_path
 
 
 def add(commands) -> None:
@@ -23,10 +23,18 @@ def add(commands) -> None:
     parser.add_argument("--prompt", type=int, default=256, help="tokens a prompt of the generate step")
     parser.add_argument("--json", action="store_true", help="one JSON list in place of lines")
     parser.add_argument(
-        "--save", default=None, metavar="FILE", help="keep the executable; with one topology and program"
+        "--save",
+        default=None,
+        type=local_path,
+        metavar="FILE",
+        help="keep the executable; with one topology and program",
     )
     parser.add_argument(
-        "--load", default=None, metavar="FILE", help="print the report of a kept one; nothing is compiled"
+        "--load",
+        default=None,
+        type=local_path,
+        metavar="FILE",
+        help="print the report of a kept one; nothing is compiled",
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 
-from cola_jax.commands.arguments import command
+from cola_jax.commands.arguments import command, local_path
 
 
 def add(commands) -> None:
     example = "cola-jax demo --workdir runs/demo"
     parser = command(commands, "demo", run, "train both stages on a small world of stories and report on them", example)
-    parser.add_argument("--workdir", default="runs/demo", help="folder of the run; the same one continues it")
+    parser.add_argument(
+        "--workdir", type=local_path, default="runs/demo", help="folder of the run; the same one continues it"
+    )
     parser.add_argument("--seed", type=int, default=None, help="seed of parameters and noise, in place of the config's")
 
 

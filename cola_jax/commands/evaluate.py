@@ -5,7 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
+from cola_jax.commands.arguments import (
+    LARGEST_BATCH,
+    SEEDS,
+    Misuse,
+    at_least,
+    below,
+    command,
+    is_folder,
+    local_path,
+    sampling_of,
+    step_of,
+)
 from cola_jax.commands.processes import join, process_arguments
 
 
@@ -13,15 +24,17 @@ def add(commands) -> None:
     example = "cola-jax evaluate --workdir runs/notes/joint --tasks lambada=lambada.jsonl my_task=questions.jsonl"
     parser = command(commands, "evaluate", run, "answer the questions of tasks and score the answers", example)
     process_arguments(parser)
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME[=FILE]",
         help="a task of the protocol, or any name, with the JSONL file of its records; or tinyworld/NAME, which needs none",
     )  # fmt: skip
-    parser.add_argument("--world-seed", type=int, default=0, help="seed of the stories of tasks tinyworld/NAME")
-    parser.add_argument("--protocol", default=None, metavar="FILE", help="TOML in place of the paper's protocol")
-    parser.add_argument("--output", default=None, help="folder of the answers; WORKDIR/evaluation/STEP by default")
+    parser.add_argument(
+        "--world-seed", type=int, default=None, help="seed of the stories of tasks tinyworld/NAME, 0 by default"
+    )
+    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML in place of the paper's protocol")
+    parser.add_argument("--output", type=local_path, help="folder of the answers; WORKDIR/evaluation/STEP by default")
     parser.add_argument("--limit", type=int, default=None, help="only so many records of each task, its first")
     parser.add_argument("--batch-size", type=int, default=32, help="questions answered at once")
     parser.add_argument(
@@ -44,17 +57,18 @@ def run(options: argparse.Namespace) -> int:
     join(options)
     import jax
 
-    from cola_jax.config import literal
     from cola_jax.evaluate import benchmark
 
-    at_least(options, {"limit": 1, "batch_size": 1})
+    at_least(options, {"limit": 1, "batch_size": 1, "context": 0})
+    below(options, {"seed": SEEDS, "world_seed": SEEDS, "batch_size": LARGEST_BATCH})
+    step = step_of(options.step)
     is_folder(options)
-    sampling = {name: literal(value) for name, value in options.assignments}
+    sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
         raise Misuse("--sampling.max_new_tokens: the protocol says how much a task generates; give --protocol FILE")
     request = benchmark.Request(
         workdir=Path(options.workdir),
-        step=step_of(options.step),
+        step=step,
         tasks=tuple(options.tasks),
         protocol=options.protocol,
         output=options.output,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
+from cola_jax.commands.arguments import MANY, Misuse, at_least, below, command, is_folder, local_path, step_of
 
 PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where landscapes are drawn
 
@@ -14,13 +15,15 @@ PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where land
 def add(commands) -> None:
     example = "cola-jax latents --workdir runs/notes/joint --pictures latents --landscapes 4"
     parser = command(commands, "latents", run, "say what the latents of a run hold and how far they moved", example)
-    parser.add_argument("--workdir", required=True, help="folder of a run of family text_vae or cola")
+    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a run of family text_vae or cola")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument("--batches", type=int, default=4, help="held-out batches to look at")
     parser.add_argument("--levels", type=int, default=9, help="noise levels from t = 0 to 1, both included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, the probe's halves and the embedding")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
-    parser.add_argument("--pictures", default=None, metavar="FOLDER", help="draw the latents in the plane into FOLDER")
+    parser.add_argument(
+        "--pictures", type=local_path, metavar="FOLDER", help="draw the latents in the plane into FOLDER"
+    )
     parser.add_argument(
         "--embedding", nargs="+", choices=("pca", "tsne"), default=None,
         help="with --pictures: how; both by default, t-SNE with the extra `latents`",
@@ -68,8 +71,14 @@ def run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raises Misuse where the arguments do not hold together."""
     at_least(options, {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1})
-    if options.extent is not None and not options.extent > 0:
-        raise Misuse(f"--extent {options.extent} must be positive")
+    below(
+        options, {"seed": 2**32, "levels": MANY, "landscapes": MANY, "points": MANY, "steps": MANY}
+    )  # seed: scikit-learn's
+    step_of(options.step)
+    if options.extent is not None and not 0 < options.extent < math.inf:
+        raise Misuse(f"--extent {options.extent} must be positive and finite")
+    if options.pictures and Path(options.pictures).exists() and not Path(options.pictures).is_dir():
+        raise Misuse(f"--pictures {options.pictures} is not a folder")
     for name in ("embedding", "landscapes"):
         if getattr(options, name) is not None and not options.pictures:
             raise Misuse(f"--{name} needs --pictures FOLDER")

@@ -5,21 +5,40 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import at_least, command, is_folder, open_output, step_of
+from cola_jax.commands.arguments import (
+    LARGEST_BATCH,
+    MANY,
+    SEEDS,
+    Misuse,
+    at_least,
+    below,
+    check_output,
+    command,
+    is_folder,
+    local_path,
+    step_of,
+    write_output,
+)
+
+PROMPT_TOKENS = 16
 
 
 def add(commands) -> None:
     example = "cola-jax likelihood --workdir runs/notes/joint --draws 8 --estimator iwae"
     parser = command(commands, "likelihood", run, "tell how likely a run finds text", example)
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument(
         "--records",
+        type=local_path,
         default=None,
         metavar="FILE",
         help="JSONL with prompt and answer; the run's held-out text by default",
     )
-    parser.add_argument("--prompt-tokens", type=int, default=16, help="of a held-out document: given, not told of")
+    parser.add_argument(
+        "--prompt-tokens", type=int, default=None,
+        help=f"of a held-out document, given before the text whose likelihood is asked for; {PROMPT_TOKENS} by default",
+    )  # fmt: skip
     parser.add_argument("--limit", type=int, default=256, help="only so many texts, the first")
     parser.add_argument("--batch-size", type=int, default=32, help="texts at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
@@ -32,7 +51,7 @@ def add(commands) -> None:
         "--divergence", choices=("hutchinson", "exact"), default=None, help="cola: hutchinson by default"
     )
     parser.add_argument("--estimator", choices=("elbo", "iwae"), default=None, help="cola: elbo by default")
-    parser.add_argument("--output", default=None, metavar="FILE", help="JSONL with a line a text")
+    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSONL with a line a text")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
 
 
@@ -41,18 +60,26 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.writer import Writer
 
     at_least(options, {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1})
+    below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH, "draws": MANY, "steps": MANY})
+    step = step_of(options.step)
+    if options.records and options.prompt_tokens is not None:
+        raise Misuse("--prompt-tokens cuts held-out documents: --records has prompts of its own")
+    if options.output == "-":
+        raise Misuse("--output -: stdout is for the figures; give a file")
     is_folder(options)
-    writer = Writer.load(options.workdir, step_of(options.step))
+    check_output(options.output, options.records)
+    writer = Writer.load(options.workdir, step)
     given = {name: getattr(options, name) for name in text_likelihood.DEFAULTS}
     effort = text_likelihood.effort_of(writer.cfg.family, given)
     if options.records:
         pairs = text_likelihood.pairs_of_records(writer, options.records, options.limit)
     else:
-        pairs = text_likelihood.pairs_of_heldout(writer, options.prompt_tokens, options.limit)
+        pairs = text_likelihood.pairs_of_heldout(
+            writer, PROMPT_TOKENS if options.prompt_tokens is None else options.prompt_tokens, options.limit
+        )
     rows = text_likelihood.measure(writer, pairs, effort, options.seed, options.batch_size)
     if options.output:
-        with open_output(options.output) as out:
-            out.write(text_likelihood.as_lines(rows))
+        write_output(options.output, text_likelihood.as_lines(rows))
     figures = {"family": writer.cfg.family} | text_likelihood.summarize(rows, options.seed)
     if options.json:
         print(json.dumps(figures, indent=2))

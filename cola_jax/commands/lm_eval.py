@@ -5,19 +5,33 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import at_least, command, is_folder, open_output, step_of
+from cola_jax.commands.arguments import (
+    LARGEST_BATCH,
+    Misuse,
+    at_least,
+    below,
+    check_output,
+    command,
+    is_folder,
+    local_path,
+    sampling_of,
+    step_of,
+    write_output,
+)
 
 
 def add(commands) -> None:
     example = "cola-jax lm-eval --workdir runs/notes/joint --tasks my_task --include tasks/ --sampling.steps=16"
     text = "run generative tasks of EleutherAI's lm-evaluation-harness (extra lm-eval)"
     parser = command(commands, "lm-eval", run, text, example)
-    parser.add_argument("--workdir", required=True, help="folder of a trained run")
+    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME", help="tasks whose output is generate_until"
     )
-    parser.add_argument("--include", default=None, metavar="FOLDER", help="folder of YAML files with tasks of your own")
+    parser.add_argument(
+        "--include", type=local_path, metavar="FOLDER", help="folder of YAML files with tasks of your own"
+    )
     parser.add_argument("--limit", type=int, default=None, help="only so many documents of each task")
     parser.add_argument("--batch-size", type=int, default=32, help="prompts answered at once")
     parser.add_argument(
@@ -25,7 +39,7 @@ def add(commands) -> None:
     )
     parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not say max_gen_toks")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--output", default=None, metavar="FILE", help="JSON with results and samples")
+    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSON with results and samples")
     parser.add_argument(
         "--sampling.NAME=VALUE",
         dest="_sampling",
@@ -36,16 +50,24 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from cola_jax.config import literal
     from cola_jax.evaluate import lm_harness
     from cola_jax.evaluate.harness import Plan
     from cola_jax.train.checkpoint import chosen_step
     from cola_jax.writer import Writer
 
-    at_least(options, {"limit": 1, "batch_size": 1, "max_new_tokens": 1})
+    at_least(options, {"limit": 1, "batch_size": 1, "max_new_tokens": 1, "context": 0})
+    below(options, {"seed": 2**32, "batch_size": LARGEST_BATCH})  # the harness gives the seed to numpy
+    chosen = step_of(options.step)
     is_folder(options)
-    step = chosen_step(options.workdir, step_of(options.step))
-    sampling = {name: literal(value) for name, value in options.assignments}
+    if options.include is not None:
+        is_folder(options, "include")
+    if options.output == "-":
+        raise Misuse("--output -: stdout is for the figures; give a file")
+    check_output(options.output)
+    sampling = sampling_of(options)
+    if "max_new_tokens" in sampling:
+        raise Misuse("--sampling.max_new_tokens: a task says how much it generates, or --max-new-tokens")
+    step = chosen_step(options.workdir, chosen)
     writer = Writer.load(options.workdir, step).with_sampling(**sampling)
     plan = Plan(step, options.seed, options.batch_size, options.context)
     found = lm_harness.evaluate(writer, plan, options.tasks, options.include, options.limit, options.max_new_tokens)
@@ -54,6 +76,6 @@ def run(options: argparse.Namespace) -> int:
             if isinstance(value, float):
                 print(f"{task}  {name}  {value:.4f}")
     if options.output:
-        with open_output(options.output) as out:
-            json.dump({"results": found["results"], "samples": found.get("samples")}, out, indent=2, default=str)
+        told = {"results": found["results"], "samples": found.get("samples")}
+        write_output(options.output, json.dumps(told, indent=2, default=str))
     return 0

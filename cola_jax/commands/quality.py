@@ -5,19 +5,32 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import Misuse, at_least, command, is_folder, step_of
+from cola_jax.commands.arguments import (
+    LARGEST_BATCH,
+    Misuse,
+    at_least,
+    below,
+    command,
+    is_folder,
+    local_path,
+    step_of,
+)
 
 
 def add(commands) -> None:
     example = "cola-jax quality out.jsonl --judge runs/ar"
     parser = command(commands, "quality", run, "say how varied, repetitive and likely free text is", example)
-    parser.add_argument("file", help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it")
     parser.add_argument(
-        "--judge", default=None, metavar="WORKDIR", help="a run of family ar: generative perplexity under it"
+        "file", type=local_path, help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it"
+    )
+    parser.add_argument(
+        "--judge", type=local_path, metavar="WORKDIR", help="a run of family ar: generative perplexity under it"
     )
     parser.add_argument("--judge-step", default=None, help='a checkpoint\'s step of the judge, or "best"')
     parser.add_argument("--checker", action="store_true", help="the texts are stories of the small world: check them")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts that the judge reads at once")
+    parser.add_argument(
+        "--batch-size", type=int, default=None, help="texts that the judge reads at once, 32 by default"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
 
 
@@ -26,14 +39,18 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.writer import Writer
 
     at_least(options, {"batch_size": 1})
-    if options.judge_step and not options.judge:
-        raise Misuse("--judge-step needs --judge")
+    below(options, {"batch_size": LARGEST_BATCH})
+    for name in ("judge_step", "batch_size"):
+        if getattr(options, name) is not None and not options.judge:
+            raise Misuse(f"--{name.replace('_', '-')} needs --judge")
+    step = step_of(options.judge_step, "--judge-step")
+    if options.judge:
+        is_folder(options, "judge")
     written = quality.read(options.file)
     figures = quality.figures(written, options.checker)
     if options.judge:
-        is_folder(options, "judge")
-        judge = Writer.load(options.judge, step_of(options.judge_step))
-        figures |= quality.generative_perplexity(judge, written, options.batch_size)
+        judge = Writer.load(options.judge, step)
+        figures |= quality.generative_perplexity(judge, written, options.batch_size or 32)
     if options.json:
         print(json.dumps(figures, indent=2))
     else:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import command
+from cola_jax.commands.arguments import Misuse, command, local_path
 
 
 def add(commands) -> None:
     example = "cola-jax score --task mmlu generations/mmlu.jsonl --json"
     parser = command(commands, "score", run, "score generations that exist already", example)
     parser.add_argument("--task", required=True, help="a task of the protocol, which says how an answer is judged")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="JSONL with generate, answer or ground_truth, choices")
+    parser.add_argument(
+        "files", nargs="+", type=local_path, metavar="FILE", help="JSONL with generate, answer or ground_truth, choices"
+    )
     parser.add_argument(
         "--scorer", choices=("release", "paper", "both"), default="both",
         help="release: as the published numbers; paper: the choice that matches best",
     )  # fmt: skip
-    parser.add_argument("--protocol", default=None, metavar="FILE", help="TOML in place of the paper's protocol")
+    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML in place of the paper's protocol")
     parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
 
 
@@ -27,6 +29,8 @@ def run(options: argparse.Namespace) -> int:
 
     task = protocol.task_of(protocol.load(options.protocol), options.task)
     scorers = ("release", "paper") if options.scorer == "both" else (options.scorer,)
+    if len(set(options.files)) < len(options.files):
+        raise Misuse("a file is given twice: each is scored once")
     read = {name: read_generations(name) for name in options.files}
     parts = dict(read)
     if len(read) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cola_jax.commands.arguments import PREEMPTED, command, config_arguments
+from cola_jax.commands.arguments import PREEMPTED, command, config_arguments, local_path
 from cola_jax.commands.processes import join, process_arguments
 
 
@@ -16,11 +16,12 @@ def add(commands) -> None:
     process_arguments(parser)
     parser.add_argument(
         "--workdir",
+        type=local_path,
         required=True,
         help="folder of the run; the same command continues it, and --config may be left out",
     )
     parser.add_argument(
-        "--executable", default=None, metavar="FILE",
+        "--executable", default=None, type=local_path, metavar="FILE",
         help="the training step that `cola-jax compile --save FILE` kept, in place of compiling; a pickle, so of your own",
     )  # fmt: skip
 

@@ -1,10 +1,12 @@
-"""What a generated text answers: where the answer ends, its normal form, and which choice it means (SPEC 7)."""
+"""What a generated text answers: where the answer ends, and which choice it means (SPEC 7)."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Sequence
+
+from cola_jax.evaluate.normal_forms import NormalForm, published
 
 LEAST_RATIO = 0.9  # of a choice that is only similar to what was written
 SHORT = 40  # characters of a text in which a bracketed letter alone is taken for the choice
@@ -20,27 +22,34 @@ def cut(text: str) -> str:
     return text if end < 0 else text[:end]
 
 
-def normalized(text: str) -> str:
-    """Returns `text` in lower case, of word characters and single spaces alone."""
-    return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
-
-
-def first_word(text: str) -> str:
+def first_word(text: str, normal: NormalForm = published) -> str:
     """Returns the first word of the normal form; "" where there is none."""
-    return normalized(text).partition(" ")[0]
+    return normal(text).partition(" ")[0]
 
 
-def choice_of(text: str, choices: Sequence[str]) -> int | None:
+def choice_of(text: str, choices: Sequence[str], normal: NormalForm = published) -> int | None:
     """Returns which of `choices` a text means, 0 being the first; None where it means none.
 
-    Looks in what follows the last "answer", then in the whole text: for a letter, then for the text of a choice.
+    Looks in what follows the last "answer", then in the whole text: for a letter, then for the text of a choice. Where the
+    normal form keeps signs, a text that is a choice is that choice before it is a letter; of equal choices it is the first.
     """
+    exact = normal is not published
+    if exact and (found := same(text, choices, normal)) is not None:
+        return found
     for part in (answer_segment(text), text):
-        for find in (by_letter, by_text):
-            found = find(part, choices)
-            if found is not None:
-                return found
+        letter = by_letter(part, choices)
+        if letter is not None:
+            return same(choices[letter], choices, normal) if exact else letter
+        found = by_text(part, choices, normal)
+        if found is not None:
+            return found
     return None
+
+
+def same(text: str, choices: Sequence[str], normal: NormalForm) -> int | None:
+    """Returns the first of `choices` that has the normal form of `text`."""
+    written = normal(text)
+    return next((index for index, choice in enumerate(choices) if written and normal(choice) == written), None)
 
 
 def answer_segment(text: str) -> str:
@@ -63,24 +72,36 @@ def by_letter(text: str, choices: Sequence[str]) -> int | None:
     return letters.index(found[-1].upper()) if found else None
 
 
-def by_text(text: str, choices: Sequence[str]) -> int | None:
+def by_text(text: str, choices: Sequence[str], normal: NormalForm = published) -> int | None:
     """Returns the choice that a text repeats, with or without "the answer is" before it, alone contains, or nearly repeats."""
-    normal = [normalized(choice) for choice in choices]
-    written = normalized(text)
-    for candidate in (written, normalized(PREFIX.sub("", text.strip(), count=1))):
-        if candidate and candidate in normal:
-            return normal.index(candidate)
-    inside = [index for index, choice in enumerate(normal) if choice and choice in written]
-    if len(inside) == 1:
-        return inside[0]
-    return most_similar(text, choices, LEAST_RATIO)
+    forms = [normal(choice) for choice in choices]
+    written = normal(text)
+    for candidate in (written, normal(PREFIX.sub("", text.strip(), count=1))):
+        if candidate and candidate in forms:
+            return forms.index(candidate)
+    holds = contains if normal is published else contains_whole
+    inside = {form for form in forms if form and holds(written, form)}
+    if len(inside) == 1 and (normal is not published or forms.count(*inside) == 1):
+        return forms.index(*inside)
+    return most_similar(text, choices, LEAST_RATIO, normal)
 
 
-def most_similar(text: str, choices: Sequence[str], least: float) -> int | None:
+def contains(written: str, choice: str) -> bool:
+    return choice in written
+
+
+def contains_whole(written: str, choice: str) -> bool:
+    """Whether a choice stands in a text and is not cut out of a longer number, or parted from a sign: 5 from -5, C from C++."""
+    before = r"(?<![-+.,/\d])" if choice[0].isdigit() else ""
+    behind = r"(?![+#%^*/\u00b0'\u2032]|[-.,]?\d)" if choice[-1].isalnum() else ""
+    return re.search(before + re.escape(choice) + behind, written) is not None
+
+
+def most_similar(text: str, choices: Sequence[str], least: float, normal: NormalForm = published) -> int | None:
     """Returns the choice of the highest Ratcliff-Obershelp ratio, the first of several; None below `least` and at 0."""
-    written = normalized(text)
+    written = normal(text)
     if not written:
         return None
-    ratios = [difflib.SequenceMatcher(None, written, normalized(choice)).ratio() for choice in choices]
+    ratios = [difflib.SequenceMatcher(None, written, normal(choice)).ratio() for choice in choices]
     best = max(ratios, default=0.0)
     return ratios.index(best) if best >= least and best > 0 else None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from cola_jax import storage
+from cola_jax.config import ConfigError
 from cola_jax.config.fields import MeshConfig
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import harness, protocol, summary, world_tasks
@@ -25,7 +29,7 @@ from cola_jax.writer import Writer
 class Request:
     """What to evaluate; see `cola-jax evaluate --help`."""
 
-    workdir: Path
+    workdir: str | Path
     step: int | str | None
     tasks: tuple[str, ...]
     protocol: str | None
@@ -34,7 +38,7 @@ class Request:
     batch_size: int
     context: int
     seed: int
-    world_seed: int
+    world_seed: int | None  # None: not given, 0
     shard_parameters: bool
 
 
@@ -43,22 +47,33 @@ def run(request: Request, sampling: dict[str, Any]) -> str:
 
     Several processes share the records out, and the first one writes the summary; each works on its own devices.
 
+    Nothing is written before every task and its records are checked.
+
     Raises:
       DataError: for a task without records, a record or a protocol that cannot be used, and see `harness.evaluate`.
-      CheckpointError, ConfigError: see `Writer.load` and `Writer.with_sampling`.
+      CheckpointError, ConfigError: see `Writer.load` and `Writer.with_sampling`; and for an option that nothing reads.
+      StorageError: for paths that are not local, and files that cannot be read.
     """
+    _refuse_unread(request)
     tasks = protocol.load(request.protocol)
     chosen = [_records(tasks, name, request) for name in request.tasks]
-    step = chosen_step(request.workdir, request.step)
+    workdir = storage.local(request.workdir, "--workdir")
+    step = chosen_step(workdir, request.step)
     mesh = _mesh(request.shard_parameters)
-    writer = Writer.load(request.workdir, step, mesh).with_sampling(**sampling)
+    writer = Writer.load(workdir, step, mesh).with_sampling(**sampling)
     size = request.batch_size if mesh is None else -(-request.batch_size // mesh.size) * mesh.size
     share = harness.Share(jax.process_index(), jax.process_count())
     plan = harness.Plan(step, request.seed, size, request.context)
-    folder = Path(request.output or request.workdir / "evaluation" / str(step))
-    for task, records in chosen:
-        if isinstance(task, str):
-            task = world_tasks.task_of(task, records, writer.tokenizer)
+    folder = storage.local(request.output or workdir / "evaluation" / str(step), "--output")
+    asked = [(world_tasks.task_of(t, r, writer.tokenizer) if isinstance(t, str) else t, r) for t, r in chosen]
+    for task, records in asked:
+        sampled = writer.with_sampling(max_new_tokens=task.max_new_tokens)
+        harness.check(
+            folder / task.name, harness.setting_of(sampled, task, harness.ask(sampled, task, records, plan), plan)
+        )
+    summary.collect(folder)
+    _refuse_unwritable(folder)
+    for task, records in asked:
         harness.evaluate(writer, task, records, folder, plan, share)
     facts = {"family": writer.cfg.family, "step": step, "seed": request.seed, "machine": machine()}
     facts |= {"processes": share.count, "sampling": dataclasses.asdict(writer.cfg.sampling)}
@@ -75,7 +90,7 @@ def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task
     if world_tasks.is_built_in(name):
         if equals:
             raise DataError(f"task {named!r}: {name} makes its own records and takes no file")
-        return name, world_tasks.records_of(name, request.world_seed, request.limit or world_tasks.RECORDS)
+        return name, world_tasks.records_of(name, request.world_seed or 0, request.limit or world_tasks.RECORDS)
     task = protocol.task_of(tasks, name)
     if equals and not path:
         raise DataError(f"task {named!r}: no file behind the =")
@@ -84,9 +99,33 @@ def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task
     return task, read_records(path or task.records)[: request.limit]
 
 
+def _refuse_unread(request: Request) -> None:
+    """Raises DataError or ConfigError for tasks that are named twice and options that none of the tasks reads."""
+    names = [named.partition("=")[0] for named in request.tasks]
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"task {twice[0]!r} is given twice: give each name once")
+    built_in = [world_tasks.is_built_in(name) for name in names]
+    if request.world_seed is not None and not any(built_in):
+        raise ConfigError("--world-seed is read by tasks tinyworld/NAME alone, and there is none")
+    if request.protocol is not None and all(built_in):
+        raise ConfigError("--protocol is not read by tasks tinyworld/NAME, and there is no other")
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises DataError where no folder can be made or written there."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not nearest.is_dir():
+        raise DataError(f"--output {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK):
+        raise DataError(f"--output {folder}: {nearest} cannot be written; give another --output")
+
+
 def _mesh(shard_parameters: bool) -> Mesh | None:
     """The process's devices: prompts split over them, parameters copied, or split as well. None on a single device."""
     devices = jax.local_devices()
     if len(devices) == 1:
+        if shard_parameters:
+            raise ConfigError("--shard-parameters splits them over several devices, and this process has one")
         return None
     return make_mesh(MeshConfig(data=1, fsdp=-1) if shard_parameters else MeshConfig(data=-1, fsdp=1), devices)

@@ -12,21 +12,20 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
+from cola_jax import storage
 from cola_jax.config import differences
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import scoring, summary, world_tasks
 from cola_jax.evaluate.protocol import Task, prompt_of
-from cola_jax.evaluate.records import Generation, Record, json_lines
+from cola_jax.evaluate.records import Generation, Record
+from cola_jax.progress_bar import bar
 from cola_jax.writer import Writer
 
 LEAST_BUCKET = 16  # tokens
@@ -92,10 +91,10 @@ def evaluate(
     check(place, setting)  # in every process: where one alone failed, the others would wait for it
     if share.index == 0:
         claim(place, setting)
-        join(place)
+        join(place, len(questions))
     _wait(share, f"{task.name}: begun")
     path = place / "answers.jsonl"
-    done = {line["number"] for line in _kept(path, repair=False)}
+    done = {line["number"] for line in _kept(path, len(questions))}
     missing = [question for question in dealt(questions, share) if question.number not in done]
     own = path if share.count == 1 else place / f"answers.{share.index}.jsonl"
     with open(own, "a", encoding="utf-8") as out:
@@ -103,10 +102,10 @@ def evaluate(
             print(json.dumps(_line(task, question, text), ensure_ascii=False), file=out, flush=True)
     _wait(share, f"{task.name}: answered")
     if share.index == 0:
-        join(place)
+        join(place, len(questions))
         _score(task, questions, place)
     _wait(share, f"{task.name}: scored")
-    return json.loads((place / "result.json").read_text(encoding="utf-8"))
+    return storage.read_json(place / "result.json")
 
 
 def dealt(questions: Sequence[Question], share: Share) -> list[Question]:
@@ -115,20 +114,24 @@ def dealt(questions: Sequence[Question], share: Share) -> list[Question]:
     return sorted(by_length[share.index :: share.count], key=lambda question: question.number)
 
 
-def join(place: Path) -> None:
-    """Puts what processes have answered, each in a file of its own, into answers.jsonl, in order of the records."""
+def join(place: Path, questions: int) -> None:
+    """Puts what processes have answered, each in a file of its own, into answers.jsonl, in order of the records.
+
+    Raises:
+      DataError: where a line is no answer to one of so many questions.
+    """
     path = place / "answers.jsonl"
     shares = sorted(place.glob("answers.*.jsonl"))
-    found = {line["number"]: line for file in (path, *shares) for line in _kept(file, repair=True)}
+    found = {line["number"]: line for file in (path, *shares) for line in _kept(file, questions)}
     ordered = [found[number] for number in sorted(found)]
-    _replace(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered))
+    storage.write_bytes(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered).encode())
     for file in shares:
         file.unlink()
 
 
 def _score(task: Task, questions: Sequence[Question], place: Path) -> None:
     """Writes result.json of a task whose questions are all answered."""
-    lines = list(_kept(place / "answers.jsonl", repair=False))
+    lines = list(_kept(place / "answers.jsonl", len(questions)))
     generations = [
         Generation(question.record, line["generate"]) for question, line in zip(questions, lines, strict=True)
     ]
@@ -139,7 +142,7 @@ def _score(task: Task, questions: Sequence[Question], place: Path) -> None:
     if world_tasks.is_built_in(task.name):
         told |= world_tasks.checked([(line["prompt"], line["generate"]) for line in lines])
     rows = [{"task": task.name} | row | told for row in summary.scored(task, generations, scoring.SCORERS)]
-    _replace(place / "result.json", json.dumps(rows, indent=2) + "\n")
+    storage.write_json(place / "result.json", rows)
 
 
 def _wait(share: Share, what: str) -> None:
@@ -152,7 +155,7 @@ def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> li
     """Makes the prompts, cut from the front to what the context leaves beside the answer.
 
     Raises:
-      DataError: where a record lacks a field, or the context has no room for a prompt.
+      DataError: where a record lacks a field, the task's scorers cannot judge it, or the context has no room for a prompt.
     """
     context = plan.context or writer.cfg.train.sequence_length
     room = context - task.max_new_tokens
@@ -165,8 +168,10 @@ def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> li
     for number, record in enumerate(records):
         prompt = prompt_of(task, record)
         tokens = writer.tokenizer.encode(prompt)
+        writer.check_row(f"{record.where}: the prompt", tokens)
         kept = tuple(tokens[-room:])
         questions.append(Question(number, record, prompt, kept, len(tokens) - len(kept), writer.tokenizer.lost(prompt)))
+    scoring.check(records, {scorer: task.rule_of(scorer) for scorer in scoring.SCORERS}, task.signs)
     return questions
 
 
@@ -194,16 +199,18 @@ def write(
     writer: Writer, questions: Sequence[Question], plan: Plan, title: str, shown: bool = True
 ) -> Iterator[tuple[Question, str]]:
     """Yields every question with its answer's text, batch by batch; the time that is left is shown on stderr."""
-    often, silent = 0.1 if sys.stderr.isatty() else 30.0, not (shown and questions)
-    with tqdm(total=len(questions), desc=title, unit=" answers", mininterval=often, disable=silent) as bar:
-        for length, batch in batches(questions, plan.batch_size):
-            filled = batch + [batch[-1]] * (plan.batch_size - len(batch))  # so that every batch has one shape
-            rows, numbers = [q.tokens for q in filled], [q.number for q in filled]
-            texts = [""] * len(filled)
-            for pieces in writer.stream_rows(rows, seed=plan.seed, samples=numbers, prompt_tokens=length):
-                texts = [text + piece for text, piece in zip(texts, pieces)]
-            yield from zip(batch, texts)
-            bar.update(len(batch))
+    answered = _answered(writer, questions, plan)
+    return bar(answered, title, "answers", len(questions)) if shown else answered
+
+
+def _answered(writer: Writer, questions: Sequence[Question], plan: Plan) -> Iterator[tuple[Question, str]]:
+    for length, batch in batches(questions, plan.batch_size):
+        filled = batch + [batch[-1]] * (plan.batch_size - len(batch))  # so that every batch has one shape
+        rows, numbers = [q.tokens for q in filled], [q.number for q in filled]
+        texts = [""] * len(filled)
+        for pieces in writer.stream_rows(rows, seed=plan.seed, samples=numbers, prompt_tokens=length):
+            texts = [text + piece for text, piece in zip(texts, pieces)]
+        yield from zip(batch, texts)
 
 
 def setting_of(writer: Writer, task: Task, questions: Sequence[Question], plan: Plan) -> dict[str, Any]:
@@ -227,48 +234,58 @@ def _hash(tree: Any) -> str:
 
 
 def check(place: Path, setting: dict[str, Any]) -> None:
-    """Raises DataError where a task's folder holds answers of another setting."""
+    """Raises DataError where a task's folder holds answers of another setting, or files that are none of an evaluation."""
     path = place / "setting.json"
     if not path.is_file():
         return
-    [(_, old)] = json_lines(path)
+    old = storage.read_json(path)
+    if not isinstance(old, dict):
+        raise DataError(f"{path} is not the setting of an evaluation: remove {place}, or give another --output")
     changed = differences(old, setting)
     if changed:
         raise DataError(
             f"{place} holds answers that were made with another setting (old -> new): {'; '.join(changed)}. Give the old "
             "values, another --output, or remove the folder"
         )
+    list(_kept(place / "answers.jsonl", setting["records"]))
 
 
 def claim(place: Path, setting: dict[str, Any]) -> None:
     """Writes setting.json into a task's folder where none is there."""
     if not (place / "setting.json").is_file():
         place.mkdir(parents=True, exist_ok=True)
-        _replace(place / "setting.json", json.dumps(setting) + "\n")
+        storage.write_bytes(place / "setting.json", (json.dumps(setting) + "\n").encode())
 
 
-def _kept(path: Path, repair: bool) -> Iterator[dict[str, Any]]:
-    """Yields the answers that are there already; `repair` takes away a line that a killed process left half written."""
+def _kept(path: Path, questions: int) -> Iterator[dict[str, Any]]:
+    """Yields the answers that are there already, but for a last line that a killed process left half written.
+
+    Raises:
+      DataError: where a line is no answer to one of so many questions.
+    """
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    whole = text[: text.rfind("\n") + 1]
-    if repair and whole != text:
-        _replace(path, whole)
-    for _, line in json_lines(path):
-        yield line
+    text = storage.decode(whole_lines(storage.read_bytes(path)), str(path))
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        where = f"{path}, line {number}"
+        found = storage.parse_json(line, where)
+        known = isinstance(found, dict) and type(found.get("number")) is int and 0 <= found["number"] < questions
+        if not known or not all(isinstance(found.get(name), str) for name in ("prompt", "generate")):
+            raise DataError(f"{where} is no answer of this evaluation: remove the line, and it is answered again")
+        yield found
+
+
+def whole_lines(data: bytes) -> bytes:
+    """Returns the part that ends with the last newline."""
+    return data[: data.rfind(b"\n") + 1]
 
 
 def _line(task: Task, question: Question, text: str) -> dict[str, Any]:
     record = question.record
     generation = Generation(record, text)
-    right = {scorer: scoring.is_right(generation, task.rule_of(scorer), scorer) for scorer in scoring.SCORERS}
+    right = {
+        scorer: scoring.is_right(generation, task.rule_of(scorer), scorer, task.signs) for scorer in scoring.SCORERS
+    }
     line = {"number": question.number, "id": record.id, "prompt": question.prompt, "tokens_cut": question.cut}
     line |= {"choices": list(record.choices)} if record.choices else {}
     return line | {"answer": list(record.answers), "generate": text, "right": right}
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)

@@ -13,6 +13,7 @@ from cola_jax.data import tokenizers
 from cola_jax.evaluate import embedding, landscape, latents, plots
 from cola_jax.families.likelihood import Effort
 from cola_jax.runs import TOKENIZER
+from cola_jax.storage import local
 from cola_jax.train.checkpoint import load_params
 
 
@@ -50,11 +51,12 @@ def draw(
       ConfigError: for a run without a VAE, landscapes of one without a prior, or pca of a single channel.
       ImportError: for tsne without scikit-learn. DataError: see `landscape.of_run`.
     """
+    workdir, folder = local(workdir, "workdir"), local(folder, "folder")
     tree, params = load_params(workdir, step)
     cfg = without_kernels(resolve(tree))
     if cfg.family not in ("text_vae", "cola"):
         raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
-    tokenizer, folder = tokenizers.load(Path(workdir) / TOKENIZER), Path(folder)
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
     rows = latents.heldout_rows(cfg, tokenizer, batches)
     found = latents.collect(cfg, params, tokenizer, rows)
     files = _embed(embedding.some(found, seed), embeddings, folder, seed)

@@ -17,6 +17,7 @@ from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import latents
 from cola_jax.runs import TOKENIZER
+from cola_jax.storage import local
 from cola_jax.train.checkpoint import chosen_step, load_params
 from cola_jax.train.stored import folder, steps_in
 
@@ -79,11 +80,12 @@ def of_run(
     Raises:
       ConfigError: for a run without a VAE. CheckpointError: where there is no checkpoint. DataError: see `probe`.
     """
+    workdir = local(workdir, "workdir")
     config, params = load_params(workdir, step)
     cfg = resolve(config)
     if cfg.family not in ("text_vae", "cola"):
         raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
-    tokenizer = tokenizers.load(Path(workdir) / TOKENIZER)
+    tokenizer = tokenizers.load(workdir / TOKENIZER)
     rows = latents.heldout_rows(cfg, tokenizer, batches)
     newest = latents.collect(cfg, params, tokenizer, rows)
     accuracy = latents.accuracy_under_noise(cfg, params, rows, times, seed)

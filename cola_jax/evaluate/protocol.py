@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import string
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate.records import Record
 from cola_jax.evaluate.scoring import RULES
 
 PAPER = Path(__file__).parent / "protocol.toml"
+PUBLISHED = (
+    "lambada",
+    "squad",
+    "mmlu",
+    "obqa",
+    "hellaswag",
+    "race",
+    "siqa",
+    "story_cloze",
+)  # tasks of the published numbers
+BUILT_IN = "tinyworld/"  # tasks that make their own records, in the formats of the published ones
+NAME = re.compile(r"\w(?:[\w .,+@=()-]{0,98}[\w)+])?")  # of a task, which is that of its folder
+RESERVED = ("summary.csv", "summary.json")  # files beside those folders
 OTHER = "other"  # the table for tasks that have none of their own
 KINDS = {"rule": str, "paper_rule": str, "shots": int, "lines": list, "optional": list, "max_new_tokens": int, "records": str,
          "demonstrations": list}  # fmt: skip
@@ -48,19 +63,25 @@ class Task:
         """Returns the rule under a scorer of scoring.SCORERS."""
         return self.paper_rule if scorer == "paper" else self.rule
 
+    @property
+    def signs(self) -> bool:
+        """Whether scorer release keeps signs, points and marks: for a user's own task, which no published number is of."""
+        return self.name not in PUBLISHED and not self.name.startswith(BUILT_IN)
+
 
 def load(path: str | Path | None = None) -> dict[str, Task]:
     """Returns the tasks of a protocol file by name; of the paper's where none is named.
 
     Raises:
       DataError: for a file that cannot be read, and for a task with an unknown, a missing or an impossible field.
+      StorageError: for a path that is not local, and a file that is no text.
     """
-    path = Path(path or PAPER)
+    path = storage.local(path or PAPER, "--protocol")
     if not path.is_file():
         raise DataError(f"--protocol {path}: no such file")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        tables = tomllib.loads(storage.read_text(path))
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"--protocol {path} is not TOML: {error}") from error
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise DataError(f"--protocol {path}: expected a table for each task, e.g. [mmlu]")
@@ -71,8 +92,12 @@ def task_of(tasks: dict[str, Task], name: str) -> Task:
     """Returns the task of a name, or the table `other` under that name.
 
     Raises:
-      DataError: where the protocol has neither.
+      DataError: where the protocol has neither, or the name cannot be that of a folder.
     """
+    if not NAME.fullmatch(storage.check_text(name, "a task's name")) or name in RESERVED:
+        raise DataError(
+            f"task {name!r} cannot name its folder of answers: give letters, digits, spaces and . , + @ = ( ) - _, at most 100"
+        )
     if name in tasks:
         return tasks[name]
     if OTHER not in tasks:
@@ -95,7 +120,8 @@ def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
     where = f"{path}, [{name}]"
     shown = tuple(_demonstration(f"{where}, demonstration {n}", d) for n, d in enumerate(table["demonstrations"], 1))
     lines, optional = tuple(table["lines"]), tuple(table["optional"])
-    records = str(path.parent / table["records"]) if table.get("records") else ""
+    given = table.get("records")
+    records = str(path.parent / storage.local(given, f"{where}, records")) if given else ""
     rules = table["rule"], table["paper_rule"]
     return Task(name, *rules, table["shots"], lines, optional, table["max_new_tokens"], records, shown)
 
@@ -112,7 +138,11 @@ def _impossible(table: dict[str, Any]) -> list[str]:
     try:
         fields_of(table["lines"])
     except ValueError as error:
-        problems.append(f"lines: {error}; braces that stand for themselves are doubled")
+        return [*problems, f"lines: {error}; braces that stand for themselves are doubled"]
+    unnamed = [name for name in fields_of(table["lines"]) if name.isdigit() or not name or set(name) & set(".[")]
+    problems += [f"lines: {{{name}}} is not the name of a field" for name in unnamed]
+    formatted = [line for line in table["lines"] if any(f or c for _, _, f, c in string.Formatter().parse(line))]
+    problems += [f"lines: {line!r} has a format behind a name; give {{name}} alone" for line in formatted]
     return problems
 
 
@@ -124,8 +154,11 @@ def fields_of(lines: list[str] | tuple[str, ...]) -> set[str]:
 def _demonstration(where: str, table: Any) -> Record:
     if not isinstance(table, dict) or not isinstance(table.get("answer"), str):
         raise DataError(f"{where}: expected a table with a text answer")
+    choices = table.get("choices", [])
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise DataError(f"{where}: choices must be a list of texts, got {choices!r}")
     named = {name: value for name, value in table.items() if isinstance(value, str) and name != "answer"}
-    return Record(where, where, named, "", tuple(table.get("choices", ())), (table["answer"],))
+    return Record(where, where, named, "", tuple(choices), (table["answer"],))
 
 
 def prompt_of(task: Task, record: Record) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import stories, text_likelihood, variety
@@ -30,10 +31,11 @@ def read(path: str | Path) -> list[Written]:
     """Reads JSONL with `prompt` and `continuation`, as `cola-jax generate` writes it, or `generate`, as `evaluate` does.
 
     Raises:
-      DataError: naming the first bad record by file and line.
+      DataError: naming the first bad record by file and line, and where no text has a character.
+      StorageError: where the file cannot be read.
     """
     found = []
-    for number, tree in json_lines(Path(path)):
+    for number, tree in json_lines(storage.local(path)):
         fields = tree if isinstance(tree, dict) else {}
         text, prompt = fields.get("continuation", fields.get("generate")), fields.get("prompt", "")
         if not isinstance(text, str) or not isinstance(prompt, str):
@@ -43,6 +45,8 @@ def read(path: str | Path) -> list[Written]:
         found.append(Written(prompt, text))
     if not found:
         raise DataError(f"{path} holds no records")
+    if not any(one.text.strip() for one in found):
+        raise DataError(f"{path}: every text is empty, there is nothing to say of them")
     return found
 
 

@@ -2,18 +2,20 @@
 
 A record has `prompt`, a finished one, or the fields that a protocol's lines name (`question`, `context`); `choices`, a list of
 texts, where there are some; and `answer` or `ground_truth`: a text, a list of texts that are all right, or, with choices, the
-number of one, 0 being the first. `id` is kept. Generations have what was written in `generate` besides.
+number of one, 0 being the first, as a number or, where no choice is that text, as a text. `id` is kept. Generations have what
+was written in `generate` besides.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cola_jax import storage
 from cola_jax.data.errors import DataError
+from cola_jax.evaluate.normal_forms import as_written
 
 SHOWN = 5  # bad records that one error names
 T = TypeVar("T")
@@ -54,9 +56,9 @@ def read_records(path: str | Path) -> list[Record]:
     """Reads a task's records.
 
     Raises:
-      DataError: naming the bad records by file and line.
+      DataError: naming the bad records by file and line. StorageError: where the file is missing or no text.
     """
-    return _read(Path(path), _record)
+    return _read(storage.local(path), _record)
 
 
 def read_generations(path: str | Path) -> list[Generation]:
@@ -69,7 +71,7 @@ def read_generations(path: str | Path) -> list[Generation]:
     def generation(where: str, number: int, tree: dict[str, Any]) -> Generation:
         return Generation(_record(where, number, tree), _text(tree, "generate", required=True))
 
-    return _read(Path(path), generation)
+    return _read(storage.local(path), generation)
 
 
 def _read(path: Path, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
@@ -83,31 +85,27 @@ def _read(path: Path, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
         except ValueError as error:
             problems.append(f"{where}: {error}")
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError("; ".join(problems[:SHOWN]) + more)
+        raise DataError(listed(problems))
     if not made:
         raise DataError(f"{path} holds no records")
     return made
 
 
+def listed(problems: list[str]) -> str:
+    """Returns the first SHOWN problems as one line, and how many more there are."""
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return "; ".join(problems[:SHOWN]) + more
+
+
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yields (number, value) of every line that is not blank, 1 being the first.
+    """Yields (number, value) of every line that is not blank, 1 being the first; see `storage.open_stream` for what is read.
 
     Raises:
-      DataError: where the file is missing, not text, or a line is not JSON.
+      StorageError: where the file is missing, not text, or a line is not JSON or not valid Unicode.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold the other ends of lines that Unicode has
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in storage.text_lines(path):
         if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+            yield number, storage.parse_json(line, f"{path}, line {number}")
 
 
 def _record(where: str, number: int, tree: dict[str, Any]) -> Record:
@@ -136,7 +134,15 @@ def _answers(tree: dict[str, Any], choices: list[str]) -> tuple[str, ...]:
     answers = given if isinstance(given, list) else [given]
     if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
         raise ValueError(f"{names[0]} must be a text or a list of texts, got {given!r}")
-    return tuple(answers)
+    return tuple(_meant(answer, choices) for answer in answers)
+
+
+def _meant(answer: str, choices: list[str]) -> str:
+    """Returns the choice whose number a text is, unless some choice is that text; any other text as it is."""
+    written, number = as_written(answer), answer.strip()
+    if written in map(as_written, choices) or not (number.isascii() and number.isdigit()) or len(number) > 2:
+        return answer
+    return choices[int(number)] if int(number) < len(choices) else answer
 
 
 def _text(tree: dict[str, Any], name: str, required: bool) -> str:

@@ -17,6 +17,7 @@ from jinja2 import Environment
 from cola_jax.data.tinyworld_check import check
 from cola_jax.evaluate.page import PAGE
 from cola_jax.evaluate.stories import Pair
+from cola_jax.storage import local, write_bytes
 
 PERCENT = ("well_formed", "entailed", "consistent", "chance", "distinct_2", "copied")
 
@@ -73,20 +74,14 @@ def write_report(folder: str | Path, report: Report, figures: dict[str, Any]) ->
     Raises:
       FileNotFoundError: where a picture is missing.
     """
-    folder = Path(folder)
+    folder = local(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
     environment = Environment(autoescape=True)
     environment.filters["base64"] = lambda path: base64.b64encode(Path(path).read_bytes()).decode()
     page = environment.from_string(PAGE).render(report=report)
-    _replace(folder / "figures.json", json.dumps(figures, indent=2) + "\n")
-    _replace(folder / "index.html", page)
+    write_bytes(folder / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
+    write_bytes(folder / "index.html", page.encode())
     return folder / "index.html"
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def samples_of(pairs: Sequence[Pair]) -> list[Sample]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
+from cola_jax.data.errors import DataError
 from cola_jax.evaluate import scoring
 from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Generation
@@ -19,11 +21,12 @@ def scored(task: Task, generations: Sequence[Generation], scorers: Sequence[str]
     """Returns a row a scorer: records, right, and accuracy, low, high, chance in per cent, chance None where there is none.
 
     Raises:
-      DataError: see `scoring.is_right`.
+      DataError: see `scoring.check`.
     """
+    scoring.check([generation.record for generation in generations], {s: task.rule_of(s) for s in scorers}, task.signs)
     rows = []
     for scorer in scorers:
-        right = [scoring.is_right(generation, task.rule_of(scorer), scorer) for generation in generations]
+        right = [scoring.is_right(generation, task.rule_of(scorer), scorer, task.signs) for generation in generations]
         found = scoring.score(right, [generation.record for generation in generations])
         shares = {"accuracy": found.accuracy, "low": found.low, "high": found.high, "chance": found.chance}
         per_cent = {name: None if math.isnan(share) else round(100 * share, 4) for name, share in shares.items()}
@@ -47,14 +50,27 @@ def _cell(value: Any) -> str:
 
 
 def collect(folder: Path) -> list[dict[str, Any]]:
-    """Returns the rows of every task that is done in `folder`, by name, and for each scorer the average of several."""
-    found = [row for path in sorted(folder.rglob("result.json")) for row in json.loads(path.read_text())]
+    """Returns the rows of every task that is done in `folder`, by name, and for each scorer the average of several.
+
+    Raises:
+      StorageError, DataError: for a result.json that is damaged, by name.
+    """
+    found = [row for path in sorted(folder.rglob("result.json")) for row in _rows(path)]
     columns = dict.fromkeys(name for row in found for name in row)
     rows = [columns | row for row in found]  # what a task's rows lack is None
     for scorer in SCORERS:
         own = [row for row in rows if row["scorer"] == scorer]
         if len(own) > 1:
             rows.append(columns | {"task": f"average of {len(own)}", "scorer": scorer} | _mean(own))
+    return rows
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = storage.read_json(path)
+    kinds = {"task": str, "scorer": str, "records": int, "right": int, "accuracy": (int, float)}
+    fits = lambda row: isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
+    if not isinstance(rows, list) or not rows or not all(map(fits, rows)):
+        raise DataError(f"{path} does not hold the scores of a task: remove the file, and the task is scored again")
     return rows
 
 
@@ -70,9 +86,10 @@ def write(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
       facts: what else the JSON tells: the run, its step, sampling, machine.
     """
     rows = collect(folder)
-    with open(folder / "summary.csv", "w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, list(rows[0]))
-        table.writeheader()
-        table.writerows(rows)
-    (folder / "summary.json").write_text(json.dumps(facts | {"scores": rows}, indent=2) + "\n")
+    file = io.StringIO(newline="")
+    table = csv.DictWriter(file, list(rows[0]))
+    table.writeheader()
+    table.writerows(rows)
+    storage.write_bytes(folder / "summary.csv", file.getvalue().encode())
+    storage.write_json(folder / "summary.json", facts | {"scores": rows})
     return rows

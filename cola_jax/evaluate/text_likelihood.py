@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
@@ -18,6 +17,7 @@ from cola_jax.evaluate.harness import bucket
 from cola_jax.evaluate.records import read_records
 from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import Effort
+from cola_jax.progress_bar import bar
 from cola_jax.writer import Writer
 
 READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": (),
@@ -32,6 +32,7 @@ class Pair:
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    where: str = field(default="", compare=False)  # for messages
 
 
 def effort_of(family: str, given: dict[str, Any]) -> Effort:
@@ -55,14 +56,18 @@ def pairs_of_records(writer: Writer, path: str | Path, limit: int | None) -> lis
     """Returns the pairs of a JSONL file with `prompt` and `answer`, which is taken as it is: with its own leading space.
 
     Raises:
-      DataError: for a bad record, named by file and line.
+      DataError: for a bad record, named by file and line. StorageError: where the file cannot be read.
     """
     pairs = []
     for record in read_records(path)[:limit]:
+        if not record.prompt and record.fields:
+            raise DataError(f"{record.where}: no prompt, and likelihood reads no {', '.join(record.fields)}")
         prompt, whole = (writer.tokenizer.encode(text) for text in (record.prompt, record.prompt + record.answers[0]))
         if whole[: len(prompt)] != prompt:  # the tokenizer joins the two: cut where it does
             raise DataError(f"{record.where}: the tokenizer joins prompt and answer; begin the answer with a space")
-        pairs.append(Pair(tuple(prompt), tuple(whole[len(prompt) :])))
+        if len(whole) == len(prompt):
+            raise DataError(f"{record.where}: the tokenizer has no token for the answer {record.answers[0]!r}")
+        pairs.append(Pair(tuple(prompt), tuple(whole[len(prompt) :]), record.where))
     return pairs
 
 
@@ -86,29 +91,39 @@ def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pai
 
 
 def measure(writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, batch_size: int) -> list[dict[str, Any]]:
-    """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms where there are some."""
-    rows: dict[int, dict[str, Any]] = {}
+    """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms where there are some.
+
+    Raises:
+      PromptError: for a prompt that the family cannot read, before any is measured.
+    """
+    for number, pair in enumerate(pairs):
+        writer.check_row(f"{pair.where or f'text {number}'}: the prompt", pair.prompt)
+    rows = dict(bar(_measured(writer, pairs, effort, seed, batch_size), "likelihood", "texts", len(pairs)))
+    return [rows[number] for number in range(len(pairs))]
+
+
+def _measured(
+    writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, batch_size: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the number and the row of every pair, batch by batch, the longest first."""
     groups: dict[int, list[int]] = {}
     for number, pair in enumerate(pairs):
         groups.setdefault(bucket(len(pair.prompt) + len(pair.answer)), []).append(number)
-    tell = FAMILIES[writer.cfg.family].log_likelihood
-    with tqdm(total=len(pairs), desc="likelihood", unit=" texts") as bar:
-        for length, numbers in sorted(groups.items(), reverse=True):
-            for start in range(0, len(numbers), batch_size):
-                batch = numbers[start : start + batch_size]
-                filled = batch + [batch[-1]] * (batch_size - len(batch))  # so that every batch has one shape
-                prompts, answers = [pairs[n].prompt for n in filled], [pairs[n].answer for n in filled]
-                found = tell(
-                    writer.cfg, writer.params, prompts, answers, seed=seed, pad_id=writer.tokenizer.pad_id,
-                    samples=filled, prompt_tokens=length, effort=effort,
-                )  # fmt: skip
-                for place, number in enumerate(batch):
-                    size = len(writer.tokenizer.decode(pairs[number].answer).encode())
-                    row = {"number": number, "tokens": len(answers[place]), "bytes": size, "kind": found.kind}
-                    terms = {name: float(values[place]) for name, values in found.terms.items()}
-                    rows[number] = row | {"log_p": float(found.log_p[place])} | terms
-                bar.update(len(batch))
-    return [rows[number] for number in range(len(pairs))]
+    likelihood = FAMILIES[writer.cfg.family].log_likelihood
+    for length, numbers in sorted(groups.items(), reverse=True):
+        for start in range(0, len(numbers), batch_size):
+            batch = numbers[start : start + batch_size]
+            filled = batch + [batch[-1]] * (batch_size - len(batch))  # so that every batch has one shape
+            prompts, answers = [pairs[n].prompt for n in filled], [pairs[n].answer for n in filled]
+            found = likelihood(
+                writer.cfg, writer.params, prompts, answers, seed=seed, pad_id=writer.tokenizer.pad_id,
+                samples=filled, prompt_tokens=length, effort=effort,
+            )  # fmt: skip
+            for place, number in enumerate(batch):
+                size = len(writer.tokenizer.decode(pairs[number].answer).encode())
+                row = {"number": number, "tokens": len(answers[place]), "bytes": size, "kind": found.kind}
+                terms = {name: float(values[place]) for name, values in found.terms.items()}
+                yield number, row | {"log_p": float(found.log_p[place])} | terms
 
 
 def summarize(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:

@@ -23,10 +23,9 @@ from cola_jax.data.errors import DataError
 from cola_jax.data.tinyworld_check import Report, check
 from cola_jax.data.tokenizers import Tokenizer
 from cola_jax.evaluate import stories
-from cola_jax.evaluate.protocol import Task
+from cola_jax.evaluate.protocol import BUILT_IN, Task
 from cola_jax.evaluate.records import Record
 
-PREFIX = "tinyworld/"
 RECORDS = 500  # of each task, where no limit is given
 LONG = 8  # sentences of a long story, question and answer included
 PATIENCE = 100  # stories looked at for each record that is asked for
@@ -58,7 +57,7 @@ FORMS = {
 
 def is_built_in(name: str) -> bool:
     """Whether a task is one of the small world's."""
-    return name.startswith(PREFIX)
+    return name.startswith(BUILT_IN)
 
 
 def records_of(name: str, seed: int, count: int) -> list[Record]:
@@ -67,12 +66,12 @@ def records_of(name: str, seed: int, count: int) -> list[Record]:
     Raises:
       DataError: for a name that is none of them, or where too few stories suit the task.
     """
-    form = FORMS.get(name.removeprefix(PREFIX))
+    form = FORMS.get(name.removeprefix(BUILT_IN))
     if form is None:
-        raise DataError(f"task {name!r} is not one of {', '.join(PREFIX + known for known in FORMS)}")
+        raise DataError(f"task {name!r} is not one of {', '.join(BUILT_IN + known for known in FORMS)}")
     records: list[Record] = []
     seen: dict[str, list[str]] = {}
-    stream = len(FORMS) * seed + list(FORMS).index(name.removeprefix(PREFIX))  # every task has stories of its own
+    stream = len(FORMS) * seed + list(FORMS).index(name.removeprefix(BUILT_IN))  # every task has stories of its own
     for index in range(count * PATIENCE):
         story = tinyworld.story(stream, "heldout", index)
         report = check(story)
@@ -88,7 +87,7 @@ def records_of(name: str, seed: int, count: int) -> list[Record]:
 
 def task_of(name: str, records: Sequence[Record], tokenizer: Tokenizer) -> Task:
     """Returns how a task of the small world is judged; as many tokens are generated as its longest answer has, and one more."""
-    form = FORMS[name.removeprefix(PREFIX)]
+    form = FORMS[name.removeprefix(BUILT_IN)]
     longest = max(
         len(tokenizer.encode(record.prompt + " " + _ended(record))) - len(tokenizer.encode(record.prompt))
         for record in records

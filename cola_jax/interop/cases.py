@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import itertools
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from cola_jax.interop.errors import ReleasedFormatError
+
+# What numpy and zipfile raise for a file that is damaged, of another form, or holds Python objects.
+DAMAGE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    RuntimeError,
+    AttributeError,
+    TypeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True)
@@ -59,9 +73,14 @@ class Cases:
         """Raises ReleasedFormatError where the file cannot be read."""
         try:
             with np.load(path) as file:
-                return cls({name: file[name] for name in file.files}, path)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+                arrays = {name: file[name] for name in getattr(file, "files", ())}
+        except DAMAGE as error:
             raise ReleasedFormatError(f"{path} cannot be read: {error}") from error
+        strange = sorted(name for name, array in arrays.items() if array.dtype.kind not in "fiub")
+        if strange or not arrays:
+            what = f"arrays that are no numbers: {', '.join(strange)}" if strange else "no arrays"
+            raise ReleasedFormatError(f"{path} holds {what}")
+        return cls(arrays, path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -72,6 +91,19 @@ class Cases:
             raise ReleasedFormatError(f"{self._path} has no array {name}")
         self._read.add(name)
         return self._arrays[name]
+
+    def number(self, name: str) -> int | float:
+        """Returns an array of one number; raises ReleasedFormatError for any other."""
+        if self[name].size != 1:
+            raise ReleasedFormatError(f"{self._path}: {name} is {list(self[name].shape)}, expected one number")
+        return self[name].item()
+
+    def check_ranks(self, ranks: dict[str, int]) -> None:
+        """Raises ReleasedFormatError where an array NAME or NAME.i has another number of axes than `ranks` has for NAME."""
+        for name, array in self._arrays.items():
+            known = ranks.get(name, ranks.get(name.rpartition(".")[0]))
+            if known is not None and (array.ndim != known or not array.size):
+                raise ReleasedFormatError(f"{self._path}: {name} is {list(array.shape)}, expected {known} axes")
 
     def numbered(self, name: str) -> list[np.ndarray]:
         """Returns NAME.0, NAME.1, ... as far as they go."""

@@ -28,6 +28,9 @@ from cola_jax.interop.released_config import check_pair
 from cola_jax.models import build
 from cola_jax.models.dit import TIME_FACTOR
 
+RANKS = {  # axes of the arrays that are padded into batches
+    "vae.ids": 1, "vae.mean": 2, "dit.z": 2, "dit.t": 1, "fm.z0": 2, "fm.z1": 2, "fm.tpos": 1, "fm.loss_mask": 1,
+}  # fmt: skip
 ONE_PASS, SAMPLED = 1e-4, 1e-3  # bounds in fp32: of one pass, and of what guided sampling has added up
 
 
@@ -63,6 +66,7 @@ def load(folder: Path, dtype: str) -> Model:
 
 def check(folder: Path, cases: Cases, dtype: str) -> list[Case]:
     """Returns the result of every case in `cases`. Raises as `load`, and where a case is incomplete."""
+    cases.check_ranks(RANKS)
     model = load(folder, dtype)
     process = GoldenRope(*([len(z) for z in cases.numbered(name)] for name in ("dit.z", "fm.z0")))
     results = [*check_vae(model, cases), *check_dit(model, cases), *check_flow(model, cases)]
@@ -156,7 +160,7 @@ def check_generation(model: Model, cases: Cases, name: str, process: GoldenRope)
 
 def generation(model: Model, params: Any, cases: Cases, name: str, rope: Any, note: str) -> list[Case]:
     """One reading of `check_generation`."""
-    setting = {key: cases[f"{name}.{key}"].item() for key in ("steps", "cfg", "rp", "pad", "max_new_tokens")}
+    setting = {key: cases.number(f"{name}.{key}") for key in ("steps", "cfg", "rp", "pad", "max_new_tokens")}
     prompts = [row.tolist() for row in cases.numbered(f"{name}.prompt")]
     sampling = SamplingConfig(
         steps=setting["steps"], guidance=float(setting["cfg"]), repetition_penalty=float(setting["rp"]), temperature=0.0
@@ -192,6 +196,8 @@ def undo_nothing(cfg: RunConfig, params: Any) -> Any:
 
 def padded(rows: list[np.ndarray], multiple: int) -> Rows:
     """Returns samples (length, ...) as one batch with zeros behind the shorter ones, its length a multiple."""
+    if not rows:
+        raise ReleasedFormatError("a case lacks the arrays that it is computed from")
     longest = -(-max(map(len, rows)) // multiple) * multiple
     values = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
     return Rows(jnp.asarray(np.stack(values)), [len(row) for row in rows])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from cola_jax import storage
 from cola_jax.interop import cola_cases, llama_cases
 from cola_jax.interop.cases import Case, Cases
 from cola_jax.interop.errors import ReleasedFormatError
@@ -71,6 +72,7 @@ def check(folder: Path, dtype: str) -> Report:
     Raises:
       ReleasedFormatError: where there are none.
     """
+    folder = storage.local(folder, "folder")
     if not folder.is_dir():
         raise ReleasedFormatError(f"{folder}: no such folder")
     found = [path for path in (folder, *sorted(folder.iterdir())) if (path / CASES).is_file()]

@@ -16,12 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import BackboneConfig
+from cola_jax.interop.errors import ReleasedFormatError
 from cola_jax.interop.llama_config import LlamaFormatError as LlamaFormatError
-from cola_jax.interop.llama_config import fields_of, read_fields, read_json
+from cola_jax.interop.llama_config import fields_of, read_fields
 from cola_jax.interop.llama_config import is_llama as is_llama
 from cola_jax.interop.llama_config import read_config as read_config
+from cola_jax.interop.llama_config import refuse_others as refuse_others
+from cola_jax.interop.safetensors_file import Entry
+from cola_jax.interop.weight_files import INDEX, SINGLE, read_files, refuse_types
 
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FREQUENCIES = "rotary_emb.inv_freq"  # a tensor of older files, a layer or one of all, which is computed here
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of what `write` writes
 
 
@@ -29,9 +33,10 @@ def read(folder: str | Path, config: BackboneConfig) -> dict[str, Any]:
     """Reads the weights of a folder. Returns {"backbone": parameters}, numpy fp32.
 
     Raises:
-      LlamaFormatError: naming every tensor that is missing, not expected, misshapen or of integers.
+      LlamaFormatError: naming every tensor that is missing, not expected or misshapen; tensors of a dtype that is not read; one
+        that is not finite; and files that are missing or damaged.
     """
-    tensors = _tensors(Path(folder), shapes_of(config))
+    tensors = _tensors(Path(folder), config)
     turned = lambda name: np.ascontiguousarray(tensors[name].T)
     layers = [f"model.layers.{i}" for i in range(config.num_layers)]
     together = lambda *names: np.stack(
@@ -90,7 +95,7 @@ def write(
     fields = fields_of(config, dtype=dtype, max_positions=max_positions, eos_id=eos_id)
     (folder / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
     shards = _shards(tensors, DTYPES[dtype], shard_bytes)
-    names = [WEIGHTS] if len(shards) == 1 else [
+    names = [SINGLE] if len(shards) == 1 else [
         f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)
     ]  # fmt: skip
     for name, shard in zip(names, shards):
@@ -144,33 +149,42 @@ def _named(config: BackboneConfig, backbone: dict[str, Any]) -> dict[str, np.nda
     return tensors
 
 
-def _tensors(folder: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _tensors(folder: Path, config: BackboneConfig) -> dict[str, np.ndarray]:
     """Reads every expected tensor, fp32, once all are known to be there and to fit."""
+    expected = shapes_of(config)
     try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError("reading weights needs safetensors: pip install 'cola_jax[hf]'") from error
-    files = [WEIGHTS]
-    if (folder / INDEX).is_file():
-        weight_map = read_json(folder / INDEX).get("weight_map")
-        if not weight_map:
-            raise LlamaFormatError(f"{folder / INDEX} has no weight_map")
-        files = sorted(set(weight_map.values()))
-    absent = [name for name in files if not (folder / name).is_file()]
-    if absent:
-        raise LlamaFormatError(f"{folder} lacks {', '.join(absent)}")
-    try:
-        opened = [safe_open(folder / name, "np") for name in files]
-    except SafetensorError as error:
-        raise LlamaFormatError(f"{folder}: {', '.join(files)} cannot be read as safetensors: {error}") from error
-    places = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
-    found = {name: tuple(file.get_slice(name).get_shape()) for name, file in places.items()}
-    kinds = {name: file.get_slice(name).get_dtype() for name, file in places.items()}
-    wrong = _misshapen(found, expected)
-    wrong += [f"{name} holds {kind}, not floats" for name, kind in kinds.items() if kind not in ("F32", "F16", "BF16")]
-    if wrong:
-        raise LlamaFormatError(f"{folder}: {'; '.join(wrong)}")
-    return {name: places[name].get_tensor(name).astype(np.float32) for name in expected}
+        entries = {entry.name: entry for _, _, found in read_files(folder) for entry in found}
+        refuse_types(folder, entries.values())
+        extra = [entries.pop(name) for name in [*entries] if name.endswith(FREQUENCIES)]
+        tied = entries.pop("lm_head.weight", None) if config.tie_embeddings else None
+        wrong = _misshapen({name: entry.shape for name, entry in entries.items()}, expected)
+        wrong += [
+            f"{e.name} is not that of RoPE with rope_theta={config.rope_theta}"
+            for e in extra
+            if not _is_rope(e, config)
+        ]
+        if wrong:
+            raise LlamaFormatError(f"{folder}: {'; '.join(wrong)}")
+        tensors = {name: entries[name].read_weights() for name in expected}
+        if tied is not None and not np.array_equal(tied.read_weights(), tensors["model.embed_tokens.weight"]):
+            raise LlamaFormatError(
+                f"{folder}: lm_head.weight differs from model.embed_tokens.weight, though config.json has "
+                "tie_word_embeddings=True: it should have False"
+            )
+        return tensors
+    except LlamaFormatError:
+        raise
+    except ReleasedFormatError as error:
+        raise LlamaFormatError(str(error)) from error
+
+
+def _is_rope(entry: Entry, config: BackboneConfig) -> bool:
+    """Whether a tensor that older files hold is that of the frequencies computed here, in its own precision."""
+    size = config.dim // config.num_heads
+    frequencies = config.rope_theta ** (-np.arange(0, size, 2) / size)
+    exact = entry.dtype in ("F32", "F64")
+    near = {"rtol": 1e-4, "atol": 0.0} if exact else {"rtol": 1e-2, "atol": 1e-6}
+    return entry.shape == frequencies.shape and np.allclose(np.float64(entry.read()), frequencies, **near)
 
 
 def _misshapen(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> list[str]:

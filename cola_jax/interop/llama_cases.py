@@ -23,6 +23,7 @@ def check(folder: Path, cases: Cases, dtype: str) -> list[Case]:
     Raises:
       LlamaFormatError: where the folder cannot be read. ReleasedFormatError: where a case has no ids.
     """
+    cases.check_ranks({"ids": 2})
     config = llama.read_config(folder)
     params = jax.tree.map(jnp.asarray, llama.read(folder, config))
     net = build.backbone(RunConfig(backbone=config, compute=ComputeConfig(dtype=dtype)))

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cola_jax import storage
 from cola_jax.config import RunConfig
-from cola_jax.interop.released import INDEX, SINGLE, read_files
+from cola_jax.interop.errors import ReleasedFormatError
 from cola_jax.interop.safetensors_file import DTYPES
 from cola_jax.interop.tensor_names import constants
+from cola_jax.interop.weight_files import INDEX, SINGLE, read_files
 
 BESIDE_THE_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json")
 
@@ -57,19 +59,27 @@ def keep(released: Path, part: str, cfg: RunConfig, folder: Path) -> None:
 
 
 def kept(folder: Path, part: str, cfg: RunConfig) -> Kept | None:
-    """Returns what is recorded of one part, None where nothing is."""
+    """Returns what is recorded of one part, None where nothing is.
+
+    Raises:
+      ReleasedFormatError: where the record is damaged.
+    """
     path = folder / part / "layout.json"
     if not path.is_file():
         return None
-    layout: dict[str, Any] = json.loads(path.read_text())
+    try:
+        return _kept(folder / part, storage.read_json(path), constants(part, cfg))
+    except (storage.StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ReleasedFormatError(f"{path} is damaged ({error}): remove {folder} to export without it") from error
+
+
+def _kept(folder: Path, layout: dict[str, Any], fixed_here: dict[str, np.ndarray]) -> Kept:
     files = [File(**fields) for fields in layout["files"]]
     dtypes = {name: dtype for file in files for name, dtype in file.dtypes.items()}
-    shapes = {name: value.shape for name, value in constants(part, cfg).items()}
+    shapes = {name: value.shape for name, value in fixed_here.items()}
     fixed = {
         name: np.frombuffer(base64.b64decode(data), DTYPES[dtypes[name]]).reshape(shapes[name])
         for name, data in layout["constants"].items()
     }
-    index = folder / part / INDEX
-    return Kept(
-        (folder / part / "config.json").read_bytes(), index.read_bytes() if index.is_file() else None, files, fixed
-    )
+    index = folder / INDEX
+    return Kept((folder / "config.json").read_bytes(), index.read_bytes() if index.is_file() else None, files, fixed)

@@ -13,10 +13,11 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.interop.record import File, Kept
-from cola_jax.interop.released import INDEX, SINGLE, rows_of
+from cola_jax.interop.released import rows_of
 from cola_jax.interop.released_config import released_fields
 from cola_jax.interop.safetensors_file import DTYPES, write_file
 from cola_jax.interop.tensor_names import Row, constants
+from cola_jax.interop.weight_files import INDEX, SINGLE
 
 NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 SHARD_BYTES = 4_000_000_000

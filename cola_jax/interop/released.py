@@ -22,11 +22,11 @@ from cola_jax.interop.errors import ReleasedFormatError as ReleasedFormatError
 from cola_jax.interop.released_config import read_dit_config as read_dit_config
 from cola_jax.interop.released_config import read_json
 from cola_jax.interop.released_config import read_vae_config as read_vae_config
-from cola_jax.interop.safetensors_file import DTYPES, Entry, read_header
+from cola_jax.interop.safetensors_file import Entry
 from cola_jax.interop.tensor_names import GROUPS, Row, constants, rows
+from cola_jax.interop.weight_files import read_files, refuse_types
 from cola_jax.parallel.rules import path_of, spec_of
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 Tree = dict[str, Any]
 
 
@@ -61,8 +61,8 @@ def read_part(part: str, folder: Path, cfg: RunConfig, mesh: Mesh | None = None)
       mesh: where they go, by the rules table; None: the first local device.
 
     Raises:
-      ReleasedFormatError: naming every tensor that is missing, extra, misshapen or of a dtype that is not read, and a constant
-        that is not what is computed here; and where a file is missing or truncated.
+      ReleasedFormatError: naming every tensor that is missing, extra, misshapen or of a dtype that is not read, one that is not
+        finite, and a constant that is not what is computed here; and where a file is missing or truncated.
       MeshError: where a parameter does not fit the mesh.
     """
     entries = {entry.name: entry for _, _, found in read_files(folder) for entry in found}
@@ -71,9 +71,8 @@ def read_part(part: str, folder: Path, cfg: RunConfig, mesh: Mesh | None = None)
     fixed = constants(part, cfg)
     _refuse_misfits(folder, entries, expected | {name: value.shape for name, value in fixed.items()})
     for name, value in fixed.items():
-        if not np.allclose(
-            np.float32(entries[name].read()), value, rtol=1e-2 if entries[name].dtype != "F32" else 1e-4
-        ):
+        exact = entries[name].dtype in ("F32", "F64")
+        if not np.allclose(np.float32(entries[name].read()), value, rtol=1e-4 if exact else 1e-2):
             raise ReleasedFormatError(f"{folder}: {name} is not that of RoPE with theta {cfg.dit.rope_theta}")
     local = SingleDeviceSharding(jax.local_devices()[0])
     tree: Tree = {}
@@ -88,33 +87,9 @@ def read_part(part: str, folder: Path, cfg: RunConfig, mesh: Mesh | None = None)
     return tree
 
 
-def read_files(folder: Path) -> list[tuple[str, dict[str, str], list[Entry]]]:
-    """Returns (file name, metadata, tensors) of each file of a folder: one, or the shards that its index names.
-
-    Raises:
-      ReleasedFormatError: where there is neither, a shard is missing or truncated, or the index and the shards disagree.
-    """
-    index_path = folder / INDEX
-    if (folder / SINGLE).is_file() or not index_path.is_file():
-        if not (folder / SINGLE).is_file():
-            raise ReleasedFormatError(f"{folder / SINGLE} does not exist, and neither does {INDEX}")
-        return [(SINGLE, *read_header(folder / SINGLE))]
-    places = read_json(index_path).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
-        raise ReleasedFormatError(f"{index_path} has no weight_map from tensors to files")
-    missing = sorted(name for name in set(places.values()) if not (folder / name).is_file())
-    if missing:
-        raise ReleasedFormatError(f"{index_path} names shards that do not exist: {', '.join(missing)}")
-    files = [(name, *read_header(folder / name)) for name in sorted(set(places.values()))]
-    found = {entry.name: name for name, _, entries in files for entry in entries}
-    wrong = sorted(name for name in places.keys() | found.keys() if places.get(name) != found.get(name))
-    if wrong:
-        raise ReleasedFormatError(f"{index_path} and its shards disagree on {', '.join(wrong)}")
-    return files
-
-
 def _refuse_misfits(folder: Path, entries: dict[str, Entry], expected: dict[str, tuple[int, ...]]) -> None:
     """Raises one error that names every tensor that does not fit."""
+    refuse_types(folder, entries.values())
     missing = [f"tensor {name} {list(expected[name])} is missing" for name in expected if name not in entries]
     extra = [f"tensor {name} {list(entries[name].shape)} is not expected" for name in entries if name not in expected]
     both = [entries[name] for name in expected if name in entries]
@@ -123,20 +98,19 @@ def _refuse_misfits(folder: Path, entries: dict[str, Entry], expected: dict[str,
         for entry in both
         if entry.shape != expected[entry.name]
     ]
-    types = [f"tensor {e.name} is {e.dtype}, only {', '.join(DTYPES)} are read" for e in both if e.dtype not in DTYPES]
-    if missing or extra or shaped or types:
-        raise ReleasedFormatError(f"{folder}: {'; '.join([*missing, *extra, *shaped, *types])}")
+    if missing or extra or shaped:
+        raise ReleasedFormatError(f"{folder}: {'; '.join([*missing, *extra, *shaped])}")
 
 
 def _filled(row: Row, entries: list[Entry], shape: tuple[int, ...], sharding: Sharding) -> jax.Array:
     """Returns one parameter, its layers read one after the other."""
     if not row.stacked:
-        return _placed(row.layout.ours(entries[0].read().astype(np.float32, copy=False)), sharding)
+        return _placed(row.layout.ours(entries[0].read_weights()), sharding)
     rest = P(*sharding.spec[1:]) if isinstance(sharding, NamedSharding) else None
     one_layer = sharding if rest is None else NamedSharding(sharding.mesh, rest)
     stacked = jnp.zeros(shape, jnp.float32, device=sharding)
     for layer, entry in enumerate(entries):
-        values = row.layout.ours(entry.read().astype(np.float32, copy=False))
+        values = row.layout.ours(entry.read_weights())
         stacked = _with_layer(stacked, _placed(values, one_layer), layer, sharding)
         stacked.block_until_ready()  # lest layers that are read faster than written pile up
     return stacked

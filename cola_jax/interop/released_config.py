@@ -7,12 +7,13 @@ here, or it says nothing about what the model computes. Anything else is refused
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.config import CHOICES, DiTConfig, RunConfig, TextVAEConfig, VAEBlockConfig
+from cola_jax.interop.bookkeeping import is_off
 from cola_jax.interop.errors import ReleasedFormatError
 
 # theirs -> (ours, type); "block." leads to VAEBlockConfig
@@ -48,15 +49,6 @@ FIXED = {
 NEUTRAL = {
     "cola_vae": {"init_fn": "normal", "init_cutoff_factor": 3, "rope_full_precision": True},
     "cola_dit": {},
-}
-BOOKKEEPING = {
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "model_type",
-    "transformers_version",
-    "auto_map",
-    "_name_or_path",
 }
 NAMES = {
     "cola_vae": {"architectures": ["ColaTextVAEModel"], "model_type": "cola_text_vae"},
@@ -99,6 +91,8 @@ def read_dit_config(folder: Path) -> DiTConfig:
     fields = read_json(folder / "config.json")
     problems: list[str] = []
     values = _values("cola_dit", fields, problems)
+    if "txt_in_channels" in fields and not _is(fields["txt_in_channels"], int):
+        problems.append(f"txt_in_channels={fields['txt_in_channels']!r} must be a positive integer")
     for name, other in (("txt_out_channels", "txt_in_channels"), ("txt_dim", "emb_dim")):
         if name in fields and fields[name] != fields.get(other):
             problems.append(f"{name}={fields[name]!r} and {other}={fields.get(other)!r} must be equal")
@@ -162,8 +156,8 @@ def _values(part: str, fields: dict[str, Any], problems: list[str]) -> dict[str,
     for name, value in FIXED[part].items():
         if name in fields and fields[name] != value:
             problems.append(f"{name}={fields[name]!r} is not supported, only {value!r}")
-    known = {*wanted, *FIXED[part], *NEUTRAL[part], *HANDLED[part], *BOOKKEEPING}
-    unknown = sorted(set(fields) - known)
+    known = {*wanted, *FIXED[part], *NEUTRAL[part], *HANDLED[part]}
+    unknown = sorted(name for name in set(fields) - known if not is_off(name, fields[name]))
     if unknown:
         problems.append(f"unknown fields {', '.join(f'{name}={fields[name]!r}' for name in unknown)}")
     return values
@@ -193,9 +187,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ReleasedFormatError(f"{path} does not exist")
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReleasedFormatError(f"{path} is not JSON: {error}") from error
+        fields = storage.read_json(path)
+    except storage.StorageError as error:
+        raise ReleasedFormatError(str(error)) from error
     if not isinstance(fields, dict):
         raise ReleasedFormatError(f"{path} is not JSON of an object, but of {type(fields).__name__}")
     return fields

@@ -17,7 +17,9 @@ import numpy as np
 
 from cola_jax.interop.errors import ReleasedFormatError
 
-DTYPES = {"F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16)}
+DTYPES = {
+    "F32": np.dtype(np.float32), "BF16": np.dtype(jnp.bfloat16), "F16": np.dtype(np.float16), "F64": np.dtype(np.float64),
+}  # fmt: skip
 LARGEST_HEADER = 100_000_000
 
 
@@ -37,6 +39,18 @@ class Entry(NamedTuple):
             file.seek(self.start)
             return np.fromfile(file, DTYPES[self.dtype], math.prod(self.shape)).reshape(self.shape)
 
+    def read_weights(self) -> np.ndarray:
+        """Returns the tensor in fp32.
+
+        Raises:
+          ReleasedFormatError: where a value is not finite, or is none in fp32.
+        """
+        with np.errstate(over="ignore"):
+            values = self.read().astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            raise ReleasedFormatError(f"{self.path}: tensor {self.name} is not finite: it holds inf or nan in fp32")
+        return values
+
 
 def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
     """Returns the metadata and the tensors of a file, in the order of their bytes.
@@ -55,11 +69,11 @@ def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
             )
         try:
             header = json.loads(file.read(length))
-            metadata = header.pop("__metadata__", {})
+            metadata = _metadata(header.pop("__metadata__", {}))
             entries = [_entry(name, fields, path, 8 + length) for name, fields in header.items()]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ReleasedFormatError(f"{path} is no safetensors file: its header cannot be read ({error})") from error
-    entries.sort(key=lambda entry: entry.start)
+    entries.sort(key=lambda entry: (entry.start, entry.size))  # an empty tensor begins where another does
     end = 8 + length
     for entry in entries:
         expected = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else entry.size
@@ -74,8 +88,20 @@ def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
 
 
 def _entry(name: str, fields: dict[str, Any], path: Path, start: int) -> Entry:
-    first, last = fields["data_offsets"]
-    return Entry(name, str(fields["dtype"]), tuple(int(n) for n in fields["shape"]), path, start + first, last - first)
+    first, last = (_whole(n) for n in fields["data_offsets"])
+    return Entry(name, str(fields["dtype"]), tuple(map(_whole, fields["shape"])), path, start + first, last - first)
+
+
+def _whole(number: Any) -> int:
+    if type(number) is not int or number < 0:
+        raise ValueError(f"{number!r} is no size")
+    return number
+
+
+def _metadata(given: Any) -> dict[str, str]:
+    if not isinstance(given, dict) or not all(isinstance(value, str) for value in given.values()):
+        raise ValueError("its __metadata__ is not one of texts")
+    return given
 
 
 def write_file(

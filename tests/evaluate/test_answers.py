@@ -3,6 +3,7 @@
 import pytest
 
 from cola_jax.evaluate import answers
+from cola_jax.evaluate.normal_forms import published
 
 COLOURS = ("red paint", "blue paint", "green paint", "a yellow door")
 
@@ -15,7 +16,7 @@ def test_an_answer_ends_at_the_first_newline_that_has_a_word_before_it():
 
 
 def test_the_normal_form_has_word_characters_and_single_spaces_alone():
-    assert answers.normalized("  The “Golden\tAnniversary”!  of\n1.5 É ") == "the golden anniversary of 15 é"
+    assert published("  The “Golden\tAnniversary”!  of\n1.5 É ") == "the golden anniversary of 15 é"
     assert answers.first_word("...signs, and more") == "signs"
     assert answers.first_word(" - ") == ""
 

@@ -17,7 +17,7 @@ from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
 from cola_jax.train.loop import RunSummary
 from cola_jax.train.state import abstract_state, init_state
 from cola_jax.train.stored import CheckpointError
-from cola_jax.train.workdir import claim
+from cola_jax.train.workdir import write_config
 
 SMALL = [
     ("tokenizer.kind", "bytes"),
@@ -59,7 +59,7 @@ def end_at_once(cfg, workdir, stream):
     checkpoints = Checkpoints(workdir, cfg, tokenizer_files(workdir / runs.TOKENIZER), print)
     checkpoints.save(dataclasses.replace(state, step=state.step + cfg.train.steps), {})
     checkpoints.close()
-    claim(workdir, cfg)
+    write_config(workdir, cfg)
     (workdir / "metrics.jsonl").write_text('{"step": 2, "reconstruction": 1.0, "flow_matching": 1.0}\n')
     assert tokenizer.vocab_size == cfg.vae.vocab_size
     return RunSummary(cfg.train.steps, False, {}, {})
@@ -102,7 +102,7 @@ def test_the_seed_is_that_of_both_stages_and_leaves_the_data_alone(tmp_path):
     assert [cfg.seed for cfg in seeded.values()] == [5, 5]
     assert [cfg.data for cfg in seeded.values()] == [cfg.data for cfg in plain.values()]
     assert [cfg.train.batch_size for cfg in seeded.values()] == [8, 8]
-    assert seeded["joint"].objective.vae_from == str(tmp_path / "vae")
+    assert seeded["joint"].train.init_from == str(tmp_path / "vae")
 
 
 def test_a_stage_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):

@@ -224,3 +224,47 @@ def test_what_evaluate_cannot_use_is_one_line(capsys, trained, tmp_path, argumen
     filled = [argument.format(file=tmp_path / "q.jsonl") for argument in arguments]
     status, out, err = evaluate(capsys, trained, *filled, "--output", tmp_path / "out")
     assert status in (1, 2) and out == "" and err.startswith("cola-jax evaluate: ") and part in err
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "part"),
+    [
+        ("result.json", "{", "result.json is not JSON"),
+        ("result.json", '[{"task": 3}]', "does not hold the scores of a task"),
+        ("result.json", "[]", "does not hold the scores of a task"),
+        ("setting.json", "[]", "is not the setting of an evaluation"),
+        ("setting.json", "", "setting.json is not JSON"), ("answers.jsonl", "x\n", "answers.jsonl, line 1 is not JSON"),
+        ("answers.jsonl", '{"number": 9, "prompt": "", "generate": ""}\n', "line 1 is no answer of this evaluation"),
+        ("answers.jsonl", '{"number": 0, "prompt": ""}\n', "line 1 is no answer of this evaluation"),
+    ],
+)  # fmt: skip
+def test_damaged_files_of_an_evaluation_are_named(capsys, trained, tmp_path, file, content, part):
+    (tmp_path / "q.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    arguments = (
+        "--tasks",
+        f"mine={tmp_path}/q.jsonl",
+        "--context",
+        64,
+        "--output",
+        tmp_path / "out",
+        "--sampling.steps=1",
+    )
+    assert evaluate(capsys, trained, *arguments)[0] == 0
+    (tmp_path / "out" / "mine" / file).write_text(content)
+    status, out, err = evaluate(capsys, trained, *arguments)
+    assert (status, out) == (2, "") and part in err and str(tmp_path / "out" / "mine") in err
+
+
+def test_nothing_is_written_before_every_task_is_checked(capsys, trained, tmp_path):
+    (tmp_path / "good.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    bad = {"question": "a", "answer": "c", "choices": ["a", "b"]}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(bad) + "\n")
+    tasks = ("--tasks", f"good={tmp_path}/good.jsonl", f"bad={tmp_path}/bad.jsonl")
+    status, _, err = evaluate(capsys, trained, *tasks, "--context", 64, "--output", tmp_path / "out")
+    assert status == 2 and "bad.jsonl, line 1: answer 'c' is none of its choices" in err
+    status, _, err = evaluate(capsys, trained, tasks[0], tasks[1], tasks[1], "--output", tmp_path / "out")
+    assert status == 2 and "task 'good' is given twice" in err
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    status, _, err = evaluate(capsys, trained, *tasks[:2], "--context", 64, "--output", tmp_path / "file" / "x")
+    assert status == 2 and f"{tmp_path / 'file'} is not a folder" in err

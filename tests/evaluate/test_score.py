@@ -106,7 +106,7 @@ def test_the_interval_is_that_of_resampled_verdicts():
 @pytest.mark.parametrize(
     ("lines", "part"),
     [
-        (['{"answer": "a", "generate": "a"}', "{"], "line 2: not JSON"),
+        (['{"answer": "a", "generate": "a"}', "{"], "line 2 is not JSON"),
         (['{"answer": "a"}'], "line 1: field generate is missing"),
         (['{"generate": "a"}'], "line 1: a record needs an answer"),
         (['{"generate": "a", "answer": ""}'], "line 1: answer must be a text or a list of texts, got ''"),
@@ -216,3 +216,114 @@ def test_the_eight_tasks_and_their_shots_are_those_of_the_paper():
         for demo in task.demonstrations:
             assert not demo.choices or demo.answers[0] in demo.choices
             assert scoring.is_right(Generation(demo, demo.answers[0]), task.rule, "release")
+
+
+# --- what cannot be judged --------------------------------------------------------------------------------------------
+
+CITIES = ["Paris", "Rome", "Oslo", "Bern"]
+JUDGED = [  # task, record, generated, right under release, right under paper
+    ("mmlu", {"answer": "1", "choices": CITIES}, "Rome", 1, 1),
+    ("mmlu", {"answer": "0", "choices": CITIES}, "Bern", 0, 0),
+    ("mmlu", {"answer": "1", "choices": CITIES}, "1", 0, 0),
+    ("mmlu", {"answer": ["0", "B"], "choices": CITIES}, "Rome", 1, 1),
+    ("mmlu", {"answer": "1", "choices": ["0", "1", "2"]}, "1", 1, 1),
+    ("mmlu", {"answer": "1", "choices": ["2", "0", "1"]}, "0", 0, 0),
+    ("mmlu", {"answer": "-5", "choices": ["5", "-5"]}, "5", 1, 0),
+    ("mine", {"answer": "-5", "choices": ["5", "-5"]}, "5", 0, 0),
+    ("mine", {"answer": "-5", "choices": ["5", "-5"]}, "-5", 1, 1),
+    ("mine", {"answer": "+", "choices": ["+", "-"]}, "-", 0, 0),
+    ("mine", {"answer": "+", "choices": ["+", "-"]}, "(A)", 1, 1),
+    ("mine", {"answer": "C++", "choices": ["C", "C++", "C#"]}, "C", 0, 0),
+    ("mine", {"answer": "C", "choices": ["C", "C++", "C#"]}, "C", 1, 1),
+    ("mine", {"answer": "A", "choices": ["B", "A", "AB", "O"]}, "A", 1, 1),
+    ("mine", {"answer": "Aa", "choices": ["AA", "Aa", "aa"]}, "AA", 0, 0),
+    ("mine", {"answer": "5", "choices": ["5", "7"]}, "it is -5 or so", 0, 1),  # paper takes what is most similar
+    ("squad", {"answer": "3.14"}, "314", 1, 0),
+    ("squad", {"answer": "क"}, "कि", 1, 0),
+    ("squad", {"answer": "caf\u00e9"}, "cafe\u0301", 0, 1),
+    ("mine", {"answer": "3.14"}, "3.14.", 1, 1),
+    ("mine", {"answer": "?"}, "", 0, 0),
+    ("hellaswag", {"answer": "B", "choices": CITIES}, "Rome", 1, 1),  # exact under release: the choice's own text
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("task", "record", "text", "release", "paper"), JUDGED)
+def test_numbers_of_choices_signs_and_marks_are_judged(capsys, tmp_path, task, record, text, release, paper):
+    path = write(tmp_path / "g.jsonl", record | {"generate": text})
+    _, rows, _ = score(capsys, "--task", task, "--json", path)
+    assert [row["right"] for row in rows] == [release, paper]
+
+
+REFUSED = [  # task, record, what is said
+    ("mmlu", {"answer": "Madrid", "choices": CITIES}, "line 2: answer 'Madrid' is none of its choices 'Paris', 'Rome'"),
+    ("mine", {"answer": "Madrid", "choices": CITIES}, "line 2: answer 'Madrid' is none of its choices"),
+    ("mine", {"answer": "7", "choices": CITIES}, "line 2: answer '7' is none of its choices"),
+    ("hellaswag", {"answer": "Madrid", "choices": CITIES}, "line 2: answer 'Madrid' is none of its choices"),
+    ("squad", {"answer": "+"}, "line 2: answer '+' is empty under scorer release"),
+    ("squad", {"answer": ["a", "..."]}, "line 2: answer '...' is empty under scorer release"),
+    ("mine", {"answer": "\u200b"}, "line 2: answer '\\u200b' is empty under scorer release"),
+    ("mine", {"answer": "Rome", "choices": ["Rome", "Rome", "Oslo"]}, "line 2: choice 'Rome' is there twice"),
+    ("mine", {"answer": "a", "choices": ["caf\u00e9", "cafe\u0301", "a"]}, "is there twice"),
+]
+
+
+@pytest.mark.parametrize(("task", "record", "part"), REFUSED)
+def test_what_no_scorer_can_judge_is_refused_by_record(capsys, tmp_path, task, record, part):
+    good = {"answer": "Rome", "choices": CITIES, "generate": "Rome"}
+    path = write(tmp_path / "g.jsonl", good, record | {"generate": "Rome"})
+    status, out, err = score(capsys, "--task", task, path)
+    assert (status, out) == (2, "") and part in err and len(err.splitlines()) == 1
+
+
+def test_scorer_paper_judges_what_release_cannot(capsys, tmp_path):
+    path = write(tmp_path / "g.jsonl", {"answer": "+", "generate": "-"}, {"answer": "+", "generate": "+"})
+    _, [row], _ = score(capsys, "--task", "squad", "--scorer", "paper", "--json", path)
+    assert row["right"] == 1
+
+
+def test_the_published_generations_keep_their_figures_under_scorer_paper(capsys):
+    for task, right in {"lambada": 508, "mmlu": 256, "siqa": 322, "squad": 309}.items():
+        path = PUBLISHED / f"{task}.jsonl"
+        if not path.is_file():
+            pytest.skip(f"{path.name}, the published generations, is not there")
+        _, [row], _ = score(capsys, "--task", task, "--scorer", "paper", "--json", path)
+        assert row["right"] == right
+
+
+def test_records_with_a_bom_and_with_half_a_character(capsys, tmp_path):
+    (tmp_path / "g.jsonl").write_bytes(b'\xef\xbb\xbf{"answer": "a", "generate": "a"}\r\n')
+    assert score(capsys, "--task", "squad", "--json", tmp_path / "g.jsonl")[1][0]["right"] == 1
+    (tmp_path / "g.jsonl").write_text('{"answer": "a", "generate": "\\ud83d"}\n')
+    status, _, err = score(capsys, "--task", "squad", tmp_path / "g.jsonl")
+    assert status == 2 and "g.jsonl, line 1 is not valid Unicode" in err
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".", "..", ".a", "a\n", "a" * 101, "summary.csv", "a\x00b", "tinyworld"]
+)
+def test_a_name_that_would_leave_the_folder_of_answers_is_refused(name):
+    if name == "tinyworld":
+        assert protocol.task_of(protocol.load(), "tinyworld C++ (2).1").signs, (
+            "a name of letters, spaces and signs is one"
+        )
+        return
+    with pytest.raises(DataError, match="cannot name its folder of answers"):
+        protocol.task_of(protocol.load(), name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "part"),
+    [
+        ("\n[riddle]", "\ufeff[riddle]", None),
+        ("{question}", "{question.x}", "{question.x} is not the name of a field"),
+        ("{question}", "{0}", "{0} is not the name of a field"),
+        ("{question}", "{question:>9}", "has a format behind a name"),
+        ('answer = "a clock"', 'answer = "a", choices = "ab"', "choices must be a list of texts, got 'ab'"),
+        ("shots = 1", 'shots = 1\nrecords = "gs://b/r"', "records gs://b/r: object stores"),
+    ],
+)
+def test_more_of_what_a_protocol_may_hold(capsys, tmp_path, old, new, part):
+    (tmp_path / "mine.toml").write_text(TABLE.replace(old, new, 1))
+    path = write(tmp_path / "g.jsonl", {"answer": "a", "generate": "b"})
+    status, _, err = score(capsys, "--task", "riddle", "--protocol", tmp_path / "mine.toml", path)
+    assert status == (2 if part else 0) and (part or "") in err

@@ -9,7 +9,7 @@ from cola_jax.data.tokenizers import BytesTokenizer
 from cola_jax.evaluate import protocol, scoring, summary, world_tasks
 from cola_jax.evaluate.records import Generation
 
-NAMES = [world_tasks.PREFIX + name for name in world_tasks.FORMS]
+NAMES = [world_tasks.BUILT_IN + name for name in world_tasks.FORMS]
 OPTIONS = {"lambada": 0, "squad": 0, "mmlu": 4, "obqa": 4, "race": 4, "hellaswag": 4, "siqa": 3, "story_cloze": 2}
 
 

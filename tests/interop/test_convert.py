@@ -18,7 +18,7 @@ from cola_jax.data import tokenizers
 from cola_jax.interop import release, released
 from cola_jax.train.checkpoint import load_params, save_params
 from cola_jax.train.integrity import leaves_by_path
-from cola_jax.train.workdir import claim
+from cola_jax.train.workdir import write_config
 from cola_jax.writer import Writer
 
 CONFIGS = (released.read_vae_config, released.read_dit_config)
@@ -133,7 +133,7 @@ VARIANTS = [
 def made(folder, cfg, params):
     """A workdir of parameters that were not imported."""
     save_params(folder, cfg, params, {})
-    claim(folder, cfg)
+    write_config(folder, cfg)
     tokenizers.save(tokenizers.BytesTokenizer(), folder / "tokenizer")
     return folder
 
@@ -215,7 +215,7 @@ def test_the_config_keeps_its_training_and_gives_way_to_the_released_model(capsy
     assert (config["dit"]["dim"], config["dit"]["head_dim"], config["dit"]["rope_dim"]) == (64, 16, given["rope_dim"])
     assert config["vae"]["fixed_logsnr"] == 2.0 and config["dit"]["zero_init"] is True
     assert config["train"]["batch_size"] == 8 and config["data"]["sources"][0]["kind"] == "text"
-    assert config["objective"]["vae_from"] == str(source)
+    assert config["train"]["init_from"] == str(source)
     said = next(line for line in out.splitlines() if line.startswith("the released checkpoint replaces"))
     for change in ("vae.dim: 16 -> 48", "dit.head_dim: 64 -> 16", "tokenizer.kind: 'bytes' -> 'file'"):
         assert change in said

@@ -149,3 +149,23 @@ def test_cases_say_what_they_lack(tmp_path):
     assert len(cases.numbered("a")) == 1 and cases.unread() == ["a.2"]
     with pytest.raises(ValueError, match="has no array b"):
         cases["b"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "part"),
+    [
+        (None, "cases.npz cannot be read"), ({}, "holds no arrays"),
+        ({"ids": np.array(["a"])}, "arrays that are no numbers: ids"),
+        ({"ids": np.array([{}], dtype=object)}, "cases.npz cannot be read"),
+        ({"ids": np.array(3)}, "ids is [], expected 2 axes"), ({"ids": np.zeros((0, 3))}, "ids is [0, 3], expected 2 axes"),
+        ({"logits_causal": np.zeros((1, 2, 3))}, "has no array ids"),
+    ],
+)  # fmt: skip
+def test_damaged_cases_are_named(tmp_path, arrays, part):
+    folder = shutil.copytree(GOLDENS / "llama", tmp_path / "llama")
+    if arrays is None:
+        (folder / "cases.npz").write_bytes((folder / "cases.npz").read_bytes()[:500])
+    else:
+        np.savez(folder / "cases.npz", **arrays)
+    [golden] = goldens.check(tmp_path, "float32").goldens
+    assert part in golden.error and not golden.passed

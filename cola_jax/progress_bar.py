@@ -1,0 +1,36 @@
+"""Progress of work that takes long: a bar on a terminal, a plain line now and then in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+SHOW_AFTER = 5.0  # seconds, on a terminal
+TOLD_EVERY = 30.0  # seconds, elsewhere
+T = TypeVar("T")
+
+
+def bar(iterable: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Yields the items of `iterable` and shows on stderr how many are done.
+
+    Args:
+      unit: what the items are, in the plural.
+      total: how many there are, where the iterable has no length; None: not known.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    if sys.stderr.isatty():
+        yield from tqdm(iterable, label, total, unit=f" {unit}", delay=SHOW_AFTER)
+        return
+    begun = told = time.monotonic()
+    for done, item in enumerate(iterable):
+        now = time.monotonic()
+        if done and now - told >= TOLD_EVERY:
+            left = "" if total is None else f" of {total}, {(now - begun) / done * (total - done):,.0f} s left"
+            print(f"{label}: {done} {unit}{left}", file=sys.stderr, flush=True)
+            told = now
+        yield item
