@@ -98,7 +98,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def not_matched(configs: Sequence[RunConfig], figures: dict[str, list[Any]], fields: dict[str, list[Any]]) -> list[str]:
     """Returns one sentence for everything that a strict comparison would have alike and these configs have not."""
-    said = [f"{path} differs" for path in fields if path.split(".")[0] in SHARED]
+    said = [f"{path} differs" for path in fields if path.split(".")[0] in SHARED and not path.startswith("train.init_")]
     for name in ("core matrices", "tokens of the run"):
         low, high = min(figures[name]), max(figures[name])
         if high - low > CORE_MATCH * high:

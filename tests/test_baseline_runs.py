@@ -19,7 +19,7 @@ TINY = {
     "backbone.num_heads": 4, "backbone.kv_heads": 2, "backbone.init_std": 0.3, "tokenizer.kind": "bytes",
     "train.steps": 3, "train.batch_size": 8, "train.sequence_length": 32, "train.log_every": 1, "train.eval_every": 3,
     "train.eval_batches": 1, "train.plot_every": 0, "checkpoint.every": 100, "checkpoint.asynchronous": False,
-    "optimizer.warmup_steps": 1, "optimizer.decay_steps": 10, "mesh.fsdp": 1, "data.heldout_fraction": 0.2,
+    "optimizer.warmup_steps": 1, "optimizer.decay_steps": 10, "mesh.fsdp": 1,
     "data.threads": 1, "data.prefetch": 1, "sampling.max_new_tokens": 8,
 }  # fmt: skip
 PLAID = {"plaid.schedule_width": 8, "plaid.embedding_dim": 4, "sampling.plaid.steps": 2}
@@ -36,7 +36,11 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("baselines")
     for number in range(12):
         (folder / f"{number}.txt").write_text(f"Story {number}. Anna gives {number // 2} apples away. " * 3)
-    sources = {"data.sources.0.kind": "text", "data.sources.0.path": repr((f"{folder}/*.txt",))}
+    sources = {
+        "data.heldout_fraction": 0.2,
+        "data.sources.0.kind": "text",
+        "data.sources.0.path": repr((f"{folder}/*.txt",)),
+    }
     prepared, spec = folder / "prepared", "ar_2b:unused"
     assert cli.main(["prepare", "--config", spec, "--output", str(prepared), *arguments(**sources)]) == 0
     for family in FAMILIES:

@@ -108,7 +108,7 @@ def test_a_config_or_corpus_that_cannot_be_used_is_one_line(capsys, tmp_path, co
 
 def test_train_refuses_a_vae_that_is_not_there(capsys, tmp_path, text_config):
     misused(capsys, "train", "--config", f"{text_config}:joint,{tmp_path / 'none'}", "--workdir", tmp_path / "w",
-            part="is neither a workdir nor a released folder")  # fmt: skip
+            part="is neither a workdir nor a folder of released or LLaMA form")  # fmt: skip
 
 
 def test_train_refuses_a_broken_released_folder(capsys, tmp_path, text_config):

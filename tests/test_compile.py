@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from tiny import config, read_by
+from tiny import config
 
 from cola_jax import cli, compile
 from cola_jax.families import FAMILIES
@@ -14,7 +14,6 @@ from cola_jax.parallel.mesh import make_mesh
 from cola_jax.parallel.topology import devices_of
 
 SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
-AR = read_by("ar", SMALL)
 
 
 def run(*arguments):
@@ -43,7 +42,7 @@ def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compil
 
 @pytest.mark.parametrize("name", ["cola", "ar", "llada", "plaid"])
 def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
-    cfg = config(family=name, **read_by(name, SMALL))
+    cfg = config(family=name, **SMALL)
     train, _ = compile.compile_for(cfg, "cpu:1", "train", rows=2, prompt=16)
     generate, _ = compile.compile_for(cfg, "cpu:1", "generate", rows=2, prompt=16)
     assert train.flops > 0 < generate.flops
@@ -100,7 +99,7 @@ def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compi
     sizes |= dict(train__batch_size=16, train__sequence_length=128)
     reports = {}
     for remat in ("none", "minimal", "full", "offload"):
-        cfg = config(family="ar", **AR, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)
+        cfg = config(family="ar", **SMALL, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)
         reports[remat], _ = compile.compile_for(cfg, "v5e:1x1", "train", 1, 1)
     temporary = {remat: report.temporary_bytes for remat, report in reports.items()}
     assert temporary["full"] < temporary["minimal"] < temporary["none"]
@@ -113,7 +112,7 @@ def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler)
     meshes = {"split": {"mesh__dcn__replica": 1, "mesh__dcn__fsdp": 2}, "repeated": {"mesh__replica": 2}}
     reports = {}
     for name, mesh in meshes.items():
-        cfg = config(family="ar", **AR, **mesh, mesh__fsdp=-1, train__batch_size=8)
+        cfg = config(family="ar", **SMALL, **mesh, mesh__fsdp=-1, train__batch_size=8)
         reports[name], _ = compile.compile_for(cfg, "v5e:2x2*2", "train", 1, 1)
     assert all(report.fits for report in reports.values())
     assert [report.mesh["fsdp"] for report in reports.values()] == [8, 4]
@@ -122,8 +121,8 @@ def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler)
 
 def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
     both = [
-        compile.compile_for(config(family="ar", **AR, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
+        compile.compile_for(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
         for dtype in ("float32", "bfloat16")
     ]
-    params = sum(FAMILIES["ar"].cost(config(family="ar", **AR)).params.values())
+    params = sum(FAMILIES["ar"].cost(config(family="ar", **SMALL)).params.values())
     assert both[0].state_bytes - both[1].state_bytes == 4 * params

@@ -20,7 +20,7 @@ from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train import run as of_a_run
 from cola_jax.train.state import abstract_state, init_state
 
-SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
+SMALL = {"mesh__data": 1}
 
 
 def kept(path, cfg, program="train"):

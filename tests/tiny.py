@@ -34,7 +34,8 @@ SMALL = {
     "compute": {"dtype": "float32", "attention_chunks": 2},
 }  # fmt: skip
 MODELS = {
-    "text_vae": ("vae",), "cola": ("vae", "dit"), "ar": ("backbone",), "llada": ("backbone",), "plaid": ("backbone",),
+    "text_vae": ("vae",), "cola": ("vae", "dit"), "ar": ("backbone",), "llada": ("backbone", "llada"),
+    "plaid": ("backbone", "plaid"),
 }  # fmt: skip
 PLAIN = {"repetition_penalty": 1.0, "max_new_tokens": 8}
 SAMPLING = {
@@ -43,7 +44,8 @@ SAMPLING = {
 
 
 def config(**changes: Any) -> RunConfig:
-    """A checked tiny config. `changes`: path with two underscores for a dot, e.g. dit__num_layers=1."""
+    """A checked tiny config. `changes`: path with two underscores for a dot, e.g. dit__num_layers=1; those that the family
+    does not read are left out."""
     tree = settings.base()
     family = changes.get("family", "cola")
     models = MODELS[family]
@@ -58,13 +60,14 @@ def config(**changes: Any) -> RunConfig:
         node.update(fields)
     if family in SAMPLING:
         tree.sampling.update(SAMPLING[family])
+    changes = read_by(family, changes)
     return settings.resolve(settings.override(tree, [(k.replace("__", "."), str(v)) for k, v in changes.items()]))
 
 
 def read_by(family: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Returns the changes whose fields a family reads; sizes of other models are left out."""
     ignored = {"llada": ("compute__attention_chunks",), "plaid": ("compute__attention_chunks",)}.get(family, ())
-    others = {"vae", "dit", "backbone"} - set(MODELS[family])
+    others = {"vae", "dit", "backbone", "llada", "plaid"} - set(MODELS[family])
     return {name: value for name, value in changes.items() if name.split("__")[0] not in others and name not in ignored}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny import batch_of, config, packed, read_by  # noqa: E402
+from tiny import batch_of, config, packed  # noqa: E402
 
 from cola_jax.families import FAMILIES  # noqa: E402
 from cola_jax.parallel.hosts import batch_putter  # noqa: E402
@@ -30,7 +30,7 @@ def losses(family: str, packing: str, mesh: str, steps: int) -> list[float]:
     """Returns the loss of each step."""
     axes = {} if mesh == "one" else dict(pair.split("=") for pair in mesh.split(","))
     sizes = {"mesh__data": 1} | {f"mesh__{axis}": int(size) for axis, size in axes.items()}
-    cfg = config(family=family, data__packing=packing, **read_by(family, SMALL), **sizes)
+    cfg = config(family=family, data__packing=packing, **SMALL, **sizes)
     devices = jax.devices()[:1] if mesh == "one" else jax.devices()
     built = make_mesh(cfg.mesh, devices)
     abstract = abstract_state(cfg, FAMILIES[family], built)
