@@ -76,12 +76,12 @@ def import_released(
 
 
 def export_released(
-    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say
+    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say, ema: bool = False
 ) -> None:
     """Writes a checkpoint of a workdir in the released form: the files, names and dtypes of its import, else fp32.
 
     Args:
-      step: as in `load_params`. dtype: a key of release.NAMES for every weight in place of the recorded one.
+      step, ema: as in `load_params`. dtype: a key of release.NAMES for every weight in place of the recorded one.
 
     Raises:
       ReleasedFormatError: where the model has no released form. CheckpointError: where there is no such checkpoint.
@@ -96,7 +96,7 @@ def export_released(
         )
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     with new_folder(target) as partial:
-        _, params = load_params(workdir, step, roomiest_mesh(cfg, parts))
+        _, params = load_params(workdir, step, roomiest_mesh(cfg, parts), ema=ema)
         for part in parts:
             groups = {group: params[group] for group in GROUPS[part]}
             leaves = {rules.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(groups)}
@@ -194,7 +194,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
         node[name] = value
     if changed:
         say(f"the released checkpoint replaces fields of the config: {'; '.join(changed)}")
-    return resolve(tree, switched=list(forced))
+    return resolve(tree, assigned=list(forced))
 
 
 def special_names(source: Path) -> dict[str, str]:

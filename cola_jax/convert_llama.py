@@ -63,7 +63,9 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
     return cfg
 
 
-def export_llama(workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say) -> None:
+def export_llama(
+    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say, ema: bool = False
+) -> None:
     """Writes a checkpoint of a run of family ar or llada in the LLaMA form, fp32 or of `dtype`.
 
     Raises:
@@ -74,7 +76,7 @@ def export_llama(workdir: str | Path, target: str | Path, step: int | str | None
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
     with new_folder(target) as partial:
-        _, params = load_params(workdir, step, roomiest_mesh_of([shapes]))
+        _, params = load_params(workdir, step, roomiest_mesh_of([shapes]), ema=ema)
         length = cfg.train.sequence_length
         llama.write(
             partial / "llama",
@@ -119,7 +121,7 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, sa
         lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]
     if lines:
         say(f"the imported model replaces fields of the config: {'; '.join(lines)}")
-    return resolve(new, switched=("family", "tokenizer.kind"))
+    return resolve(new, assigned=("family", "tokenizer.kind"))
 
 
 def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:

@@ -41,15 +41,20 @@ class Writer:
     mesh: Mesh | None = None
 
     @classmethod
-    def load(cls, workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None) -> Writer:
+    def load(
+        cls, workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None, ema: bool = False
+    ) -> Writer:
         """Loads a run's newest checkpoint, or that of `step`, or the "best", onto `mesh`.
 
+        Args:
+          ema: the average of the parameters (train.ema_decay) in place of those of the last update.
+
         Raises:
-          CheckpointError: where there is none. ConfigError: where the run's family does not write text.
+          CheckpointError: where there is none, or it has no average. ConfigError: where the run's family does not write text.
           DataError: where the tokenizer has more tokens than the model. StorageError: where `workdir` is no local path.
         """
         workdir = local(workdir, "workdir")
-        config, params = load_params(workdir, step, mesh)
+        config, params = load_params(workdir, step, mesh, ema=ema)
         cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generate is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
@@ -74,7 +79,7 @@ class Writer:
             for group in groups:
                 node = node[group]
             node[name] = value
-        return dataclasses.replace(self, cfg=resolve(fields))
+        return dataclasses.replace(self, cfg=resolve(fields, assigned=[f"sampling.{path}" for path in changes]))
 
     def write(
         self, prompts: Sequence[str], *, seed: int = 0, samples: Sequence[int] | None = None, **sampling: Any

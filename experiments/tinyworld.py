@@ -34,7 +34,7 @@ def get_config(arg: str | None = None):
     )
     c.vae.block.update(init_std=0.05)
     c.train.update(sequence_length=48, eval_batches=8, plot_every=0)
-    c.checkpoint.update(keep_last=2)
+    c.checkpoint.update(keep_last=2, every_minutes=1.0)
     c.compute.update(cross_entropy_chunk=48, attention_chunks=1, scan_layers=False)
     c.optimizer.update(initial_learning_rate=1e-5, final_learning_rate=1e-4, warmup_steps=100)
     if stage == "vae":

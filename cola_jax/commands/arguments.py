@@ -93,6 +93,14 @@ def assignments(rest: Sequence[str], prefix: str = "--config.") -> list[tuple[st
     return pairs
 
 
+def ema_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="the average of the parameters (train.ema_decay), not those of the last update",
+    )
+
+
 def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
     """Raises Misuse where an option that is given is smaller than `least` has it, by its name in `options`."""
     for name, smallest in least.items():

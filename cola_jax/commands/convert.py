@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from cola_jax.commands.arguments import Misuse, command, config_arguments, local_path, step_of
+from cola_jax.commands.arguments import Misuse, command, config_arguments, ema_argument, local_path, step_of
 
 
 def add(commands) -> None:
@@ -22,6 +22,7 @@ def add(commands) -> None:
     parser.add_argument("target", type=local_path, help="folder to make; it must be empty or absent")
     config_arguments(parser, required=False)
     parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default=None,
         help="export: of all weights; by default as imported, or float32",
@@ -42,11 +43,11 @@ def run(options: argparse.Namespace) -> int:
         config_of_run = stored_config(Path(options.source))
         family = config_of_run.get("family") if isinstance(config_of_run, dict) else None
         export = export_llama if family in FAMILIES_OF_THE_FORM else export_released
-        export(options.source, options.target, step, options.dtype, print)
+        export(options.source, options.target, step, options.dtype, print, options.ema)
         return 0
-    if options.step or options.dtype:
+    if options.step or options.dtype or options.ema:
         raise Misuse(
-            "convert import takes no --step and no --dtype: weights are fp32 here, and an export remembers theirs"
+            "convert import takes no --step, --dtype or --ema: weights are fp32 here, and an export remembers theirs"
         )
     llama = is_llama(options.source)
     if not llama:

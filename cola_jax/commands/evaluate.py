@@ -12,6 +12,7 @@ from cola_jax.commands.arguments import (
     at_least,
     below,
     command,
+    ema_argument,
     is_folder,
     local_path,
     sampling_of,
@@ -26,6 +27,7 @@ def add(commands) -> None:
     process_arguments(parser)
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME[=FILE]",
         help="a task of the protocol, or any name, with the JSONL file of its records; or tinyworld/NAME, which needs none",
@@ -78,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
         world_seed=options.world_seed,
         shard_parameters=options.shard_parameters,
+        ema=options.ema,
     )
     table = benchmark.run(request, sampling)
     if jax.process_index() == 0:

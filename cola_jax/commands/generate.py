@@ -13,6 +13,7 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
+    ema_argument,
     is_folder,
     is_stdout,
     local_path,
@@ -29,6 +30,7 @@ def add(commands) -> None:
     parser = command(commands, "generate", run, "continue prompts, block by block", example)
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="text to continue, streamed to stdout")
     source.add_argument(
@@ -63,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     is_folder(options)
     check_output(options.output, options.prompts)
     read = [prompts.Prompt("--prompt", options.prompt)] if options.prompts is None else prompts.read(options.prompts)
-    writer = Writer.load(options.workdir, step).with_sampling(**sampling_of(options))
+    writer = Writer.load(options.workdir, step, ema=options.ema).with_sampling(**sampling_of(options))
     rows = prompts.encode(writer, read)
     if options.prompt is not None and is_stdout(options.output):
         print(options.prompt, end="", flush=True)

@@ -14,6 +14,7 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
+    ema_argument,
     is_folder,
     local_path,
     step_of,
@@ -28,6 +29,7 @@ def add(commands) -> None:
     parser = command(commands, "likelihood", run, "tell how likely a run finds text", example)
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
     parser.add_argument(
         "--records",
         type=local_path,
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
         raise Misuse("--output -: stdout is for the figures; give a file")
     is_folder(options)
     check_output(options.output, options.records)
-    writer = Writer.load(options.workdir, step)
+    writer = Writer.load(options.workdir, step, ema=options.ema)
     given = {name: getattr(options, name) for name in text_likelihood.DEFAULTS}
     effort = text_likelihood.effort_of(writer.cfg.family, given)
     if options.records:

@@ -12,6 +12,7 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
+    ema_argument,
     is_folder,
     local_path,
     sampling_of,
@@ -26,6 +27,7 @@ def add(commands) -> None:
     parser = command(commands, "lm-eval", run, text, example)
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME", help="tasks whose output is generate_until"
     )
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
     if "max_new_tokens" in sampling:
         raise Misuse("--sampling.max_new_tokens: a task says how much it generates, or --max-new-tokens")
     step = chosen_step(options.workdir, chosen)
-    writer = Writer.load(options.workdir, step).with_sampling(**sampling)
+    writer = Writer.load(options.workdir, step, ema=options.ema).with_sampling(**sampling)
     plan = Plan(step, options.seed, options.batch_size, options.context)
     found = lm_harness.evaluate(writer, plan, options.tasks, options.include, options.limit, options.max_new_tokens)
     for task, figures in found["results"].items():

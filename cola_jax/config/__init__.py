@@ -47,6 +47,7 @@ from cola_jax.config.files import overridden
 from cola_jax.config.files import override as override
 from cola_jax.config.paths import changes as changes
 from cola_jax.config.paths import differences as differences
+from cola_jax.config.paths import identity as identity
 from cola_jax.config.paths import to_dict as to_dict
 from cola_jax.config.platform import for_platform as for_platform
 from cola_jax.config.platform import without_kernels as without_kernels
@@ -57,13 +58,13 @@ from cola_jax.config.stored import ALIASES, renamed
 from cola_jax.config.stored import from_stored as from_stored
 
 
-def resolve(tree: ConfigDict | dict[str, Any], switched: Sequence[str] = ()) -> RunConfig:
+def resolve(tree: ConfigDict | dict[str, Any], assigned: Sequence[str] = ()) -> RunConfig:
     """Checks a config and freezes it.
 
     Fields that the run does not read end at their defaults; see `build.settle` for which of them are refused.
 
     Args:
-      switched: paths that the program itself has set; what they switch off is named in a warning.
+      assigned: paths that were set on purpose, besides those of `override`: they must be read.
 
     Raises:
       ConfigError: for an unknown or missing field, a value of the wrong type or outside its range, a name that is not among
@@ -72,6 +73,6 @@ def resolve(tree: ConfigDict | dict[str, Any], switched: Sequence[str] = ()) -> 
     """
     plain, _ = renamed(plain_of(tree))
     on_purpose = [ALIASES.get(path, path) for path in overridden(tree)]
-    config = settle(build(plain), on_purpose, switched)
+    config = settle(build(plain), [*on_purpose, *assigned])
     check(config)
     return config

@@ -29,7 +29,7 @@ def base() -> ConfigDict:
 def to_config_dict(config: RunConfig) -> ConfigDict:
     """Returns `config` as a mutable ConfigDict; sources become ConfigDicts too."""
     tree = dataclasses.asdict(config)
-    tree["data"]["sources"] = tuple(ConfigDict(source) for source in tree["data"]["sources"])
+    tree["data"]["sources"] = tuple(ConfigDict(source, type_safe=False) for source in tree["data"]["sources"])
     return ConfigDict(tree, type_safe=False)
 
 
@@ -68,9 +68,7 @@ def check(config: RunConfig) -> None:
         raise ConfigError("config: " + "; ".join(problems))
 
 
-def settle(
-    config: RunConfig, set_on_purpose: Sequence[str] = (), switched: Sequence[str] = (), quiet: bool = False
-) -> RunConfig:
+def settle(config: RunConfig, set_on_purpose: Sequence[str] = (), quiet: bool = False) -> RunConfig:
     """Returns the config with every field that its run does not read at its default.
 
     A config file may set fields of `reads.SHARED` for all the families and stages that it serves, and an assignment of the
@@ -78,7 +76,6 @@ def settle(
 
     Args:
       set_on_purpose: paths that a command line set, which are refused where they are not read.
-      switched: paths that the program has set: what they switch off is named, not refused.
       quiet: settle everything without a word: what a stored run did not read it does not read now.
 
     Raises:
@@ -88,7 +85,7 @@ def settle(
     for path, unread in unread_fields(config).items():
         if given[path] == usual[field_of(path)]:
             continue
-        excused = path.startswith(SHARED) or unread.switch in (*set_on_purpose, *switched)
+        excused = path.startswith(SHARED) or unread.switch in set_on_purpose
         if quiet or (excused and path not in set_on_purpose):
             left.append(path)
         else:

@@ -45,7 +45,10 @@ def override(tree: ConfigDict, assignments: list[tuple[str, str]]) -> ConfigDict
             value = text  # digits alone may be a name
         if isinstance(old, ConfigDict):
             raise ConfigError(f"--config.{path} is a group of fields: set one of {', '.join(old)}")
-        node[last] = value
+        try:
+            node[last] = value
+        except (TypeError, ValueError, KeyError) as error:  # a ConfigDict that a config file made type safe
+            raise ConfigError(f"--config.{path}={text}: {str(error).splitlines()[0]}") from error
     object.__setattr__(tree, "overridden", [*overridden(tree), *(path for path, _ in assignments)])
     return tree
 

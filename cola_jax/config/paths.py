@@ -68,6 +68,14 @@ def metadata() -> dict[str, Any]:
     return of(RunConfig, "")
 
 
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Returns {path: value} of the fields of class identity: two configs that share them are of one run, or of its lengths."""
+    known = metadata()
+    return {
+        path: value for path, value in flat(to_dict(config)).items() if known[field_of(path)]["change"] == "identity"
+    }
+
+
 class Change(NamedTuple):
     """A field in which two configs differ. kind: its class in `change`; traced: whether the training step depends on it."""
 

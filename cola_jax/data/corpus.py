@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tqdm import tqdm
-
 from cola_jax.config import RunConfig, vocabulary
 from cola_jax.data.errors import DataError, Warn
 from cola_jax.data.packing import Row
-from cola_jax.data.sources import SHOW_AFTER, Division, Documents, by_reason
+from cola_jax.data.sources import Division, Documents, by_reason
 from cola_jax.data.tokenizers import Tokenizer
+from cola_jax.progress_bar import bar
 
 LONGEST_EXAMPLE = 20  # characters that a warning shows
 
@@ -86,7 +85,7 @@ class Unknown:
 
 def encoded(documents: Documents, tokenizer: Tokenizer, name: str, unknown: Unknown) -> Iterator[list[int]]:
     """Yields the ids of every document and counts those with `unknown` characters; slow work shows its progress."""
-    for index in tqdm(range(len(documents)), f"tokenizing {name}", delay=SHOW_AFTER, unit=" documents"):
+    for index in bar(range(len(documents)), f"tokenizing {name}", "documents"):
         text = documents[index]
         ids = tokenizer.encode(text)
         unknown.of += 1

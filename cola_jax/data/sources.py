@@ -12,13 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tqdm import tqdm
-
 from cola_jax.config.fields import DataConfig, SourceConfig
 from cola_jax.data import array_records, columns, files, pydocs, text_files, tinyworld
 from cola_jax.data.errors import BadRecord, DataError
-
-SHOW_AFTER = 5.0  # seconds after which slow work shows its progress on stderr
+from cola_jax.progress_bar import bar
 
 
 class Documents(Protocol):
@@ -151,7 +148,7 @@ def divide(documents: Documents, fraction: float, name: str, on_bad_record: str 
     """
     places: dict[float, list[int]] = {}
     skipped: Counter[str] = Counter()
-    for index in tqdm(range(len(documents)), f"reading {name}", delay=SHOW_AFTER, unit=" documents"):
+    for index in bar(range(len(documents)), f"reading {name}", "documents"):
         try:
             text = documents[index]
         except BadRecord as error:

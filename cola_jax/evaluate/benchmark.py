@@ -40,6 +40,7 @@ class Request:
     seed: int
     world_seed: int | None  # None: not given, 0
     shard_parameters: bool
+    ema: bool = False
 
 
 def run(request: Request, sampling: dict[str, Any]) -> str:
@@ -60,11 +61,13 @@ def run(request: Request, sampling: dict[str, Any]) -> str:
     workdir = storage.local(request.workdir, "--workdir")
     step = chosen_step(workdir, request.step)
     mesh = _mesh(request.shard_parameters)
-    writer = Writer.load(workdir, step, mesh).with_sampling(**sampling)
+    writer = Writer.load(workdir, step, mesh, request.ema).with_sampling(**sampling)
     size = request.batch_size if mesh is None else -(-request.batch_size // mesh.size) * mesh.size
     share = harness.Share(jax.process_index(), jax.process_count())
-    plan = harness.Plan(step, request.seed, size, request.context)
-    folder = storage.local(request.output or workdir / "evaluation" / str(step), "--output")
+    plan = harness.Plan(step, request.seed, size, request.context, request.ema)
+    folder = storage.local(
+        request.output or workdir / "evaluation" / (f"{step}-ema" if request.ema else str(step)), "--output"
+    )
     asked = [(world_tasks.task_of(t, r, writer.tokenizer) if isinstance(t, str) else t, r) for t, r in chosen]
     for task, records in asked:
         sampled = writer.with_sampling(max_new_tokens=task.max_new_tokens)
@@ -75,7 +78,7 @@ def run(request: Request, sampling: dict[str, Any]) -> str:
     _refuse_unwritable(folder)
     for task, records in asked:
         harness.evaluate(writer, task, records, folder, plan, share)
-    facts = {"family": writer.cfg.family, "step": step, "seed": request.seed, "machine": machine()}
+    facts = {"family": writer.cfg.family, "step": step, "ema": request.ema, "seed": request.seed, "machine": machine()}
     facts |= {"processes": share.count, "sampling": dataclasses.asdict(writer.cfg.sampling)}
     rows = summary.write(folder, facts) if share.index == 0 else summary.collect(folder)
     return f"{summary.as_text(rows)}\n{folder}"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from jax.experimental import multihost_utils
 
 from cola_jax import storage
-from cola_jax.config import differences
+from cola_jax.config import differences, identity
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import scoring, summary, world_tasks
 from cola_jax.evaluate.protocol import Task, prompt_of
@@ -40,12 +40,14 @@ class Plan:
       seed: of the noise; an answer depends on it, the record's number and the prompt alone.
       batch_size: prompts answered at once.
       context: tokens of prompt and answer together; a longer prompt is cut from its front. 0: as many as a training row has.
+      ema: whether the writer holds the average of the parameters.
     """
 
     step: int
     seed: int
     batch_size: int
     context: int
+    ema: bool = False
 
 
 class Share(NamedTuple):
@@ -215,11 +217,11 @@ def _answered(writer: Writer, questions: Sequence[Question], plan: Plan) -> Iter
 
 def setting_of(writer: Writer, task: Task, questions: Sequence[Question], plan: Plan) -> dict[str, Any]:
     """Returns what the answers depend on, as JSON has it."""
-    run = dataclasses.asdict(writer.cfg) | {"sampling": None, "mesh": None, "checkpoint": None}
     asked = [(q.prompt, q.cut, q.record.choices, q.record.answers) for q in questions]
     fields = {
-        "run": _hash(run),
+        "run": _hash(identity(writer.cfg)),
         "step": plan.step,
+        "ema": plan.ema,
         "seed": plan.seed,
         "records": len(questions),
         "prompts": _hash(asked),

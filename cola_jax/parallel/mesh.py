@@ -15,6 +15,7 @@ from cola_jax.config.axes import MESH_AXES as AXES
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
 from cola_jax.config.sizes import BACKBONE_FAMILIES, tokens_of_block
 from cola_jax.errors import UserError
+from cola_jax.parallel import ambient
 
 
 class MeshError(UserError):
@@ -74,7 +75,9 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
 
     Raises:
       MeshError: where sizes do not multiply to the number of devices, or those of mesh.dcn do not fit the slices.
+      AmbientError: see `ambient.check`.
     """
+    ambient.check()
     devices = list(jax.devices() if devices is None else devices)
     sizes = axis_sizes(cfg, len(devices))
     slices = len({getattr(device, "slice_index", None) or 0 for device in devices})

@@ -20,7 +20,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from cola_jax.config import RunConfig, from_stored, to_dict
 from cola_jax.config.fields import CheckpointConfig
-from cola_jax.parallel import rules
+from cola_jax.parallel import ambient, rules
 from cola_jax.train import stored
 from cola_jax.train.integrity import leaves_by_path, nested
 from cola_jax.train.state import TrainState
@@ -236,6 +236,7 @@ def load_params(
     Raises:
       CheckpointError: where there is no such checkpoint, it has no average, or it is damaged.
     """
+    ambient.check()
     directory = stored.folder(workdir)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
 
