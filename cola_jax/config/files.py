@@ -173,5 +173,5 @@ def _what(error: Exception, found: Path) -> str:
         return f"{error}; it must be get_config(arg=None)"
     if isinstance(error, SyntaxError):
         return f"not Python: {error.msg}"
-    first = (str(error).splitlines() or [""])[0]
+    first = (str(error.args[0] if error.args else "").splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}"

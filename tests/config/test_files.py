@@ -9,6 +9,7 @@ import pytest
 
 from cola_jax import config
 from cola_jax.config import ConfigError
+from cola_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "from cola_jax import config\n"
@@ -22,7 +23,7 @@ def file(folder, text, name="mine.py"):
 
 
 def refused(spec, *parts):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         config.load(str(spec))
     assert "\n" not in str(error.value)
     for part in parts:
