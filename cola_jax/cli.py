@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -48,6 +49,7 @@ COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. Returns the exit status; errors of the user's making are one line on stderr."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # where Orbax logs tracebacks of errors that it raises as well
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.run

@@ -9,7 +9,8 @@ from __future__ import annotations
 import base64
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from cola_jax import storage
 from cola_jax.config import RunConfig, from_stored, to_dict
 from cola_jax.config.fields import CheckpointConfig
 from cola_jax.parallel import ambient, rules
@@ -111,6 +113,7 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
         _wait_for_all("checkpoints opened")
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._failed = False  # whether one could not be written
         self._read_back = False  # whether a checkpoint of this process has been
         self._metrics = {step: self._stored_metrics(step) for step in stored.steps_in(self._directory)}
 
@@ -122,16 +125,17 @@ class Checkpoints:
         Raises:
           CheckpointError: where it is not what was written.
         """
-        self._orbax.wait_until_finished()
+        self._wait()
         self._prune()
         step = int(state.step)
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         trees = {name: getattr(state, name) for name in TREES}
         items = stored.items(trees, {"step": step, "config": to_dict(self._cfg), "metrics": finite}, self._tokenizer)
-        self._orbax.save(self._directory / str(step), args=items)
+        with self._writing():
+            self._orbax.save(self._directory / str(step), args=items)
         self._metrics[step] = finite
         if not self._cfg.checkpoint.asynchronous or not self._read_back:
-            self._orbax.wait_until_finished()
+            self._wait()
         if not self._read_back:
             self._check(step, {name: leaves_by_path(tree) for name, tree in trees.items() if leaves_by_path(tree)})
 
@@ -169,9 +173,30 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the checkpoint being written and removes those that need not stay."""
-        self._orbax.wait_until_finished()
+        if self._failed:  # has been told of
+            return
+        self._wait()
         self._prune()
         self._orbax.close()
+
+    def _wait(self) -> None:
+        """Waits for the checkpoint being written; raises CheckpointError where it could not be."""
+        with self._writing():
+            self._orbax.wait_until_finished()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (MemoryError, jax.errors.JaxRuntimeError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # Orbax and TensorStore raise several kinds for a full disk or a lost one
+            self._failed = True
+            reason = storage.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0][:200]
+            raise stored.CheckpointError(
+                f"a checkpoint could not be written below {self._directory} ({reason}): free space or mend the disk, and give "
+                "the same command again; it goes on from the newest checkpoint that is whole"
+            ) from error
 
     def _stored_metrics(self, step: int) -> dict[str, float]:
         try:

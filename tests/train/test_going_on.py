@@ -11,7 +11,7 @@ import pytest
 from toy_family import FAMILY, HELDOUT, batches, config
 
 from cola_jax.config import ConfigError
-from cola_jax.train import loop, stored
+from cola_jax.train import checkpoint, loop, stored
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.loop import Continued, train
 from cola_jax.train.metrics import read_metrics
@@ -253,3 +253,27 @@ def test_a_second_run_is_refused_and_the_first_one_loses_nothing(tmp_path):
     assert tried
     run(tmp_path.parent / f"{tmp_path.name}-whole")
     assert losses(tmp_path) == losses(tmp_path.parent / f"{tmp_path.name}-whole")
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise ValueError("RESOURCE_EXHAUSTED: Error writing\nmore")
+
+    cfg = config(8, checkpoint={"every": 2, "asynchronous": False})
+    real = checkpoint.ocp.AsyncCheckpointer.save
+    saved = []
+
+    def save(self, path, *arguments, **options):
+        saved.append(path.name)
+        return full() if path.name == "4" else real(self, path, *arguments, **options)
+
+    monkeypatch.setattr(checkpoint.ocp.AsyncCheckpointer, "save", save)
+    with pytest.raises(
+        CheckpointError, match="could not be written below .*RESOURCE_EXHAUSTED: Error writing.: free"
+    ) as error:
+        run(tmp_path, cfg)
+    assert "\n" not in str(error.value) and saved == ["2", "4"]
+    monkeypatch.undo()
+    _, said = run(tmp_path, cfg)
+    run(tmp_path.parent / f"{tmp_path.name}-whole", cfg)
+    assert "resuming after step 2" in said and losses(tmp_path) == losses(tmp_path.parent / f"{tmp_path.name}-whole")
