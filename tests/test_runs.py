@@ -67,7 +67,7 @@ def test_the_second_stage_starts_from_the_first_ones_vae(trained, text_config):
 def test_the_tokenizer_of_the_vae_is_taken_over_and_another_one_refused(trained, text_config, tmp_path):
     assert tokenizers.load(trained["joint"] / runs.TOKENIZER).vocab_size == 258
     pieces = cfg_of(text_config, f"joint,{trained['vae']}", tokenizer__kind="sentencepiece", tokenizer__vocab_size=300)
-    assert "the config asks for another: kind 'sentencepiece', it has 'bytes'" in refused(pieces, tmp_path / "joint")
+    assert "tokenizer.kind: 'bytes' -> 'sentencepiece'" in refused(pieces, tmp_path / "joint")
 
 
 def test_another_vae_than_the_configs_is_refused_with_the_differences(trained, text_config, tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TextIO
 
 from cola_jax import storage
-from cola_jax.config import ConfigError, RunConfig
+from cola_jax.config import ConfigError, RunConfig, differences, to_dict
 from cola_jax.data import fingerprint, pipeline, tokenizers
 from cola_jax.data.sentencepieces import EOS_TOKEN, PAD_TOKEN, SentencePieceTokenizer
 from cola_jax.executable import updates_for
@@ -111,20 +111,19 @@ def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers
 
 def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
     """Returns the tokenizer of what a run starts from; raises ConfigError where the config asks for another one."""
-    named, other = cfg.tokenizer, ""
     if any(source.kind == "prepared" for source in cfg.data.sources):
         return tokenizer  # the corpus is compared with it
-    if named.kind == "file":
-        if Path(named.path).expanduser().is_file():
-            given = tokenizers.from_file(named.path, named.pad_token, named.eos_token)
-            other = "" if tokenizers.fingerprint(given) == tokenizers.fingerprint(tokenizer) else named.path
-    elif named.kind != tokenizer.kind:
-        other = f"kind {named.kind!r}, it has {tokenizer.kind!r}"
-    elif named.kind == "sentencepiece" and named.vocab_size != tokenizer.vocab_size:
-        other = f"tokenizer.vocab_size={named.vocab_size}, it has {tokenizer.vocab_size}"
-    if other:
+    ours, theirs, changed = to_dict(cfg)["tokenizer"], stored_config(folder.parent)["tokenizer"], []
+    if ours["kind"] == theirs["kind"] == "file" and storage.local(ours["path"]).is_file():
+        given = tokenizers.from_file(ours["path"], ours["pad_token"], ours["eos_token"])
+        if tokenizers.fingerprint(given) != tokenizers.fingerprint(tokenizer):
+            changed = [f"tokenizer.path: another tokenizer than {ours['path']}"]
+    else:
+        changed = differences(theirs | {"path": ""}, ours | {"path": ""}, "tokenizer.")
+    if changed:
         raise ConfigError(
-            f"the run starts from parameters of the tokenizer in {folder}; the config asks for another: {other}"
+            f"the run starts from parameters of the tokenizer in {folder}; the config asks for another (theirs -> config): "
+            f"{'; '.join(changed)}"
         )
     return tokenizer
 
