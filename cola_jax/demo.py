@@ -55,7 +55,7 @@ def demo(
 
     Args:
       seed: of parameters and noise, in place of the config's; the data stays the same.
-      overrides: ("a.b", "VALUE") assignments to the configs of both stages.
+      overrides: ("a.b", "VALUE") assignments to the configs of both stages; what one of them does not read goes to the other.
       plan: how much is evaluated; `Plan()` by default.
 
     Returns:
@@ -85,12 +85,17 @@ def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str
     taken = [path for path, _ in overrides if path in SET_BY_DEMO]
     if taken:
         raise ConfigError(f"--config.{taken[0]}: the demo sets this field itself")
-    configs = {}
+    trees = {}
     for stage, spec in {"vae": "tinyworld:vae", "joint": f"tinyworld:joint,{workdir / 'vae'}"}.items():
-        tree = config.load(spec, built_in=True)
+        trees[stage] = config.load(spec, built_in=True)
         if seed is not None:
-            tree.seed = seed
-        configs[stage] = config.resolve(config.override(tree, list(overrides)))
+            trees[stage].seed = seed
+    unread = {stage: config.unread(tree, overrides) for stage, tree in trees.items()}
+    configs = {}
+    for stage, tree in trees.items():
+        others = set().union(*(paths for other, paths in unread.items() if other != stage))
+        mine = [(path, value) for path, value in overrides if path not in unread[stage] or path in others]
+        configs[stage] = config.resolve(config.override(tree, mine))
         stories.check_world(configs[stage])
     return configs
 

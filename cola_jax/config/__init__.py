@@ -7,6 +7,7 @@ config.json of a run, of earlier versions too.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,11 +52,23 @@ from cola_jax.config.paths import identity as identity
 from cola_jax.config.paths import to_dict as to_dict
 from cola_jax.config.platform import for_platform as for_platform
 from cola_jax.config.platform import without_kernels as without_kernels
+from cola_jax.config.reads import unread_fields
 from cola_jax.config.sizes import mask_id as mask_id
 from cola_jax.config.sizes import tokens_of_block as tokens_of_block
 from cola_jax.config.sizes import vocabulary as vocabulary
 from cola_jax.config.stored import ALIASES, renamed
 from cola_jax.config.stored import from_stored as from_stored
+
+
+def unread(tree: ConfigDict, assignments: Sequence[tuple[str, str]]) -> set[str]:
+    """Returns the paths of assignments that the run of a config, so changed, would not read.
+
+    Raises:
+      ConfigError: for an assignment that cannot be.
+    """
+    changed = override(copy.deepcopy(tree), list(assignments))
+    found = unread_fields(build(renamed(plain_of(changed))[0]))
+    return {path for path, _ in assignments if ALIASES.get(path, path) in found}
 
 
 def resolve(tree: ConfigDict | dict[str, Any], assigned: Sequence[str] = ()) -> RunConfig:

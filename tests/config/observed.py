@@ -9,8 +9,8 @@ import typing
 
 from cola_jax.config import RunConfig
 
-# Reading a value to compare, copy or check a config is not using it.
-COPYING = {"__hash__", "__eq__", "__repr__", "__init__", "_asdict_inner", "_replace", "replace", "asdict"}
+# Reading a value to compare, copy, check or name it in a message is not using it.
+COPYING = {"name_of", "__hash__", "__eq__", "__repr__", "__init__", "_asdict_inner", "_replace", "replace", "asdict"}
 CHECKING = tuple(f"cola_jax/config/{name}.py" for name in ("build", "checks", "paths", "reads", "stored"))
 
 

@@ -10,6 +10,7 @@ from cola_jax import runs
 from cola_jax.config import ConfigError
 from cola_jax.data import tokenizers
 from cola_jax.demo import Clock, demo, evaluate, stage_configs
+from cola_jax.errors import Preempted
 from cola_jax.evaluate.world_report import Plan
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.mesh import make_mesh
@@ -114,7 +115,7 @@ def test_a_stage_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "run", stopped)
     stream = io.StringIO()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Preempted):
         demo(tmp_path, stream=stream)
     assert calls == [tmp_path / "vae"] and "the same command continues" in stream.getvalue()
 

@@ -1,5 +1,7 @@
 """Stories continued and judged."""
 
+import dataclasses
+
 import pytest
 from small_world import writer
 
@@ -88,7 +90,10 @@ def test_prompts_that_cannot_be_are_refused_by_name():
         stories.continuations(small, 0, 0)
     with pytest.raises(ConfigError, match="steps"):
         stories.continuations(small, 1, 0, steps=0)
-    other = writer(data__sources="({'kind': 'pydocs', 'path': (), 'field': 'text', 'split': 'train', 'weight': 1.0},)")
+    known = writer()
+    pydocs = (dataclasses.replace(known.cfg.data.sources[0], kind="pydocs"),)
+    data = dataclasses.replace(known.cfg.data, sources=pydocs)
+    other = dataclasses.replace(known, cfg=dataclasses.replace(known.cfg, data=data))
     with pytest.raises(ConfigError, match="data.sources.kind is pydocs, expected tinyworld"):
         stories.continuations(other, 2, 0)
     with pytest.raises(ConfigError, match="pydocs"):

@@ -237,10 +237,10 @@ def test_a_likelihood_depends_on_seed_and_sample_alone_and_a_conditional_is_a_di
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"plaid__reconstruction_share": 0.0}, "both terms of the bound need rows"),
+        ({"plaid__reconstruction_share": 0.0}, "plaid.reconstruction_share=0.0 must be more than 0 and less than 1"),
         ({"plaid__gamma_0": 7.0}, "plaid.gamma_0=7.0 must be below gamma_1=6.0"),
         ({"sampling__plaid__steps": 0}, "sampling.plaid.steps=0 must be at least 1"),
-        ({"sampling__plaid__score_temperature": 0.0}, "score_temperature=0.0 must be positive"),
+        ({"sampling__plaid__score_temperature": 0.0}, "score_temperature=0.0 must be more than 0"),
         ({"sampling__temperature": 1.0}, "sampling.temperature=1.0 is not read by family 'plaid'"),
         ({"sampling__guidance": 2.0}, "sampling.guidance=2.0 is not read by family 'plaid'"),
         ({"family": "ar", "sampling__plaid__steps": 3}, "is not read by family 'ar'"),
