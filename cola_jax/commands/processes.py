@@ -10,19 +10,17 @@ from cola_jax.commands.arguments import Misuse
 def process_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distributed", action="store_true",
-        help="one of several processes, which find each other through Slurm, Open MPI, GKE or the TPU VMs' metadata; under Slurm "
-        "and Open MPI each takes one GPU, that of its rank on the node",
+        help="one of several processes, which find each other through Slurm, Open MPI, GKE or the TPU VMs' metadata; "
+        "under Slurm and Open MPI each takes one GPU, that of its rank on the node",
     )  # fmt: skip
     parser.add_argument(
         "--all-local-devices", action="store_true",
         help="with --distributed: take all GPUs that this process sees, as one process per node must",
     )  # fmt: skip
     parser.add_argument(
-        "--coordinator",
-        default=None,
-        metavar="HOST:PORT",
+        "--coordinator", default=None, metavar="HOST:PORT",
         help="or: where process 0 listens; each process takes all devices that it sees",
-    )
+    )  # fmt: skip
     parser.add_argument("--num-processes", type=int, default=None, help="with --coordinator: processes of the run")
     parser.add_argument("--process-id", type=int, default=None, help="with --coordinator: which one this is, from 0")
 

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -61,7 +62,7 @@ class Cluster:
         return done.stdout
 
     def submit(self, folder, *options, arguments=(), program=None, **environment):
-        """Submits launch/slurm.sbatch from `folder`, with `program`, or cola-jax itself, as its cola-jax; returns the job's id."""
+        """Submits launch/slurm.sbatch from `folder`, with `program` or the real one as cola-jax; returns the job's id."""
         program = program or f'exec "{sys.executable}" -m cola_jax.cli "$@"'
         executable(folder / "bin" / "cola-jax", program)
         path = f"{folder / 'bin'}{os.pathsep}{self.environment['PATH']}"
@@ -138,7 +139,7 @@ def stop(cluster, daemons):
         cluster("scancel", "--full", "--signal=KILL", *jobs, check=False, timeout=10)
     for daemon in daemons:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(daemon.pid, 9)
+            os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()
     kill_leftovers(cluster.folder)
 
@@ -148,7 +149,7 @@ def kill_leftovers(folder):
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"SLURM_CONF={folder}/slurm.conf".encode() in (process / "environ").read_bytes().split(b"\0"):
-                os.kill(int(process.name), 9)
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch under a real Slurm: what ends a job and what restarts it; with stand-ins for cola-jax, which are quick."""
+"""launch/slurm.sbatch under a real Slurm: what ends a job and what restarts it. Stand-ins for cola-jax are quick."""
 
 import re
 
@@ -54,7 +54,8 @@ def test_a_run_that_is_done_or_has_failed_is_not_restarted(slurm, tmp_path, stat
 
 
 def test_a_cancelled_job_saves_its_checkpoint_and_stays_cancelled(slurm, tmp_path):
-    program = f"{FIRST}\ntrap 'sleep 1; mkdir -p \"the run/checkpoints/7\"; exit 143' TERM\nfor i in {{1..600}}; do sleep 0.1; done"
+    save = "mkdir -p 'the run/checkpoints/7'"
+    program = f'{FIRST}\ntrap "sleep 1; {save}; exit 143" TERM\nfor i in {{1..600}}; do sleep 0.1; done'
     job = slurm.submit(tmp_path, arguments=ARGUMENTS, program=program)
     ready(tmp_path, 1)
     slurm("scancel", job)
