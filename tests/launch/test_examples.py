@@ -164,7 +164,9 @@ def test_a_workload_may_restart_and_takes_the_arguments_untouched_from_any_folde
     assert machine.calls("pip") == [["install", "--quiet", "-e", ".[tpu]"]]
     (call,) = machine.calls("xpk")
     flags = dict(flag[2:].split("=", 1) for flag in call[2:])
-    del flags["command"]
+    assert flags.pop("command").startswith(
+        "pip install --quiet -e '.[tpu]' && exec cola-jax train "
+    )  # gets SIGTERM itself
     assert flags == {
         "cluster": "tpus", "workload": "joint", "tpu-type": "v5p-32", "num-slices": "2", "zone": "us-east5-a",
         "storage": "data", "base-docker-image": "python:3.12", "script-dir": str(ROOT), "max-restarts": "100",

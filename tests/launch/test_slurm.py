@@ -6,7 +6,10 @@ import pytest
 from conftest import until
 
 ARGUMENTS = ["--config", "/a b/c.py:notes/*.txt,?", "--workdir", "the run", "--config.mesh.data=-1"]
-FIRST = '[[ $SLURM_PROCID == 0 ]] && { printf "start of %s\\n" "$SLURM_JOB_ID" >>starts; printf "%s\\n" "$@" >said; }'
+# The first process of a start notes it; the others, which would race with it, leave at once.
+FIRST = (
+    '[[ $SLURM_PROCID == 0 ]] || exit 0\nprintf "start of %s\\n" "$SLURM_JOB_ID" >>starts; printf "%s\\n" "$@" >said'
+)
 STARTS = f"{FIRST}\nstarts=$(wc -l <starts)"
 UNTIL_TERM = "trap 'sleep 1; exit 143' TERM\nfor i in {1..600}; do sleep 0.1; done"  # seconds to write a checkpoint
 
