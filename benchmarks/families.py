@@ -3,9 +3,9 @@
 python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12]
 
 Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
-(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of
-three, a third, one and three times tinyworld.py's: one run each at a fifth of the budget, judged by its own held-out loss; all
-else of the recipe is what tinyworld.py found for Cola. Then every family and seed trains and is judged. Killed, the same
+(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of a
+third, one and three times tinyworld.py's, and of those beyond as long as the best one is an end of the grid (four more at most):
+one run each at a fifth of the budget, judged by its own held-out loss; all else of the recipe is what tinyworld.py found for Cola. Then every family and seed trains and is judged. Killed, the same
 command continues. WORKDIR/table.md and families.json are written anew after every run.
 """
 
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import families_table, measure
+from benchmarks import families_table, measure, rate_search
 from cola_jax import comparison, config, runs
 from cola_jax.config import RunConfig
 from cola_jax.data import pipeline, tinyworld, tokenizers
-from cola_jax.evaluate import benchmark, stories, text_likelihood, world_tasks
+from cola_jax.evaluate import benchmark, protocol, stories, text_likelihood, world_tasks
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.families import FAMILIES
 from cola_jax.scaling.accounting import tokens_of
@@ -46,7 +46,7 @@ class Plan:
       config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
       seeds: of parameters and noise, a run of every family each.
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
-      rates: learning rates that are tried, over the config's.
+      rates: learning rates that are tried first, over the config's; see `rate_search.search`.
       tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
       stories: openings and questions continued. texts: whose likelihood is told.
       repeats: of the timed generation.
@@ -170,19 +170,22 @@ def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
 
 
 def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, Any]:
-    """Returns {"chosen": learning rate, "tried": {rate: held-out loss}}; a single rate is taken as it is."""
+    """Returns what `rate_search.search` finds; runs that are done are read, and a run that was stopped goes on."""
     own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
-    if len(plan.rates) == 1:
-        return {"chosen": own * plan.rates[0], "tried": {}}
-    tried = {}
-    for factor in sorted(plan.rates):
-        rate = own * factor
-        cfg = configured(plan, family, plan.seeds[0], rate, plan.searched * plan.budget, workdir, text)
+
+    def loss_of(factor: float) -> float:
+        cfg = configured(plan, family, plan.seeds[0], own * factor, plan.searched * plan.budget, workdir, text)
         place = workdir / "search" / f"{family}-{factor:.3g}"
         train(cfg, place, text)
-        tried[rate] = [line[HELDOUT_LOSS] for line in read_metrics(place) if HELDOUT_LOSS in line][-1]
-        print(f"search {family} learning rate {rate:.3g}: held-out loss {tried[rate]:.4f}", flush=True)
-    return {"chosen": min(tried, key=lambda rate: tried[rate]), "tried": {f"{rate:.3g}": tried[rate] for rate in tried}}
+        loss = [line[HELDOUT_LOSS] for line in read_metrics(place) if HELDOUT_LOSS in line][-1]
+        print(f"search {family} learning rate {own * factor:.3g}: held-out loss {loss:.4f}", flush=True)
+        return loss
+
+    found = rate_search.search(loss_of, own, plan.rates)
+    if found["tried"]:
+        place = "inside the rates tried" if found["interior"] else "AT THE END of the rates tried"
+        print(f"search {family}: chose learning rate {found['chosen']:.3g}, {place}", flush=True)
+    return found
 
 
 def answer(workdir: Path, tasks: tuple[str, ...], records: int) -> None:
@@ -210,7 +213,7 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
             raise config.ConfigError(f"{path} was made with {figures['effort']}, not {effort}: give those or remove it")
         return figures
     train(cfg, workdir, text)
-    answer(workdir, tuple(world_tasks.PREFIX + name for name in plan.tasks), plan.records)
+    answer(workdir, tuple(protocol.BUILT_IN + name for name in plan.tasks), plan.records)
     summary = json.loads((workdir / "evaluation" / str(cfg.train.steps) / "summary.json").read_text())
     writer = Writer.load(workdir)
     told, asked = (
@@ -219,7 +222,7 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
     )
     figures = {
         "effort": effort,
-        "tasks": [row for row in summary["scores"] if row["task"].startswith(world_tasks.PREFIX)],
+        "tasks": [row for row in summary["scores"] if row["task"].startswith(protocol.BUILT_IN)],
         "told": told,
         "asked": asked,
         "likelihood": likelihood(writer, plan.texts),

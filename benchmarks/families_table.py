@@ -37,10 +37,15 @@ def _made_of(facts: dict[str, Any], families: list[str]) -> str:
         "tokens seen": [f"{of[name]['tokens']:,}" for name in families],
         "training FLOPs": [f"{of[name]['flops']:.4g}" for name in families],
         "of which stage 1": [f"{of[name]['flops_stage_1']:.3g}" for name in families],
-        "learning rate": [f"{facts['rates'][name]['chosen']:.3g}" for name in families],
+        "learning rate": [_chosen(facts["rates"][name]) for name in families],
         "held-out loss in the search": [_tried(facts["rates"][name]["tried"]) for name in families],
     }
     return _table(["", *families], lines)
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """The rate, and that it is an end of the grid where it is: its optimum may lie beyond."""
+    return f"{found['chosen']:.3g}" + (" (an end of the grid)" if found["tried"] and not found["interior"] else "")
 
 
 def _tried(tried: dict[str, float]) -> str:

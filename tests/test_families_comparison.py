@@ -95,7 +95,8 @@ def test_the_search_takes_the_rate_of_the_lowest_heldout_loss(plan, compared):
     assert losses[0] != losses[1] and found["chosen"] == (own if losses[0] < losses[1] else 2 * own)
     runs = {path.name: json.loads((path / "config.json").read_text()) for path in (compared[0] / "search").iterdir()}
     assert {name: run["optimizer"]["learning_rate"] for name, run in runs.items()} == {"ar-1": own, "ar-2": 2 * own}
-    assert families.search(plan, "llada", compared[0], text) == {"chosen": own, "tried": {}}, "one rate needs no search"
+    alone = {"chosen": own, "tried": {}, "interior": False}
+    assert families.search(plan, "llada", compared[0], text) == alone, "one rate needs no search"
 
 
 def test_a_budget_that_does_not_outlast_the_warm_up_is_refused(plan, tmp_path):
@@ -121,7 +122,7 @@ def test_the_table_gives_mean_and_deviation_over_seeds():
     }  # fmt: skip
     parameters = {"core matrices": 1, "embeddings": 2, "VAE": 0, "rest": 3}
     made = {"parameters": parameters, "steps": 7, "tokens": 8, "flops": 9.0, "flops_stage_1": 0.0}
-    facts = {"machine": "here", "budget": 9.0, "families": {"ar": made}, "rates": {"ar": {"chosen": 0.1, "tried": {}}}}
+    facts = {"machine": "here", "budget": 9.0, "families": {"ar": made}, "rates": {"ar": rate}}
     rows = rows_of(families_table.as_markdown(facts, [run(0, 50.0), run(1, 60.0)]))
     assert rows["tinyworld/squad"] == ["55.0 +- 7.1", "40.0"]
     assert rows["runs"] == ["2", ""]
