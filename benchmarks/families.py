@@ -4,9 +4,10 @@ python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e
 
 Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
 (`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of a
-third, one and three times tinyworld.py's, and of those beyond as long as the best one is an end of the grid (four more at most):
-one run each at a fifth of the budget, judged by its own held-out loss; all else of the recipe is what tinyworld.py found for Cola. Then every family and seed trains and is judged. Killed, the same
-command continues. WORKDIR/table.md and families.json are written anew after every run.
+third, one and three times tinyworld.py's, and of up to four beyond for as long as the best one is an end of the grid: one run
+each at a fifth of the budget, judged by its own held-out loss; all else of the recipe is what tinyworld.py found for Cola. Then
+every family and seed trains and is judged. Killed, the same command continues. WORKDIR/table.md and families.json are written
+anew after every run.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Plan:
       config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
       seeds: of parameters and noise, a run of every family each.
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
-      rates: learning rates that are tried first, over the config's; see `rate_search.search`.
+      rates: learning rates that are tried first, over the config's. extensions: how many more may be: `rate_search.search`.
       tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
       stories: openings and questions continued. texts: whose likelihood is told.
       repeats: of the timed generation.
@@ -57,6 +58,7 @@ class Plan:
     budget: float = 7e12
     searched: float = 0.2
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    extensions: int = 4
     tasks: tuple[str, ...] = tuple(world_tasks.FORMS)
     records: int = 60
     stories: int = 64
@@ -181,7 +183,7 @@ def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, An
         print(f"search {family} learning rate {own * factor:.3g}: held-out loss {loss:.4f}", flush=True)
         return loss
 
-    found = rate_search.search(loss_of, own, plan.rates)
+    found = rate_search.search(loss_of, own, plan.rates, plan.extensions)
     if found["tried"]:
         place = "inside the rates tried" if found["interior"] else "AT THE END of the rates tried"
         print(f"search {family}: chose learning rate {found['chosen']:.3g}, {place}", flush=True)
@@ -206,7 +208,7 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
       likelihood: of `text_likelihood.summarize`. tokens_per_second: of warm generation.
     """
     path, effort = workdir / "figures.json", {name: getattr(plan, name) for name in ("records", "stories", "texts")}
-    check(workdir, cfg)
+    check(workdir, cfg, print)
     if path.is_file():
         figures = json.loads(path.read_text())
         if figures["effort"] != effort:

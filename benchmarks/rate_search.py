@@ -7,12 +7,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-EXTENSIONS = 4  # rates that the grid may grow by
 
-
-def search(
-    loss_of: Callable[[float], float], own: float, factors: Sequence[float], extensions: int = EXTENSIONS
-) -> dict[str, Any]:
+def search(loss_of: Callable[[float], float], own: float, factors: Sequence[float], extensions: int) -> dict[str, Any]:
     """Tries `own` times each of `factors`, then beyond the better end for as long as the best rate is that end.
 
     The grid grows by the ratio of the two factors at that end. A loss that is not finite is that of a run that diverged:
