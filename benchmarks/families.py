@@ -204,13 +204,14 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
 
     Returns:
       effort: how much was asked. tasks: a row of `harness.evaluate` by task and scorer. told, asked: the
-      `stories.story_figures` of openings and of questions.
+      `stories.story_figures` of openings and of questions. answers: how many different ones were given, and how many there are
+      among the right ones: a model that does not read its story gives as many as there are kinds of question.
       likelihood: of `text_likelihood.summarize`. tokens_per_second: of warm generation.
     """
     path, effort = workdir / "figures.json", {name: getattr(plan, name) for name in ("records", "stories", "texts")}
     check(workdir, cfg, print)
-    if path.is_file():
-        figures = json.loads(path.read_text())
+    figures = json.loads(path.read_text()) if path.is_file() else {}
+    if "answers" in figures:  # older ones lack it
         if figures["effort"] != effort:
             raise config.ConfigError(f"{path} was made with {figures['effort']}, not {effort}: give those or remove it")
         return figures
@@ -218,20 +219,24 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
     answer(workdir, tuple(protocol.BUILT_IN + name for name in plan.tasks), plan.records)
     summary = json.loads((workdir / "evaluation" / str(cfg.train.steps) / "summary.json").read_text())
     writer = Writer.load(workdir)
-    told, asked = (
-        stories.story_figures(stories.continuations(writer, plan.stories, cfg.seed, prompt))
-        for prompt in ("opening", "question")
-    )
+    told, asked = (stories.continuations(writer, plan.stories, cfg.seed, prompt) for prompt in ("opening", "question"))
     figures = {
         "effort": effort,
         "tasks": [row for row in summary["scores"] if row["task"].startswith(protocol.BUILT_IN)],
-        "told": told,
-        "asked": asked,
+        "told": stories.story_figures(told),
+        "asked": stories.story_figures(asked),
+        "answers": different_answers(cfg, asked),
         "likelihood": likelihood(writer, plan.texts),
         "tokens_per_second": speed(writer, plan.repeats),
     }
     path.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def different_answers(cfg: RunConfig, asked: Sequence[stories.Pair]) -> dict[str, int]:
+    """Returns how many different answers were given to the held-out questions, and how many are right ones of some question."""
+    right = {tinyworld.answer_of(tinyworld.story(cfg.data.seed, "heldout", number)) for number in range(len(asked))}
+    return {"given": len({text.strip() for _, text in asked}), "right": len(right)}
 
 
 def likelihood(writer: Writer, count: int) -> dict[str, Any]:

@@ -70,6 +70,8 @@ def _figures(rows: Rows, families: list[str]) -> str:
         add(f"{text}: well-formed sentences", lambda row, part=part: 100 * row[part]["well_formed"])
         chance = statistics.mean(100 * row[part]["chance"] for row in rows)
         add(f"{text}: entailed", lambda row, part=part: 100 * row[part]["entailed"], f"{chance:.1f}")
+    right = statistics.mean(row["answers"]["right"] for row in rows)
+    add(f"different answers, of {right:.0f} that are right", lambda row: row["answers"]["given"])
     add("-log p of held-out stories, nats a token", lambda row: row["likelihood"]["nats_per_token"], digits=3)
     kinds = {row["family"]: row["likelihood"]["kind"] for row in rows}
     lines["which is"] = [*({"bound": "at most"}.get(kinds[f], kinds[f]) for f in families), ""]

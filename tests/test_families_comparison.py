@@ -122,7 +122,7 @@ def test_the_table_gives_mean_and_deviation_over_seeds():
     share = {"well_formed": 0.5, "entailed": 0.5, "chance": 0.4}
     run = lambda seed, right: {
         "family": "ar", "seed": seed, "tasks": [task | {"accuracy": right}], "tokens_per_second": 100.0,
-        "told": share, "asked": share,
+        "told": share, "asked": share, "answers": {"given": 4, "right": 40},
         "likelihood": {"nats_per_token": 1.0, "kind": "exact"},
     }  # fmt: skip
     parameters = {"core matrices": 1, "embeddings": 2, "VAE": 0, "rest": 3}
@@ -132,6 +132,7 @@ def test_the_table_gives_mean_and_deviation_over_seeds():
     rows = rows_of(families_table.as_markdown(facts, [run(0, 50.0), run(1, 60.0)]))
     assert rows["tinyworld/squad"] == ["55.0 +- 7.1", "40.0"]
     assert rows["runs"] == ["2", ""]
+    assert rows["different answers, of 40 that are right"] == ["4.0 +- 0.0", ""]
     assert rows["learning rate"] == ["0.1 (an end of the grid)"]
 
 
