@@ -40,7 +40,7 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     return {
         "backbone": build.denoiser(cfg).init(key_of(rng, "backbone"), *example)["params"],
         "embedding": {"table": new_table(cfg.backbone, plaid, key_of(rng, "embedding"))},
-        "schedule": noise_schedule.init(key_of(rng, "schedule"), plaid.schedule_width),
+        "schedule": noise_schedule.init(key_of(rng, "schedule"), plaid.gamma_0, plaid.gamma_1, plaid.schedule_width),
     }
 
 
@@ -90,7 +90,7 @@ def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, nois
     Every row has all of them, at its own time; the loss takes of each what its part is. The first pass of self-conditioning
     passes no gradient on.
     """
-    gamma, slope = noise_schedule.gamma_of(params["schedule"], cfg.plaid, shape_B2)
+    gamma, slope = noise_schedule.gamma_of(params["schedule"], shape_B2)
     alpha, sigma = noise_schedule.scales(gamma)
     table = embedding_diffusion.unit_rows(params["embedding"]["table"])
     clean = jnp.take(table, batch["tokens"], axis=0)
@@ -110,7 +110,7 @@ def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, nois
     return {
         "reconstruction": mean(found.losses),
         "diffusion": 0.5 * jnp.exp(-gamma) * slope * mean(distance),  # 1/2 SNR gamma' |e - x_hat|^2
-        "prior": mean(prior(noise_schedule.ends_of(params["schedule"], cfg.plaid)[1], clean)),
+        "prior": mean(prior(params["schedule"]["highest"], clean)),
         "correct": mean(found.correct),
     }
 

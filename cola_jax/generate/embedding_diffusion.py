@@ -68,7 +68,7 @@ def denoise(cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array) -> j
     given = (positions < canvas.start[:, None])[..., None]
     known = jnp.take(table, canvas.tokens, axis=0)
     shapes = noise_schedule.shape_of(params["schedule"], 1.0 - jnp.arange(steps + 1) / steps)
-    gammas, _ = noise_schedule.gamma_of(params["schedule"], cfg.plaid, shapes)
+    gammas, _ = noise_schedule.gamma_of(params["schedule"], shapes)
 
     def noise(step):
         of = lambda key, place: jax.random.normal(jax.random.fold_in(key, place), (table.shape[1],))

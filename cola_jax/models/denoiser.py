@@ -14,7 +14,7 @@ from flax import linen as nn
 from cola_jax.config import BackboneConfig, ComputeConfig, PlaidConfig
 from cola_jax.models import layers
 from cola_jax.models.axes import lay_out
-from cola_jax.models.backbone import BackboneBlock, bidirectional
+from cola_jax.models.backbone import BackboneBlock, bidirectional, dense_init
 from cola_jax.models.cross_entropy import in_pieces
 
 FREQUENCIES = 32  # of the noise level's features, exp(-5) .. exp(5)
@@ -84,13 +84,8 @@ class Denoiser(nn.Module):
 
 
 def new_table(config: BackboneConfig, plaid: PlaidConfig, rng: jax.Array) -> jax.Array:
-    """Embeddings (V, E) fp32 to begin with: rows of unit length.
-
-    Only the direction of a row counts, but its gradient grows as its length falls: short rows would take up the whole of the
-    clip over all gradients, and turn far at each update.
-    """
-    rows = jax.random.normal(rng, (config.vocab_size, plaid.embedding_dim), jnp.float32)
-    return rows / jnp.linalg.norm(rows, axis=-1, keepdims=True)
+    """Embeddings (V, E) fp32 to begin with; only the direction of a row counts."""
+    return dense_init(config)(rng, (config.vocab_size, plaid.embedding_dim), jnp.float32)
 
 
 class Estimate(NamedTuple):

@@ -34,7 +34,7 @@ RULES: Rules = (
     (r"dit/time/in/kernel", P(None, "tensor")),
     (r"backbone/(input|self_condition|noise_level)/kernel", P(None, "tensor")),
     (r"embedding/table", P(None, "tensor")),
-    (r"schedule/(lowest_shift|highest_shift|inner|bias|outer)", P()),
+    (r"schedule/(lowest|highest|inner|bias|outer)", P()),
     (r"decoder/unpatch/kernel", P("fsdp", "tensor")),
     # (D, V): the same; it is split by token where it is multiplied (models.layers.ToVocabulary).
     (r"(decoder|backbone)/logits/kernel", P(("fsdp", "tensor"), None)),
