@@ -3,10 +3,11 @@
 python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12]
 
 Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
-(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of
-three, a third, one and three times tinyworld.py's: one run each at a fifth of the budget, judged by its own held-out loss; all
-else of the recipe is what tinyworld.py found for Cola. Then every family and seed trains and is judged. Killed, the same
-command continues. WORKDIR/table.md and families.json are written anew after every run.
+(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of a
+third, one and three times tinyworld.py's, and of up to four beyond for as long as the best one is an end of the grid: one run
+each at a fifth of the budget, judged by its own held-out loss; all else of the recipe is what tinyworld.py found for Cola. Then
+every family and seed trains and is judged. Killed, the same command continues. WORKDIR/table.md and families.json are written
+anew after every run.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from benchmarks import families_table, measure
+from benchmarks import families_table, measure, rate_search
 from cola_jax import comparison, config, runs
 from cola_jax.config import RunConfig
 from cola_jax.data import pipeline, tinyworld, tokenizers
-from cola_jax.evaluate import benchmark, stories, text_likelihood, world_tasks
+from cola_jax.evaluate import benchmark, protocol, stories, text_likelihood, world_tasks
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.families import FAMILIES
 from cola_jax.scaling.accounting import tokens_of
@@ -46,7 +47,7 @@ class Plan:
       config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
       seeds: of parameters and noise, a run of every family each.
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
-      rates: learning rates that are tried, over the config's.
+      rates: learning rates that are tried first, over the config's. extensions: how many more may be: `rate_search.search`.
       tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
       stories: openings and questions continued. texts: whose likelihood is told.
       repeats: of the timed generation.
@@ -57,6 +58,7 @@ class Plan:
     budget: float = 7e12
     searched: float = 0.2
     rates: tuple[float, ...] = (1 / 3, 1.0, 3.0)
+    extensions: int = 4
     tasks: tuple[str, ...] = tuple(world_tasks.FORMS)
     records: int = 60
     stories: int = 64
@@ -170,19 +172,22 @@ def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
 
 
 def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, Any]:
-    """Returns {"chosen": learning rate, "tried": {rate: held-out loss}}; a single rate is taken as it is."""
+    """Returns what `rate_search.search` finds; runs that are done are read, and a run that was stopped goes on."""
     own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
-    if len(plan.rates) == 1:
-        return {"chosen": own * plan.rates[0], "tried": {}}
-    tried = {}
-    for factor in sorted(plan.rates):
-        rate = own * factor
-        cfg = configured(plan, family, plan.seeds[0], rate, plan.searched * plan.budget, workdir, text)
+
+    def loss_of(factor: float) -> float:
+        cfg = configured(plan, family, plan.seeds[0], own * factor, plan.searched * plan.budget, workdir, text)
         place = workdir / "search" / f"{family}-{factor:.3g}"
         train(cfg, place, text)
-        tried[rate] = [line[HELDOUT_LOSS] for line in read_metrics(place) if HELDOUT_LOSS in line][-1]
-        print(f"search {family} learning rate {rate:.3g}: held-out loss {tried[rate]:.4f}", flush=True)
-    return {"chosen": min(tried, key=lambda rate: tried[rate]), "tried": {f"{rate:.3g}": tried[rate] for rate in tried}}
+        loss = [line[HELDOUT_LOSS] for line in read_metrics(place) if HELDOUT_LOSS in line][-1]
+        print(f"search {family} learning rate {own * factor:.3g}: held-out loss {loss:.4f}", flush=True)
+        return loss
+
+    found = rate_search.search(loss_of, own, plan.rates, plan.extensions)
+    if found["tried"]:
+        place = "inside the rates tried" if found["interior"] else "AT THE END of the rates tried"
+        print(f"search {family}: chose learning rate {found['chosen']:.3g}, {place}", flush=True)
+    return found
 
 
 def answer(workdir: Path, tasks: tuple[str, ...], records: int) -> None:
@@ -199,34 +204,39 @@ def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str,
 
     Returns:
       effort: how much was asked. tasks: a row of `harness.evaluate` by task and scorer. told, asked: the
-      `stories.story_figures` of openings and of questions.
+      `stories.story_figures` of openings and of questions. answers: how many different ones were given, and how many there are
+      among the right ones: a model that does not read its story gives as many as there are kinds of question.
       likelihood: of `text_likelihood.summarize`. tokens_per_second: of warm generation.
     """
     path, effort = workdir / "figures.json", {name: getattr(plan, name) for name in ("records", "stories", "texts")}
-    check(workdir, cfg)
-    if path.is_file():
-        figures = json.loads(path.read_text())
+    check(workdir, cfg, print)
+    figures = json.loads(path.read_text()) if path.is_file() else {}
+    if "answers" in figures:  # older ones lack it
         if figures["effort"] != effort:
             raise config.ConfigError(f"{path} was made with {figures['effort']}, not {effort}: give those or remove it")
         return figures
     train(cfg, workdir, text)
-    answer(workdir, tuple(world_tasks.PREFIX + name for name in plan.tasks), plan.records)
+    answer(workdir, tuple(protocol.BUILT_IN + name for name in plan.tasks), plan.records)
     summary = json.loads((workdir / "evaluation" / str(cfg.train.steps) / "summary.json").read_text())
     writer = Writer.load(workdir)
-    told, asked = (
-        stories.story_figures(stories.continuations(writer, plan.stories, cfg.seed, prompt))
-        for prompt in ("opening", "question")
-    )
+    told, asked = (stories.continuations(writer, plan.stories, cfg.seed, prompt) for prompt in ("opening", "question"))
     figures = {
         "effort": effort,
-        "tasks": [row for row in summary["scores"] if row["task"].startswith(world_tasks.PREFIX)],
-        "told": told,
-        "asked": asked,
+        "tasks": [row for row in summary["scores"] if row["task"].startswith(protocol.BUILT_IN)],
+        "told": stories.story_figures(told),
+        "asked": stories.story_figures(asked),
+        "answers": different_answers(cfg, asked),
         "likelihood": likelihood(writer, plan.texts),
         "tokens_per_second": speed(writer, plan.repeats),
     }
     path.write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def different_answers(cfg: RunConfig, asked: Sequence[stories.Pair]) -> dict[str, int]:
+    """Returns how many different answers were given to the held-out questions, and how many are right ones of some question."""
+    right = {tinyworld.answer_of(tinyworld.story(cfg.data.seed, "heldout", number)) for number in range(len(asked))}
+    return {"given": len({text.strip() for _, text in asked}), "right": len(right)}
 
 
 def likelihood(writer: Writer, count: int) -> dict[str, Any]:

@@ -37,10 +37,15 @@ def _made_of(facts: dict[str, Any], families: list[str]) -> str:
         "tokens seen": [f"{of[name]['tokens']:,}" for name in families],
         "training FLOPs": [f"{of[name]['flops']:.4g}" for name in families],
         "of which stage 1": [f"{of[name]['flops_stage_1']:.3g}" for name in families],
-        "learning rate": [f"{facts['rates'][name]['chosen']:.3g}" for name in families],
+        "learning rate": [_chosen(facts["rates"][name]) for name in families],
         "held-out loss in the search": [_tried(facts["rates"][name]["tried"]) for name in families],
     }
     return _table(["", *families], lines)
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """The rate, and that it is an end of the grid where it is: its optimum may lie beyond."""
+    return f"{found['chosen']:.3g}" + (" (an end of the grid)" if found["tried"] and not found["interior"] else "")
 
 
 def _tried(tried: dict[str, float]) -> str:
@@ -65,6 +70,8 @@ def _figures(rows: Rows, families: list[str]) -> str:
         add(f"{text}: well-formed sentences", lambda row, part=part: 100 * row[part]["well_formed"])
         chance = statistics.mean(100 * row[part]["chance"] for row in rows)
         add(f"{text}: entailed", lambda row, part=part: 100 * row[part]["entailed"], f"{chance:.1f}")
+    right = statistics.mean(row["answers"]["right"] for row in rows)
+    add(f"different answers, of {right:.0f} that are right", lambda row: row["answers"]["given"])
     add("-log p of held-out stories, nats a token", lambda row: row["likelihood"]["nats_per_token"], digits=3)
     kinds = {row["family"]: row["likelihood"]["kind"] for row in rows}
     lines["which is"] = [*({"bound": "at most"}.get(kinds[f], kinds[f]) for f in families), ""]

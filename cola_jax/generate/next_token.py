@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from cola_jax.config import RunConfig
 from cola_jax.generate import tokens
 from cola_jax.generate.keys import fold_rows
-from cola_jax.models import build
+from cola_jax.models import build, layers
 from cola_jax.models.backbone import causal
-from cola_jax.models.cache import Caches, append, grow
+from cola_jax.models.cache import Caches, grow
 
 
 class Progress(NamedTuple):
@@ -62,15 +62,16 @@ def write_tokens(
     cfg: RunConfig, params: Any, progress: Progress, keys_B: jax.Array, first: jax.Array, count: int
 ) -> tuple[Stretch, Progress]:
     """Writes `count` tokens. keys_B: one key a row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
-    net, variables = build.backbone(cfg), {"params": params["backbone"]}
-    rows = jnp.arange(keys_B.shape[0])
+    net, backbone = build.backbone(cfg), params["backbone"]
+    if not cfg.compute.scan_layers:
+        backbone = {**backbone, "blocks": layers.split_layers(backbone["blocks"])}  # here, and not for every token
+    variables, rows = {"params": backbone}, jnp.arange(keys_B.shape[0])
 
     def body(progress, place):
         keys = fold_rows(keys_B, place)
         chosen = tokens.choose(progress.logits[:, None], progress.seen, keys, cfg.sampling)
         log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
-        logits, fresh = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
-        cache = append(progress.cache, fresh, progress.length)
+        logits, cache = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
         seen = progress.seen.at[rows, chosen[:, 0]].set(True)
         return Progress(cache, progress.length + 1, seen, logits[:, 0]), (chosen[:, 0], log_prob)
 

@@ -15,7 +15,7 @@ from flax import linen as nn
 from cola_jax.config import BackboneConfig, ComputeConfig
 from cola_jax.models import attention, layers, visibility
 from cola_jax.models.axes import lay_out
-from cola_jax.models.cache import Caches, lay_down, slots
+from cola_jax.models.cache import Caches, append_layer, lay_down, slots
 
 Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, ComputeConfig], jax.Array]
 
@@ -119,23 +119,29 @@ class Backbone(nn.Module):
         )
         return self.final_norm(x), cache
 
-    def extend(self, tokens_BS: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
-        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and their own cache."""
+    def extend(self, tokens_BS: jax.Array, caches: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
+        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and the caches with theirs.
+
+        A layer writes its cache before it reads it. The other way round a loop of tokens could not write in place: the
+        compiler would copy every cache for every token, since the old one might still be read after the write.
+        """
         new = jnp.arange(tokens_BS.shape[1])
         rope = layers.rope_table(length_B[:, None] + new, self.head_dim, self.config.rope_theta)
         own = visibility.block_causal(new[:, None], new[None, :])
-        past_mask = attention.past_mask(length_B, slots(cache))
+        past_mask = attention.past_mask(length_B, slots(caches))  # the new tokens are attended to by themselves
 
-        def body(x, layer):
-            params, past = layer
+        def body(carry, layer):
+            (x, caches), (params, index) = carry, layer
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), past, past_mask, own)
-            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
+            caches, cache = append_layer(caches, index, k, v, length_B)
+            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), cache, past_mask, own)
+            return (self.block.apply({"params": params}, x, heads, method="finish"), caches), None
 
-        scan = self.compute.scan_layers
-        per_layer = layers.zip_layers(layers.blocks_of(self), cache, scan=scan)
-        x, fresh = layers.over_layers(body, self.embed(tokens_BS), per_layer, scan=scan, remat="none")
-        return self.to_logits(self.final_norm(x)), fresh
+        scan, count = self.compute.scan_layers, self.config.num_layers
+        index = jnp.arange(count) if scan else list(range(count))
+        per_layer = layers.zip_layers(layers.blocks_of(self), index, scan=scan)
+        (x, caches), _ = layers.over_layers(body, (self.embed(tokens_BS), caches), per_layer, scan=scan, remat="none")
+        return self.to_logits(self.final_norm(x)), caches
 
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
         return lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)

@@ -54,5 +54,34 @@ def append(caches: Caches, fresh: Caches, length_B: jax.Array) -> Caches:
     return jax.tree.map(both, caches, fresh, is_leaf=_is_cache)
 
 
+def append_layer(
+    caches: Caches, layer: int | jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: jax.Array
+) -> tuple[Caches, KVCache]:
+    """Writes keys and values of S positions behind the first `length_B` positions of each row of one layer.
+
+    The cache is indexed where it lies: moving its axes would make the compiler copy it.
+
+    Args:
+      layer: a Python integer where layers are a list, an int32 scalar where they are stacked.
+
+    Returns:
+      The caches of all layers, and that layer's.
+    """
+    rows, places = jnp.arange(len(length_B))[:, None], length_B[:, None] + jnp.arange(k_BSHK.shape[1])
+
+    def write(cache, *of_layer):
+        put = lambda x, index, new: x.at[(*of_layer, *index)].set(
+            new.astype(x.dtype), mode="promise_in_bounds", indices_are_sorted=True, unique_indices=True
+        )
+        k = put(cache.k, (rows, slice(None), slice(None), places), k_BSHK)
+        return KVCache(k, put(cache.v, (rows, slice(None), places), v_BSHK))
+
+    if isinstance(caches, list):
+        written = write(caches[layer])
+        return [*caches[:layer], written, *caches[layer + 1 :]], written
+    caches = write(caches, layer)
+    return caches, jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, layer, 0, keepdims=False), caches)
+
+
 def _is_cache(x: Any) -> bool:
     return isinstance(x, KVCache)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
-from tiny import batch_of, close, config, packed, parameters
+from tiny import batch_of, close, config, packed, parameters, read_by
 
 from cola_jax.config import CHOICES, RunConfig
 from cola_jax.families import FAMILIES
@@ -28,7 +28,7 @@ LENGTHS = (8, 4)  # documents of a packed row of 16
 
 @functools.cache
 def setup(name, **changes):
-    cfg = config(family=name, **SMALL, **changes)
+    cfg = config(family=name, **read_by(name, SMALL | changes))
     return cfg, parameters(cfg)
 
 
@@ -103,10 +103,11 @@ LEARNT = {  # a metric in nats a token, after how many steps, and what is good
 
 @pytest.mark.parametrize("name", LEARNT)
 def test_a_small_repetitive_language_is_learnt(name):
+    more = {"plaid__bias_warmup_steps": 0} if name == "plaid" else {}
     cfg = config(
-        family=name, backbone__init_std=0.1, optimizer__learning_rate=1e-2, optimizer__warmup_steps=1,
+        family=name, **more, backbone__init_std=0.1, optimizer__learning_rate=1e-2, optimizer__warmup_steps=1,
         optimizer__schedule="constant", train__batch_size=16, train__accumulate=2, mesh__data=1, backbone__vocab_size=7,
-        backbone__dim=32, plaid__bias_warmup_steps=0,
+        backbone__dim=32,
     )  # fmt: skip
     family, mesh = FAMILIES[name], make_mesh(cfg.mesh, jax.devices()[:1])
     abstract = abstract_state(cfg, family, mesh)
@@ -122,8 +123,9 @@ def test_a_small_repetitive_language_is_learnt(name):
     first, last = np.mean(losses[:5]), np.mean(losses[-20:])
     assert first > 1.3 and last < good, (first, last)
     cfg = config(family=name, backbone__vocab_size=7, backbone__dim=32, sampling__max_new_tokens=6)
-    [[row]] = [new for new, _ in family.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2], pad_id=6)]
-    assert row == [0, 1, 2, 3, 4, 0]
+    [rows] = [new for new, _ in family.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2] * 32, pad_id=6)]
+    right = np.mean(np.array(rows) == [0, 1, 2, 3, 4, 0])
+    assert right > 0.8, f"{right} of the tokens of 32 samples; chance is 0.2"
 
 
 def written(cfg, params, prompts, **options):

@@ -13,7 +13,7 @@ from cola_jax.config import RunConfig
 from cola_jax.families import FAMILIES
 from cola_jax.models import build
 from cola_jax.models.backbone import bidirectional, causal
-from cola_jax.models.cache import append, grow
+from cola_jax.models.cache import grow
 
 B, L = 3, 12
 SEGMENTS = np.array([[1] * 4 + [2] * 8, [1] * 8 + [0] * 4, [1] * 12], np.int32)
@@ -98,8 +98,7 @@ def test_decoding_on_the_cache_gives_the_logits_of_whole_rows():
     _, cache = net.apply(variables, tokens[:, :8], PLACE[:, :8], None, causal, method="hidden")
     assert cache.k.shape == (2, B, 2, 4, 8)  # layers, rows, key heads, channels, tokens
     cache = grow(cache, L)
-    first, fresh = net.apply(variables, take(length, 3), cache, length, method="extend")
-    cache = append(cache, fresh, length)
+    first, cache = net.apply(variables, take(length, 3), cache, length, method="extend")
     second, _ = net.apply(variables, take(length + 3, 1), cache, length + 3, method="extend")
     whole = logits_of(cfg, params, tokens, "causal", None)
     for row, start in enumerate((3, 5, 8)):
