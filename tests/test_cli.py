@@ -222,3 +222,29 @@ def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr("cola_jax.evaluate.prompts.read", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         cli.main(["generate", "--workdir", "/", "--prompts", "x"])
+
+
+@pytest.mark.parametrize("interrupted,status", [(True, 143), (False, 0)])
+def test_a_run_that_a_signal_ended_after_its_checkpoint_is_told_from_one_that_is_done(
+    capsys, monkeypatch, text_config, tmp_path, interrupted, status
+):
+    from cola_jax import runs
+
+    monkeypatch.setattr(runs, "run", lambda *given, **named: runs.RunSummary(2, interrupted, {}, {}))
+    assert run(capsys, "train", "--config", f"{text_config}:vae", "--workdir", tmp_path / "run")[0] == status
+    if interrupted:
+        assert run(capsys, "demo", "--workdir", tmp_path / "demo")[0] == status
+
+
+def test_an_average_that_a_run_did_not_keep_is_one_line(capsys, trained, tmp_path):
+    status, out, err = run(capsys, "generate", "--workdir", trained["joint"], "--prompt", "A", "--ema")
+    assert status == 1 and out == "" and "has no average of the parameters (train.ema_decay)" in err[-1]
+    misused(
+        capsys,
+        "convert",
+        "import",
+        tmp_path / "folder",
+        tmp_path / "w",
+        "--ema",
+        part="takes no --step, --dtype or --ema",
+    )
