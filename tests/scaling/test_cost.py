@@ -81,10 +81,11 @@ def test_state_holds_parameters_moments_of_what_is_trained_and_the_reference():
 
 
 def test_an_interval_costs_the_mean_of_its_steps():
-    vae = {"objective__vae_from": "W", "objective__mask_weight": 0.0}  # a fixed VAE decodes no masked rows either
-    cost = lambda **changes: FAMILIES["cola"].cost(config(**vae, **changes))
-    joint, fixed = cost(), cost(objective__latent_policy="fixed")
-    interval = cost(objective__latent_policy="interval", objective__interval_period=4, objective__interval_joint=1)
+    cost = lambda **changes: FAMILIES["cola"].cost(config(objective__vae_from="W", **changes))
+    unmasked = {"objective__mask_weight": 0.0}  # a fixed VAE decodes no masked rows
+    joint, fixed = cost(**unmasked), cost(objective__latent_policy="fixed")
+    policy = {"objective__latent_policy": "interval", "objective__interval_period": 4, "objective__interval_joint": 1}
+    interval = cost(**policy, **unmasked)
     assert interval.total == pytest.approx(0.25 * joint.total + 0.75 * fixed.total)
     assert interval.state_bytes == joint.state_bytes
 
