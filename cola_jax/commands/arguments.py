@@ -140,17 +140,10 @@ def step_of(given: str | None, name: str = "--step") -> int | str | None:
 
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the sampling fields that the command line sets, by name.
-
-    Raises:
-      Misuse: for text that looks like a Python literal and is none.
-    """
+    """Returns the sampling fields that the command line sets, by name."""
     from cola_jax.config import literal
 
-    fields = {}
-    for name, text in options.assignments:
-        fields[name] = literal(text)
-    return fields
+    return {name: literal(text) for name, text in options.assignments}
 
 
 def is_stdout(path: str | None) -> bool:
