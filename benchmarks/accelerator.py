@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import measure, trace
 from cola_jax import config
-from cola_jax.compile import program_of
+from cola_jax.aot.compile import program_of
 from cola_jax.config import RunConfig, for_platform, without_kernels
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.chips import GiB, chip_of

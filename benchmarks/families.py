@@ -22,16 +22,17 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks import families_table, measure, rate_search
-from cola_jax import comparison, config, runs
+from cola_jax import config, runs
 from cola_jax.config import RunConfig
 from cola_jax.data import pipeline, tinyworld, tokenizers
 from cola_jax.evaluate import benchmark, protocol, stories, text_likelihood, world_tasks
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.families import FAMILIES
+from cola_jax.runs import comparison
+from cola_jax.runs.writer import Writer
 from cola_jax.scaling.accounting import tokens_of
 from cola_jax.train.metrics import read_metrics
-from cola_jax.train.workdir import check
-from cola_jax.writer import Writer
+from cola_jax.train.workdir import TOKENIZER, check
 
 COMPARED = ("cola", "ar", "llada", "plaid")
 CONDITIONAL = ("ar", "llada")  # what they tell of a text behind another is no difference of bounds
@@ -146,14 +147,14 @@ def flops(cfg: RunConfig) -> float:
 def shared(plan: Plan, workdir: Path) -> Shared:
     """Makes tokenizer and rows, which are the same in every family's config; the tokenizer stays in `workdir`."""
     cfg = stage_1(plan, plan.seeds[0])
-    tokenizer = tokenizers.build(cfg, workdir / runs.TOKENIZER)
+    tokenizer = tokenizers.build(cfg, workdir / TOKENIZER)
     return Shared(tokenizer, pipeline.build_corpus(cfg, tokenizer))
 
 
 def train(cfg: RunConfig, workdir: Path, text: Shared) -> None:
     """Trains a run, or what is left of it."""
-    if not tokenizers.is_saved(workdir / runs.TOKENIZER):
-        tokenizers.save(text.tokenizer, workdir / runs.TOKENIZER)
+    if not tokenizers.is_saved(workdir / TOKENIZER):
+        tokenizers.save(text.tokenizer, workdir / TOKENIZER)
     if runs.run(cfg, workdir, corpus=text.corpus).interrupted:
         raise KeyboardInterrupt
 

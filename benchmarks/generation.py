@@ -19,12 +19,12 @@ import numpy as np
 
 from benchmarks import measure, reference
 from benchmarks.train_step import SIZES
+from cola_jax.aot import hlo
 from cola_jax.config import ComputeConfig, RunConfig, SamplingConfig, TextVAEConfig
 from cola_jax.families import cola
 from cola_jax.generate import blocks
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
-from cola_jax.parallel import hlo
 
 PROMPT, NEW = 64, 64
 

@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import measure
 from cola_jax import config
-from cola_jax.compile import compile_for
+from cola_jax.aot.compile import compile_for
 
 DEVICES = (1, 2, 4, 8)
 

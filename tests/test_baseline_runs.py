@@ -10,9 +10,9 @@ from tiny import close
 from cola_jax import cli, config
 from cola_jax.config import ConfigError, differences
 from cola_jax.interop import llama
+from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
-from cola_jax.writer import Writer
 
 TINY = {
     "backbone.vocab_size": 259, "backbone.dim": 16, "backbone.ffn_dim": 24, "backbone.num_layers": 2,

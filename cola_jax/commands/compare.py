@@ -22,7 +22,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from cola_jax import comparison
+    from cola_jax.runs import comparison
 
     compared = comparison.compare(options.configs)
     print(json.dumps(compared, indent=2) if options.json else comparison.as_text(compared))

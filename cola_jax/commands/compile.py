@@ -43,14 +43,14 @@ def run(options: argparse.Namespace) -> int:
         return show_saved(options)
     if not options.config or not options.topology:
         raise Misuse("compile needs --config and --topology (or --load FILE)")
-    from cola_jax.parallel import topology
+    from cola_jax.aot import topology
 
     for name in options.topology:
         topology.check(name)
     become_able_to_compile(options.topology)
     from cola_jax import config
-    from cola_jax.compile import as_text, compile_for
-    from cola_jax.executable import save
+    from cola_jax.aot.compile import as_text, compile_for
+    from cola_jax.aot.executable import save
     from cola_jax.families import FAMILIES
 
     cfg = config.resolve(config.override(config.load(options.config), options.assignments))
@@ -87,8 +87,8 @@ def become_able_to_compile(topologies: list[str]) -> None:
 def show_saved(options: argparse.Namespace) -> int:
     if options.config or options.topology or options.save:
         raise Misuse("--load prints the report of a kept executable: it takes no --config, --topology or --save")
-    from cola_jax.compile import as_text
-    from cola_jax.executable import load_report
+    from cola_jax.aot.compile import as_text
+    from cola_jax.aot.executable import load_report
 
     report = load_report(options.load)
     if not options.json:
@@ -99,6 +99,6 @@ def show_saved(options: argparse.Namespace) -> int:
 
 def show_json(options: argparse.Namespace, reports: list) -> None:
     if options.json:
-        from cola_jax.compile import as_json
+        from cola_jax.aot.compile import as_json
 
         print(json.dumps([as_json(report) for report in reports], indent=2))

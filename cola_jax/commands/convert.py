@@ -31,8 +31,8 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax import config
-    from cola_jax.convert import export_released, import_released
-    from cola_jax.convert_llama import FAMILIES_OF_THE_FORM, export_llama, import_llama
+    from cola_jax.interop.convert import export_released, import_released
+    from cola_jax.interop.convert_llama import FAMILIES_OF_THE_FORM, export_llama, import_llama
     from cola_jax.interop.llama import is_llama, refuse_others
     from cola_jax.train.workdir import stored_config
 

@@ -17,7 +17,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from cola_jax.demo import demo
+    from cola_jax.demo.demo import demo
 
     demo(options.workdir, seed=options.seed, overrides=options.assignments)
     return 0

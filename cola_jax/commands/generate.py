@@ -55,7 +55,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import prompts
-    from cola_jax.writer import Writer
+    from cola_jax.runs.writer import Writer
 
     at_least(options, {"batch_size": 1})
     below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH})

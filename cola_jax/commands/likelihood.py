@@ -59,7 +59,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import text_likelihood
-    from cola_jax.writer import Writer
+    from cola_jax.runs.writer import Writer
 
     at_least(options, {"limit": 1, "batch_size": 1, "prompt_tokens": 0, "draws": 1, "steps": 1})
     below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH, "draws": MANY, "steps": MANY})

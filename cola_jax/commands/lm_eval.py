@@ -54,8 +54,8 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import lm_harness
     from cola_jax.evaluate.harness import Plan
+    from cola_jax.runs.writer import Writer
     from cola_jax.train.checkpoint import chosen_step
-    from cola_jax.writer import Writer
 
     at_least(options, {"limit": 1, "batch_size": 1, "max_new_tokens": 1, "context": 0})
     below(options, {"seed": 2**32, "batch_size": LARGEST_BATCH})  # the harness gives the seed to numpy

@@ -36,7 +36,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import quality
-    from cola_jax.writer import Writer
+    from cola_jax.runs.writer import Writer
 
     at_least(options, {"batch_size": 1})
     below(options, {"batch_size": LARGEST_BATCH})

@@ -9,9 +9,9 @@ from typing import Protocol
 from cola_jax.config import RunConfig, vocabulary
 from cola_jax.data.errors import DataError, Warn
 from cola_jax.data.packing import Row
+from cola_jax.data.progress_bar import bar
 from cola_jax.data.sources import Division, Documents, by_reason
 from cola_jax.data.tokenizers import Tokenizer
-from cola_jax.progress_bar import bar
 
 LONGEST_EXAMPLE = 20  # characters that a warning shows
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from cola_jax.config.fields import DataConfig, SourceConfig
 from cola_jax.data import array_records, columns, files, pydocs, text_files, tinyworld
 from cola_jax.data.errors import BadRecord, DataError
-from cola_jax.progress_bar import bar
+from cola_jax.data.progress_bar import bar
 
 
 class Documents(Protocol):

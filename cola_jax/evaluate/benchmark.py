@@ -21,8 +21,8 @@ from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Record, read_records
 from cola_jax.evaluate.report import machine
 from cola_jax.parallel.mesh import make_mesh
+from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import chosen_step
-from cola_jax.writer import Writer
 
 
 @dataclass(frozen=True)

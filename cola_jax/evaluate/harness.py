@@ -22,11 +22,11 @@ from jax.experimental import multihost_utils
 from cola_jax import storage
 from cola_jax.config import differences, identity
 from cola_jax.data.errors import DataError
+from cola_jax.data.progress_bar import bar
 from cola_jax.evaluate import scoring, summary, world_tasks
 from cola_jax.evaluate.protocol import Task, prompt_of
 from cola_jax.evaluate.records import Generation, Record
-from cola_jax.progress_bar import bar
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 LEAST_BUCKET = 16  # tokens
 

@@ -12,9 +12,9 @@ from cola_jax.config import ConfigError, resolve, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.evaluate import embedding, landscape, latents, plots
 from cola_jax.families.likelihood import Effort
-from cola_jax.runs import TOKENIZER
 from cola_jax.storage import local
 from cola_jax.train.checkpoint import load_params
+from cola_jax.train.workdir import TOKENIZER
 
 
 @dataclass(frozen=True)

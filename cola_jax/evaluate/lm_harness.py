@@ -14,7 +14,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.evaluate import harness
 from cola_jax.evaluate.harness import Plan, Question
 from cola_jax.evaluate.records import Record
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 READ = ("until", "max_gen_toks", "do_sample", "temperature")  # generation arguments that are honoured
 

@@ -16,10 +16,10 @@ from cola_jax.config import ConfigError, resolve
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import latents
-from cola_jax.runs import TOKENIZER
 from cola_jax.storage import local
 from cola_jax.train.checkpoint import chosen_step, load_params
 from cola_jax.train.stored import folder, steps_in
+from cola_jax.train.workdir import TOKENIZER
 
 RIDGE = 1e-3  # of the probe, relative to the mean square of a channel
 

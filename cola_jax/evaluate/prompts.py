@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.generate.prompts import PromptError
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
 COMPRESSED = {".gz", ".bz2", ".zst"}

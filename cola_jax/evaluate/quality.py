@@ -13,7 +13,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.evaluate import stories, text_likelihood, variety
 from cola_jax.evaluate.records import json_lines
 from cola_jax.evaluate.text_likelihood import Pair
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 ORDERS = (1, 2, 3, 4)  # n of distinct-n
 REPEATED = 4  # n of self-repetition

@@ -12,7 +12,7 @@ from typing import Any
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data import tinyworld, tinyworld_check
 from cola_jax.evaluate import variety
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 PROMPTS = {"opening": tinyworld.prompt_of, "question": tinyworld.question_prompt}
 Pair = tuple[str, str]

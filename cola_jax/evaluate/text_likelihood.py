@@ -12,13 +12,13 @@ import numpy as np
 
 from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
+from cola_jax.data.progress_bar import bar
 from cola_jax.evaluate import latents
 from cola_jax.evaluate.harness import bucket
 from cola_jax.evaluate.records import read_records
 from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import Effort
-from cola_jax.progress_bar import bar
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": (),
          "plaid": ("draws",)}  # fmt: skip

@@ -16,9 +16,8 @@ from cola_jax.interop import llama, released
 from cola_jax.interop.tensor_names import GROUPS as RELEASED_GROUPS
 from cola_jax.train import checkpoint
 from cola_jax.train.loop import Continued
-from cola_jax.train.workdir import stored_config
+from cola_jax.train.workdir import TOKENIZER, stored_config
 
-TOKENIZER = "tokenizer"  # folder of a workdir
 # Which group of the config sizes a parameter group, and its fields of which the parameters know nothing.
 SIZED_BY = {"encoder": "vae", "decoder": "vae", "dit": "dit", "backbone": "backbone"}
 APART = ("dit.zero_init", "backbone.init_std", "vae.latent_shift", "vae.latent_scale")

@@ -8,20 +8,19 @@ from pathlib import Path
 from typing import TextIO
 
 from cola_jax import storage
+from cola_jax.aot.executable import updates_for
 from cola_jax.config import ConfigError, RunConfig, differences, to_dict
 from cola_jax.data import fingerprint, pipeline, tokenizers
 from cola_jax.data.sentencepieces import EOS_TOKEN, PAD_TOKEN, SentencePieceTokenizer
-from cola_jax.executable import updates_for
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.hosts import from_first, host_share
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs import starts
-from cola_jax.runs.starts import TOKENIZER as TOKENIZER
 from cola_jax.train.checkpoint import tokenizer_files
 from cola_jax.train.loop import RunSummary, train
 from cola_jax.train.stored import folder as checkpoints_of
 from cola_jax.train.stored import steps_in
-from cola_jax.train.workdir import check, stored_config
+from cola_jax.train.workdir import TOKENIZER, check, stored_config
 
 
 def run(

@@ -15,6 +15,8 @@ from cola_jax.errors import UserError
 from cola_jax.train.optimizer import rates
 from cola_jax.train.stored import folder, steps_in
 
+TOKENIZER = "tokenizer"  # folder of a workdir
+
 Say = Callable[[str], None]
 
 

@@ -17,7 +17,7 @@ from cola_jax.config.paths import defaults, flat, metadata, nested
 from cola_jax.config.reads import SWITCHES, unread_fields
 from cola_jax.errors import ConfigWarning
 from cola_jax.families import FAMILIES
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 SMALL = {
     "train__steps": 3, "train__log_every": 2, "train__batch_size": 4, "train__eval_every": 0, "train__plot_every": 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tiny
 
 from cola_jax.data.tokenizers import BytesTokenizer
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 CHANGES = {
     "vae__vocab_size": 258,

@@ -14,8 +14,8 @@ from cola_jax.data.errors import DataError
 from cola_jax.data.tokenizers import BytesTokenizer
 from cola_jax.evaluate import prompts
 from cola_jax.generate.prompts import PromptError
+from cola_jax.runs.writer import Writer
 from cola_jax.storage import StorageError
-from cola_jax.writer import Writer
 
 
 def texts(path):

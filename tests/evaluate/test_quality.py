@@ -15,7 +15,7 @@ from cola_jax.evaluate import quality, variety
 from cola_jax.evaluate.quality import Written
 from cola_jax.families import ar
 from cola_jax.families.likelihood import Effort
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 STORY = "Anna was in the kitchen. Anna went to the garden. Where is Anna? Answer: the garden."
 

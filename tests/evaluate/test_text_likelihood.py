@@ -14,7 +14,7 @@ from cola_jax.data.tokenizers import BytesTokenizer
 from cola_jax.evaluate import text_likelihood as told
 from cola_jax.families import ar
 from cola_jax.families.likelihood import Effort
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 EFFORT = Effort(1, 1, "euler", "exact", "elbo")
 

@@ -16,10 +16,10 @@ from release_folder import GOLDENS, PARTS, copy_of, released_folder, tensors_of,
 from cola_jax import cli
 from cola_jax.data import tokenizers
 from cola_jax.interop import release, released
+from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import load_params, save_params
 from cola_jax.train.integrity import leaves_by_path
 from cola_jax.train.workdir import write_config
-from cola_jax.writer import Writer
 
 CONFIGS = (released.read_vae_config, released.read_dit_config)
 FORMS = [("float32", 1), ("float32", 3), ("bfloat16", 1), ("bfloat16", 2)]
@@ -83,7 +83,7 @@ ON_FOUR_DEVICES = """
 import sys
 from pathlib import Path
 import jax, numpy as np
-from cola_jax import convert
+from cola_jax.interop import convert
 from cola_jax.config import RunConfig
 from cola_jax.interop import released
 folder = Path(sys.argv[1]) / "cola_dit"

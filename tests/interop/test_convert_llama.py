@@ -11,8 +11,8 @@ from release_folder import GOLDENS, write_tokenizer
 
 from cola_jax import cli
 from cola_jax.interop import llama
+from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import load_params
-from cola_jax.writer import Writer
 
 
 def convert(capsys, *arguments):

@@ -11,11 +11,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny import close, config
 
+from cola_jax.aot.topology import devices_of
 from cola_jax.config import ComputeConfig, ConfigError, MeshConfig, RunConfig, for_platform
 from cola_jax.config.axes import BATCH_AXES
 from cola_jax.models import attention, pairs, splash
 from cola_jax.parallel.mesh import make_mesh
-from cola_jax.parallel.topology import devices_of
 
 B, N, H, K, S = 2, 256, 2, 128, 16
 SEGMENTS = np.repeat([[1, 2, 0], [1, 2, 3]], [96, 128, 32], axis=1)

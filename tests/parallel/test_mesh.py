@@ -6,10 +6,10 @@ import pytest
 from jax.sharding import AxisType
 
 from cola_jax import config
+from cola_jax.aot.topology import devices_of
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
 from cola_jax.parallel.hosts import batch_putter, highest_vote, host_share, process_rows
 from cola_jax.parallel.mesh import AXES, MeshError, axis_sizes, check_batch, check_model, make_mesh, sizes_across
-from cola_jax.parallel.topology import devices_of
 from experiments._machines import MACHINES
 
 

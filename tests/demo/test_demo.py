@@ -9,16 +9,16 @@ import pytest
 from cola_jax import runs
 from cola_jax.config import ConfigError
 from cola_jax.data import tokenizers
-from cola_jax.demo import Clock, demo, evaluate, stage_configs
+from cola_jax.demo.demo import Clock, demo, evaluate, stage_configs
+from cola_jax.demo.world_report import Plan
 from cola_jax.errors import Preempted
-from cola_jax.evaluate.world_report import Plan
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
 from cola_jax.train.loop import RunSummary
 from cola_jax.train.state import abstract_state, init_state
 from cola_jax.train.stored import CheckpointError
-from cola_jax.train.workdir import write_config
+from cola_jax.train.workdir import TOKENIZER, write_config
 
 SMALL = [
     ("tokenizer.kind", "bytes"),
@@ -54,10 +54,10 @@ PLAN = Plan(
 
 def end_at_once(cfg, workdir, stream):
     """What `runs.run` leaves behind after its last step, with the parameters of the first: no step is compiled."""
-    tokenizer = tokenizers.build(cfg, workdir / runs.TOKENIZER)
+    tokenizer = tokenizers.build(cfg, workdir / TOKENIZER)
     abstract = abstract_state(cfg, FAMILIES[cfg.family], make_mesh(cfg.mesh))
     state = init_state(cfg, FAMILIES[cfg.family], abstract)
-    checkpoints = Checkpoints(workdir, cfg, tokenizer_files(workdir / runs.TOKENIZER), print)
+    checkpoints = Checkpoints(workdir, cfg, tokenizer_files(workdir / TOKENIZER), print)
     checkpoints.save(dataclasses.replace(state, step=state.step + cfg.train.steps), {})
     checkpoints.close()
     write_config(workdir, cfg)

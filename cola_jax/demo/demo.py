@@ -13,11 +13,12 @@ from typing import Any, TextIO
 from cola_jax import config, runs
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data.tinyworld_check import by_question
+from cola_jax.demo import world_report
+from cola_jax.demo.world_report import Plan
 from cola_jax.errors import Preempted
-from cola_jax.evaluate import stories, world_report
+from cola_jax.evaluate import stories
 from cola_jax.evaluate.report import machine, write_report
-from cola_jax.evaluate.world_report import Plan
-from cola_jax.writer import Writer
+from cola_jax.runs.writer import Writer
 
 SET_BY_DEMO = ("family", "objective.vae_from", "train.init_from")
 SHOWN = 3  # samples printed

@@ -1,7 +1,7 @@
 import pytest
 
+from cola_jax.aot.topology import TOPOLOGIES, TopologyError, check, devices_of
 from cola_jax.parallel.chips import TPU_CORES, chip_of
-from cola_jax.parallel.topology import TOPOLOGIES, TopologyError, check, devices_of
 
 
 @pytest.mark.parametrize("name", ["v5p:3x3x3", "v9:2x2", "v5e", "", "cpu:0", "v5e:2x2*0", "v5e:2x2*x", "gpu:8"])

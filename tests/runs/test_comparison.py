@@ -5,7 +5,8 @@ import re
 
 import pytest
 
-from cola_jax import cli, comparison
+from cola_jax import cli
+from cola_jax.runs import comparison
 
 SPECS = ["cola_2b:joint,P,W", "ar_2b:P", "llada_2b:P", "plaid_2b:P"]
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from cola_jax import progress_bar
+from cola_jax.data import progress_bar
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import Place, PromptError
 from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
-from cola_jax.runs import TOKENIZER
 from cola_jax.storage import check_text, local
 from cola_jax.train.checkpoint import load_params
+from cola_jax.train.workdir import TOKENIZER
 
 NEEDS_A_TOKEN = ("ar",)  # families that cannot begin a text
 

@@ -13,16 +13,23 @@ from ml_collections import ConfigDict
 
 from cola_jax import storage
 from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dict
-from cola_jax.convert import RECORD, Say, beside_the_tokenizer, new_folder, outside, roomiest_mesh_of, special_names
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.data.errors import DataError
 from cola_jax.families import FAMILIES
 from cola_jax.interop import llama
+from cola_jax.interop.convert import (
+    RECORD,
+    Say,
+    beside_the_tokenizer,
+    new_folder,
+    outside,
+    roomiest_mesh_of,
+    special_names,
+)
 from cola_jax.parallel import rules
-from cola_jax.runs import TOKENIZER
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
-from cola_jax.train.workdir import stored_config, write_config
+from cola_jax.train.workdir import TOKENIZER, stored_config, write_config
 
 FAMILIES_OF_THE_FORM = ("ar", "llada")
 OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read

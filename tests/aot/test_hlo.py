@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cola_jax.parallel import hlo
+from cola_jax.aot import hlo
 
 LAYERS, B, N, D, H = 5, 3, 8, 16, 2
 

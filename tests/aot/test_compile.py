@@ -8,10 +8,11 @@ import sys
 import pytest
 from tiny import config
 
-from cola_jax import cli, compile
+from cola_jax import cli
+from cola_jax.aot import compile
+from cola_jax.aot.topology import devices_of
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.mesh import make_mesh
-from cola_jax.parallel.topology import devices_of
 
 SMALL = {"mesh__data": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "dit__num_layers": 2}
 

@@ -12,8 +12,8 @@ import numpy as np
 from cola_jax.config import RunConfig
 from cola_jax.evaluate import latents, plots, stories, trace
 from cola_jax.evaluate.report import Picture, Report, Table, percent, samples_of, table_of
+from cola_jax.runs.writer import Writer
 from cola_jax.train.metrics import read_metrics
-from cola_jax.writer import Writer
 
 STAGES = ("vae", "joint")
 TRACED_LATENTS = 8  # of the blocks that follow an opening

@@ -20,7 +20,7 @@ from cola_jax.train.metrics import read_metrics
 from cola_jax.train.stored import CheckpointError, steps_in
 from cola_jax.train.workdir import WorkdirError
 
-GOLDENS = Path(__file__).parent / "data" / "goldens"
+GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 SMALL = {
     "train__steps": 4, "train__log_every": 1, "train__eval_every": 0, "train__plot_every": 0, "tokenizer__kind": "bytes",
     "data__generated_documents": 20, "data__heldout_documents": 8, "checkpoint__every": 2, "optimizer__warmup_steps": 1,

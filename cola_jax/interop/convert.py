@@ -28,9 +28,8 @@ from cola_jax.interop.released_config import check_pair, read_json
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import MeshError, make_mesh
-from cola_jax.runs import TOKENIZER
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
-from cola_jax.train.workdir import WorkdirError, stored_config, write_config
+from cola_jax.train.workdir import TOKENIZER, WorkdirError, stored_config, write_config
 
 RECORD = "released"  # folder of an imported workdir
 PARTS = ("cola_vae", "cola_dit")

@@ -13,13 +13,13 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from cola_jax.aot import hlo
+from cola_jax.aot.topology import devices_of
 from cola_jax.config import ConfigError, RunConfig, for_platform, without_kernels
 from cola_jax.families import FAMILIES
-from cola_jax.parallel import hlo
 from cola_jax.parallel.chips import GiB, chip_of
 from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, make_mesh
 from cola_jax.parallel.rules import shardings
-from cola_jax.parallel.topology import devices_of
 from cola_jax.scaling import accounting
 from cola_jax.train.state import abstract_state
 from cola_jax.train.step import train_step

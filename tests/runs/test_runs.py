@@ -17,11 +17,12 @@ from cola_jax.families import FAMILIES
 from cola_jax.interop import released
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs import starts
+from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
-from cola_jax.writer import Writer
+from cola_jax.train.workdir import TOKENIZER
 
-GOLDEN = Path(__file__).parent / "data" / "goldens" / "base"
+GOLDEN = Path(__file__).parents[1] / "data" / "goldens" / "base"
 
 
 def cfg_of(text_config, stage, **changes):
@@ -65,7 +66,7 @@ def test_the_second_stage_starts_from_the_first_ones_vae(trained, text_config):
 
 
 def test_the_tokenizer_of_the_vae_is_taken_over_and_another_one_refused(trained, text_config, tmp_path):
-    assert tokenizers.load(trained["joint"] / runs.TOKENIZER).vocab_size == 258
+    assert tokenizers.load(trained["joint"] / TOKENIZER).vocab_size == 258
     pieces = cfg_of(text_config, f"joint,{trained['vae']}", tokenizer__kind="sentencepiece", tokenizer__vocab_size=300)
     assert "tokenizer.kind: 'bytes' -> 'sentencepiece'" in refused(pieces, tmp_path / "joint")
 

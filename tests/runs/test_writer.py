@@ -10,8 +10,8 @@ from cola_jax.data import tinyworld
 from cola_jax.data.sentencepieces import train_sentencepiece
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import PromptError
+from cola_jax.runs.writer import Cut, Writer
 from cola_jax.train.stored import CheckpointError
-from cola_jax.writer import Cut, Writer
 
 PROMPTS = ["Anna has ", "", "Story 3. Anna gives", "ä — ß"]
 
@@ -129,7 +129,7 @@ def test_the_text_ends_where_the_document_does(writer, monkeypatch):
         yield [[33, 257, 104]], None
         yield [[104, 104, 104]], None
 
-    from cola_jax import writer as module
+    from cola_jax.runs import writer as module
 
     family = module.FAMILIES["cola"]
     monkeypatch.setitem(module.FAMILIES, "cola", type(family)(**{**vars(family), "generate": family_that_ends}))

@@ -12,7 +12,7 @@ from test_cli import commands, misused, run
 from cola_jax import cli
 from cola_jax.commands.arguments import local_path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {  # what else a command needs to come as far as its paths
     "train": ["--workdir", "w"], "generate": ["--workdir", "w", "--prompt", "a"],
     "evaluate": ["--workdir", "w", "--tasks", "a"],
@@ -137,7 +137,7 @@ def test_an_output_keeps_what_it_held_until_all_is_written(capsys, tmp_path, tra
     output.write_text("old\n")
     arguments = ("generate", "--workdir", trained["joint"], "--prompts", tmp_path / "p.txt", "--output", output)
     with monkeypatch.context() as broken:
-        broken.setattr("cola_jax.writer.Writer.stream_rows", lambda *_, **__: 1 / 0)
+        broken.setattr("cola_jax.runs.writer.Writer.stream_rows", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli.main([str(argument) for argument in arguments])
     assert output.read_text() == "old\n"

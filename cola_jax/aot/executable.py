@@ -15,7 +15,7 @@ import jaxlib
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from cola_jax.compile import Report
+from cola_jax.aot.compile import Report
 from cola_jax.config import ConfigError, RunConfig, changes, from_stored, to_dict
 from cola_jax.families import FAMILIES
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from tiny import batch_of, config
 
-from cola_jax import compile, executable, runs
 from cola_jax import config as settings
+from cola_jax import runs
+from cola_jax.aot import compile, executable
 from cola_jax.config import ConfigError
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.hosts import batch_putter
