@@ -92,7 +92,8 @@ def generation_rate(cfg: RunConfig, mesh: jax.sharding.Mesh, params, rows: int, 
     cfg, count = without_kernels(cfg), rows * mesh.size
     prompts = np.random.default_rng(1).integers(0, cfg.vae.vocab_size, (count, prompt)).tolist()
     place = lambda array: jax.device_put(jnp.asarray(array), batch_sharding(mesh))
-    write = lambda: [tokens for tokens, _ in FAMILIES[cfg.family].generate(cfg, params, prompts, pad_id=0, place=place)]
+    generate = FAMILIES[cfg.family].generator.generate
+    write = lambda: [tokens for tokens, _ in generate(cfg, params, prompts, pad_id=0, place=place)]
     written = sum(len(row) for block in write() for row in block)
     return written / measure.seconds(write, repeats)
 
@@ -100,7 +101,7 @@ def generation_rate(cfg: RunConfig, mesh: jax.sharding.Mesh, params, rows: int, 
 def report(cfg: RunConfig, name: str, options: argparse.Namespace) -> None:
     """Measures one shape and prints it."""
     mesh = make_mesh(cfg.mesh)
-    device, cost = mesh.devices.flat[0], FAMILIES[cfg.family].cost(cfg)
+    device, cost = mesh.devices.flat[0], FAMILIES[cfg.family].objective.cost(cfg)
     cfg, compute = for_platform(cfg, device.platform)
     print(f"{name}: {sum(cost.params.values()):,} parameters, {cost.useful / 1e9:.4g} useful GFLOPs a token")
     print(

@@ -136,7 +136,7 @@ def in_steps(tree: Any, steps: int) -> RunConfig:
 
 def a_step(cfg: RunConfig) -> float:
     """FLOPs of a training step."""
-    return FAMILIES[cfg.family].cost(cfg).total * tokens_of(cfg, 1)
+    return FAMILIES[cfg.family].objective.cost(cfg).total * tokens_of(cfg, 1)
 
 
 def flops(cfg: RunConfig) -> float:

@@ -76,7 +76,7 @@ def test_every_family_spends_the_same_flops_to_less_than_a_step(plan, compared):
     told = json.loads((compared[0] / "families.json").read_text())
     for family, found in told["families"].items():
         stored = config.resolve(json.loads((compared[0] / f"{family}-5" / "config.json").read_text()))
-        a_step = FAMILIES[family].cost(stored).total * tokens_of(stored, 1)
+        a_step = FAMILIES[family].objective.cost(stored).total * tokens_of(stored, 1)
         assert 0 <= plan.budget - found["flops"] < a_step, family
         assert found["steps"] == stored.train.steps
     assert told["families"]["cola"]["flops_stage_1"] > 0 == told["families"]["ar"]["flops_stage_1"]

@@ -73,7 +73,7 @@ def read_by(family: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def parameters(cfg: RunConfig, seed: int = 0) -> Any:
     """Parameters of the family of `cfg`, drawn here: kernels that keep the size of what they multiply, gains near 1."""
-    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
     random = np.random.default_rng(seed)
 
     def draw(path: Any, leaf: Any) -> jax.Array:

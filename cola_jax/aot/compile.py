@@ -91,15 +91,15 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
     abstract = abstract_state(cfg, family, mesh)
     if name == "train":
         batch = abstract_batch(cfg, mesh)
-        return Program(train_step(cfg, family, family.trained(cfg, 0), mesh, abstract), (abstract, batch))
-    if family.generate_step is None:
-        raise ConfigError(f"family {cfg.family!r} does not write text by itself: it has no generate step to compile")
+        return Program(train_step(cfg, family, family.training(cfg, 0).groups, mesh, abstract), (abstract, batch))
+    if family.generator is None:
+        raise ConfigError(f"family {cfg.family!r} does not generate text: it has no step of generation to compile")
     placed = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         abstract.params,
         shardings(abstract.params, mesh),
     )
-    function, arguments = family.generate_step(cfg, placed, rows, prompt)
+    function, arguments = family.generator.step(cfg, placed, rows, prompt)
     return Program(function, jax.tree.map(lambda x: _by_rows(x, mesh, rows), arguments))
 
 
@@ -118,10 +118,9 @@ def _by_rows(leaf: Any, mesh: Mesh, rows: int) -> Any:
 
 def abstract_batch(cfg: RunConfig, mesh: Mesh) -> dict[str, Any]:
     """Returns the shapes and shardings of a global batch."""
-    shape, place = (cfg.train.batch_size, cfg.train.sequence_length), batch_sharding(mesh)
-    of = lambda shape, dtype: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-    batch = {name: of(shape, "int32") for name in ("tokens", "segments", "positions")}
-    return batch | {"weights": of(shape, "float32"), "rows": of(shape[:1], "int32")}
+    place = batch_sharding(mesh)
+    spec = FAMILIES[cfg.family].objective.batch_spec(cfg)
+    return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in spec.items()}
 
 
 def compile_for(
@@ -163,7 +162,7 @@ class OurCount(NamedTuple):
 
 def our_count(cfg: RunConfig, devices: int) -> OurCount:
     """Counts a training step. Splash attention computes its scores again in each of two backward kernels."""
-    cost, tokens = FAMILIES[cfg.family].cost(cfg), accounting.tokens_of(cfg, 1) / devices
+    cost, tokens = FAMILIES[cfg.family].objective.cost(cfg), accounting.tokens_of(cfg, 1) / devices
     matmuls = 9 if cfg.compute.remat == "none" else 11  # of the kernels, where the mathematics has 6
     kernels = cost.attention * matmuls / 6 if cfg.compute.attention == "splash" else 0.0
     return OurCount(cost.useful * tokens, kernels * tokens)

@@ -67,7 +67,7 @@ def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str,
             f"{path} was compiled for another run, on {report.topology}; differences (its own -> this run's): "
             f"{'; '.join(changed)}. Compile it again with this run's config"
         )
-    return {FAMILIES[cfg.family].trained(cfg, 0): _on(path, content, list(mesh.devices.flat))}
+    return {FAMILIES[cfg.family].training(cfg, 0).groups: _on(path, content, list(mesh.devices.flat))}
 
 
 def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:

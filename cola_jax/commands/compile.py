@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.families import FAMILIES
 
     cfg = config.resolve(config.override(config.load(options.config), options.assignments))
-    writes = FAMILIES[cfg.family].generate_step is not None
+    writes = FAMILIES[cfg.family].generator is not None
     programs = [options.program] if options.program != "all" else ["train", "generate"] if writes else ["train"]
     if options.save and len(programs) * len(options.topology) != 1:
         raise Misuse("--save keeps one executable: give one --topology, and --program train or generate")

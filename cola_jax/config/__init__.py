@@ -17,9 +17,10 @@ from cola_jax.config.build import base as base
 from cola_jax.config.build import build, check, plain_of, settle
 from cola_jax.config.build import start_from as start_from
 from cola_jax.config.build import to_config_dict as to_config_dict
-from cola_jax.config.checks import VAE_GROUPS as VAE_GROUPS
 from cola_jax.config.checks import inconsistencies as inconsistencies
 from cola_jax.config.errors import ConfigError as ConfigError
+from cola_jax.config.families.llada import mask_id as mask_id
+from cola_jax.config.families.text_vae import VAE_GROUPS as VAE_GROUPS
 from cola_jax.config.fields import CHOICES as CHOICES
 from cola_jax.config.fields import BackboneConfig as BackboneConfig
 from cola_jax.config.fields import CheckpointConfig as CheckpointConfig
@@ -52,8 +53,9 @@ from cola_jax.config.paths import identity as identity
 from cola_jax.config.paths import to_dict as to_dict
 from cola_jax.config.platform import for_platform as for_platform
 from cola_jax.config.platform import without_kernels as without_kernels
+from cola_jax.config.reads import read_by_none as read_by_none
 from cola_jax.config.reads import unread_fields
-from cola_jax.config.sizes import mask_id as mask_id
+from cola_jax.config.sizes import facts as facts
 from cola_jax.config.sizes import tokens_of_block as tokens_of_block
 from cola_jax.config.sizes import vocabulary as vocabulary
 from cola_jax.config.stored import ALIASES, renamed

@@ -13,8 +13,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from cola_jax.config.change import Range
-from cola_jax.config.checks import VAE_GROUPS, inconsistencies
+from cola_jax.config.checks import inconsistencies
 from cola_jax.config.errors import ConfigError
+from cola_jax.config.families.text_vae import VAE_GROUPS
 from cola_jax.config.fields import CHOICES, RunConfig
 from cola_jax.config.paths import defaults, field_of, flat, nested, to_dict
 from cola_jax.config.reads import SHARED, unread_fields

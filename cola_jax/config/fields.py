@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cola_jax.config.change import identity, length, placement, reporting
+from cola_jax.config.families import FACTS
 from cola_jax.config.models import BackboneConfig as BackboneConfig
 from cola_jax.config.models import DiTConfig as DiTConfig
 from cola_jax.config.models import LLaDAConfig as LLaDAConfig
@@ -233,7 +234,7 @@ class RunConfig:
 
 
 CHOICES = {
-    "family": ("text_vae", "cola", "ar", "llada", "plaid"),
+    "family": tuple(FACTS),
     "data.packing": ("concat", "best_fit"),
     "data.on_bad_record": ("refuse", "skip"),
     "data.on_changed_corpus": ("refuse", "warn"),

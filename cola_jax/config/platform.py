@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from cola_jax.config.errors import ConfigError
+from cola_jax.config.families.facts import Attention
 from cola_jax.config.fields import RunConfig
+from cola_jax.config.sizes import attention
 
-UNMASKED = ("llada", "plaid")  # families whose attention lets every position see its whole document
 LANES = 128  # splash attention has tiles of a multiple of so many queries and keys, and heads of so many channels
 
 
@@ -23,15 +24,15 @@ def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
     dtype = c.compute.dtype
     if dtype == "auto":
         dtype = "float32" if platform == "cpu" else "bfloat16"
-    attention, why = c.compute.attention, ""
-    problem = kernel_problem(c, platform, "splash" if attention == "auto" else attention)
-    if attention == "auto":
-        attention = "xla" if problem else "splash"
+    kernel, why = c.compute.attention, ""
+    problem = kernel_problem(c, platform, "splash" if kernel == "auto" else kernel)
+    if kernel == "auto":
+        kernel = "xla" if problem else "splash"
         why = f" ({problem})" if problem and platform == "tpu" else ""
     elif problem:
-        raise ConfigError(f"compute.attention={attention!r}: {problem}; compute.attention='xla' can do everything")
-    compute = dataclasses.replace(c.compute, dtype=dtype, attention=attention)
-    line = f"compute: {dtype} matmuls, attention by {attention}{why}, remat {compute.remat}"
+        raise ConfigError(f"compute.attention={kernel!r}: {problem}; compute.attention='xla' can do everything")
+    compute = dataclasses.replace(c.compute, dtype=dtype, attention=kernel)
+    line = f"compute: {dtype} matmuls, attention by {kernel}{why}, remat {compute.remat}"
     return dataclasses.replace(c, compute=compute), line
 
 
@@ -43,19 +44,9 @@ def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:
         return _cudnn_problem(c, platform)
     if platform != "tpu":
         return f"splash attention runs on TPUs, not on {platform}"
-    if c.family in UNMASKED:
+    if not all(part.masked for part in attention(c)):
         return "attention without a mask has nothing that splash attention could skip"
-    return next(filter(None, (_splash_problem(c, *part) for part in _parts(c))), "")
-
-
-def _parts(c: RunConfig) -> list[tuple[str, int, int, int]]:
-    """(name, positions of a row, positions of a block, channels of a head) of every attention of a family's training."""
-    length = c.train.sequence_length
-    if c.family in ("ar", *UNMASKED):
-        return [("the backbone", length, 1, c.backbone.dim // c.backbone.num_heads)]
-    latents = length // c.vae.patch_size
-    vae = [("the VAE", latents, c.vae.block_size, c.vae.dim // c.vae.num_heads)]
-    return vae + [("the DiT", latents, c.dit.block_size, c.dit.head_dim)] * (c.family == "cola")
+    return next(filter(None, (_splash_problem(c, part) for part in attention(c))), "")
 
 
 def _cudnn_problem(c: RunConfig, platform: str) -> str:
@@ -65,7 +56,7 @@ def _cudnn_problem(c: RunConfig, platform: str) -> str:
         return "cuDNN multiplies bfloat16, not float32"
     if c.mesh.sequence != 1:
         return f"cuDNN has the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
-    for name, length, block_size, head_dim in _parts(c):
+    for name, _, length, block_size, head_dim, _ in attention(c):
         if length % 2:
             return f"{name} has rows of {length} positions, not an even number"
         if block_size % 2 and name == "the DiT":  # whole blocks of clean keys stand before a chunk's own
@@ -75,7 +66,8 @@ def _cudnn_problem(c: RunConfig, platform: str) -> str:
     return ""
 
 
-def _splash_problem(c: RunConfig, name: str, length: int, block_size: int, head_dim: int) -> str:
+def _splash_problem(c: RunConfig, part: Attention) -> str:
+    name, _, length, block_size, head_dim, _ = part
     shards = max(c.mesh.sequence, 1)
     own = length // shards
     if length % (shards * LANES):

@@ -6,9 +6,11 @@ each family read and holds these tables to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from cola_jax.config.families import FACTS
+from cola_jax.config.families.facts import Switch
 from cola_jax.config.fields import RunConfig
 from cola_jax.config.paths import flat, to_dict
 from cola_jax.config.source_fields import FROM_FILES, READS
@@ -20,45 +22,12 @@ SHARED = (
     "train.eval_batches", "sampling.max_new_tokens", "compute.attention_chunks",
 )  # fmt: skip
 
-OF_FAMILIES = ("vae", "dit", "backbone", "llada", "plaid", "flow", "objective", "sampling")  # groups that not all read
-CUT = ("sampling.max_new_tokens", "sampling.stop_at_eos")
-CHOOSE = tuple(f"sampling.{name}" for name in ("repetition_penalty", "temperature", "top_k", "top_p"))
-SOLVE = tuple(
-    f"sampling.{name}" for name in ("steps", "solver", "guidance", "first_block", "repaint_rounds", "repaint_time")
-)
-
-# Of those groups, what each family reads.
-FAMILY_READS: dict[str, tuple[str, ...]] = {
-    "text_vae": ("vae.", "objective.kl_weight", "objective.mask_weight", "objective.mask_rate"),
-    "cola": ("vae.", "dit.", "flow.", "objective.", *CUT, *CHOOSE, *SOLVE),
-    "ar": ("backbone.", *CUT, *CHOOSE),
-    "llada": ("backbone.", "llada.", "sampling.llada.", *CUT, *CHOOSE),
-    "plaid": ("backbone.", "plaid.", "sampling.plaid.", *CUT),
-}
-# Fields of the groups above, and of those that all families read, that a family does not read.
-FAMILY_IGNORES: dict[str, tuple[str, ...]] = {
-    "text_vae": ("vae.latent_shift", "vae.latent_scale"),  # of the latents' way to the DiT
-    "cola": (),
-    "ar": (),
-    "llada": ("compute.attention_chunks",),  # every query sees every key: no chunk has keys to skip
-    "plaid": ("compute.attention_chunks", "backbone.tie_embeddings"),
-}
-
-
-class Switch(NamedTuple):
-    """Fields that are read only where another one, `field`, has such a value."""
-
-    names: tuple[str, ...]
-    field: str
-    reads: Callable[[RunConfig], bool]
+# Groups of which each family reads the part that its `Facts.reads` names.
+OF_FAMILIES = frozenset(path.split(".")[0] for facts in FACTS.values() for path in facts.reads)
 
 
 def _has(c: RunConfig, *kinds: str) -> bool:
     return any(source.kind in kinds for source in c.data.sources)
-
-
-def _trains_vae(c: RunConfig) -> bool:
-    return c.family != "cola" or c.objective.latent_policy != "fixed"
 
 
 SWITCHES = (
@@ -70,16 +39,6 @@ SWITCHES = (
         "sentencepiece"),
     Switch(("tokenizer.path", "tokenizer.pad_token", "tokenizer.eos_token"), "tokenizer.kind", lambda c:
         c.tokenizer.kind == "file"),
-    Switch(("vae.encoder_last_ln", "vae.fixed_logsnr", "objective.kl_weight"), "vae.use_variation", lambda c:
-        c.vae.use_variation),
-    Switch(("vae.block.qk_norm_affine",), "vae.block.qk_norm", lambda c: c.vae.block.qk_norm),
-    Switch(("flow.timestep_loc", "flow.timestep_scale"), "flow.timestep_law", lambda c: c.flow.timestep_law ==
-        "logit_normal"),
-    Switch(("flow.encoder_gradient", "objective.vae_weight", "objective.kl_weight", "objective.mask_weight",
-        "objective.vae_lr_ratio", "objective.reference_weight"), "objective.latent_policy", _trains_vae),
-    Switch(("objective.mask_rate",), "objective.mask_weight", lambda c: c.objective.mask_weight > 0 and _trains_vae(c)),
-    Switch(("objective.interval_period", "objective.interval_joint"), "objective.latent_policy", lambda c:
-        c.objective.latent_policy == "interval"),
     Switch(("optimizer.muon_momentum", "optimizer.muon_steps"), "optimizer.name", lambda c: c.optimizer.name == "muon"),
     Switch(("optimizer.decay_steps", "optimizer.final_learning_rate"), "optimizer.schedule", lambda c:
         c.optimizer.schedule != "constant"),
@@ -90,9 +49,6 @@ SWITCHES = (
     Switch(("train.init_step", "train.init_groups", "train.init_continue"), "train.init_from", lambda c: bool(
         c.train.init_from)),
     Switch(("checkpoint.keep_best",), "checkpoint.best_metric", lambda c: bool(c.checkpoint.best_metric)),
-    Switch(("sampling.repaint_rounds", "sampling.repaint_time"), "sampling.first_block", lambda c:
-        c.sampling.first_block == "repaint"),
-    Switch(("sampling.top_k", "sampling.top_p"), "sampling.temperature", lambda c: c.sampling.temperature > 0),
 )  # fmt: skip
 
 
@@ -106,8 +62,8 @@ class Unread(NamedTuple):
 def unread_fields(c: RunConfig) -> dict[str, Unread]:
     """Returns {path: why} of every field that the run of a config does not read."""
     found: dict[str, Unread] = {}
-    values = flat(to_dict(c))
-    for switch in SWITCHES:
+    values, facts = flat(to_dict(c)), FACTS[c.family]
+    for switch in (*SWITCHES, *facts.switches):
         if not switch.reads(c):
             now = values.get(switch.field, ", ".join(source.kind for source in c.data.sources))
             why = f"where {switch.field}={now!r}"
@@ -116,9 +72,16 @@ def unread_fields(c: RunConfig) -> dict[str, Unread]:
         names = [name for name in ("path", "field", "split", "weight") if name not in READS[source.kind]]
         why = Unread(f"by kind {source.kind!r}", f"data.sources.{index}.kind")
         found |= {f"data.sources.{index}.{name}": why for name in names}
-    of_some = tuple(f"{group}." for group in OF_FAMILIES)
     for path in values:
-        elsewhere = path.startswith(of_some) and not path.startswith(FAMILY_READS[c.family])
-        if elsewhere or path in FAMILY_IGNORES[c.family]:
+        if (_is_of_families(path) and not path.startswith(facts.reads)) or path in facts.ignores:
             found[path] = Unread(f"by family {c.family!r}", "family")
     return found
+
+
+def _is_of_families(path: str) -> bool:
+    return path.split(".")[0] in OF_FAMILIES
+
+
+def read_by_none(path: str, families: Iterable[str]) -> bool:
+    """Whether a path is of a group that not all families read, and none of these does."""
+    return _is_of_families(path) and not any(path.startswith(FACTS[family].reads) for family in families)

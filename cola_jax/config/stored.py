@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cola_jax.config.build import build, settle
-from cola_jax.config.checks import VAE_GROUPS
+from cola_jax.config.families.text_vae import VAE_GROUPS
 from cola_jax.config.fields import RunConfig
 from cola_jax.config.paths import defaults
 

@@ -54,6 +54,11 @@ def sentences_of(text: str) -> list[str]:
     return [piece.strip() for piece in re.findall(r"[^.?:]*[.?:]|[^.?:]+$", text) if piece.strip()]
 
 
+def finished(text: str) -> str:
+    """Returns the text up to its last . ? or :, without the sentence that is begun behind it."""
+    return re.sub(r"[^.?:]+$", "", text)
+
+
 def check(text: str) -> Report:
     """Reads `text` as a story; see Report. The first question counts, and what is told after it changes nothing.
 

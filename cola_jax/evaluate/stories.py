@@ -88,14 +88,15 @@ def continuations(
 def story_figures(pairs: Sequence[Pair], training: frozenset[str] | None = None) -> dict[str, float]:
     """Returns what the checker finds in prompts with their continuations, as shares.
 
-    well_formed: of the sentences that were written, those of the grammar, an unfinished one counting as malformed. entailed,
-    consistent, chance and stories: `tinyworld_check.aggregate` of the whole stories. distinct_2: of the pairs of neighbouring
-    words in the continuations, those that differ. copied: stories that are in `training`, where it is given.
+    well_formed: of the sentences that were generated or completed, those of the grammar, an unfinished one counting as
+    malformed. entailed, consistent, chance and stories: `tinyworld_check.aggregate` of the whole stories. distinct_2: of the
+    pairs of neighbouring words in the continuations, those that differ. copied: stories that are in `training`, where it is
+    given.
     """
     stories = [prompt + continuation for prompt, continuation in pairs]
     figures = tinyworld_check.aggregate(stories)
     whole = [tinyworld_check.check(text) for text in stories]
-    given = [tinyworld_check.check(prompt) for prompt, _ in pairs]
+    given = [tinyworld_check.check(tinyworld_check.finished(prompt)) for prompt, _ in pairs]
     written = sum(a.sentences - b.sentences for a, b in zip(whole, given))
     good = sum(a.well_formed - b.well_formed for a, b in zip(whole, given))
     figures["well_formed"] = good / max(written, 1)

@@ -20,8 +20,6 @@ from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import Effort
 from cola_jax.runs.writer import Writer
 
-READS = {"cola": ("draws", "steps", "solver", "divergence", "estimator"), "llada": ("draws",), "ar": (),
-         "plaid": ("draws",)}  # fmt: skip
 RESAMPLES = 1000
 DEFAULTS = {"draws": 0, "steps": 32, "solver": "heun", "divergence": "hutchinson", "estimator": "elbo"}
 
@@ -41,13 +39,14 @@ def effort_of(family: str, given: dict[str, Any]) -> Effort:
     Raises:
       ConfigError: for a family without likelihood, and an option that it never reads.
     """
-    if FAMILIES[family].log_likelihood is None:
-        raise ConfigError(f"family {family!r} tells no likelihood of text")
+    estimator = FAMILIES[family].likelihood
+    if estimator is None:
+        raise ConfigError(f"family {family!r} estimates no likelihood of text")
     chosen = {name: value for name, value in given.items() if value is not None}
-    unread = sorted(set(chosen) - set(READS[family]))
+    unread = sorted(set(chosen) - set(estimator.options))
     if unread:
         raise ConfigError(
-            f"--{', --'.join(unread)}: not read by family {family!r}, which reads {READS[family] or 'none'}"
+            f"--{', --'.join(unread)}: not read by family {family!r}, which reads {', '.join(estimator.options) or 'none'}"
         )
     return Effort(**(DEFAULTS | chosen))
 
@@ -109,7 +108,7 @@ def _measured(
     groups: dict[int, list[int]] = {}
     for number, pair in enumerate(pairs):
         groups.setdefault(bucket(len(pair.prompt) + len(pair.answer)), []).append(number)
-    likelihood = FAMILIES[writer.cfg.family].log_likelihood
+    likelihood = FAMILIES[writer.cfg.family].likelihood.estimate
     for length, numbers in sorted(groups.items(), reverse=True):
         for start in range(0, len(numbers), batch_size):
             batch = numbers[start : start + batch_size]

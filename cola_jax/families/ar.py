@@ -16,7 +16,14 @@ import numpy as np
 
 from cola_jax.config import RunConfig, SamplingConfig, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
-from cola_jax.families.family import Family
+from cola_jax.families.family import (
+    Family,
+    Generator,
+    LikelihoodEstimator,
+    Objective,
+    text_batch,
+    trains_all,
+)
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import next_token
@@ -27,6 +34,7 @@ from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
 STRETCH = 16  # tokens that are written between two returns to the host
+GROUPS = ("backbone",)
 PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 
 
@@ -176,16 +184,10 @@ def _log_p(cfg, params, tokens_BL, first_B, end_B):
 
 FAMILY = Family(
     name="ar",
-    groups=("backbone",),
-    init=init,
-    draw=draw,
-    loss=loss,
-    summarize=summarize,
-    trained=lambda cfg, step: ("backbone",),
-    learning_rate_ratio=lambda cfg: {"backbone": 1.0},
-    frozen=lambda cfg, params: {},
-    generate=generate,
-    generate_step=partial(next_token.abstract_step, count=STRETCH),
-    cost=cost,
-    log_likelihood=log_likelihood,
+    groups=GROUPS,
+    objective=Objective(init, text_batch, draw, loss, summarize, cost),
+    training=trains_all(GROUPS),
+    generator=Generator(generate, partial(next_token.abstract_step, count=STRETCH), needs_prompt=True),
+    likelihood=LikelihoodEstimator(log_likelihood, options=()),
+    forms=("llama",),
 )

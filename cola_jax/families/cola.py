@@ -19,7 +19,14 @@ from cola_jax.config import ConfigError, RunConfig, SamplingConfig, without_kern
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
-from cola_jax.families.family import Family
+from cola_jax.families.family import (
+    Family,
+    Generator,
+    LikelihoodEstimator,
+    Objective,
+    Training,
+    text_batch,
+)
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
@@ -29,6 +36,8 @@ from cola_jax.models import build, flops
 from cola_jax.models.cache import slots
 from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
+
+GROUPS = ("encoder", "decoder", "dit")
 
 
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
@@ -207,25 +216,13 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
     return metrics | {"flow_matching": sums["flow_matching"] / jnp.maximum(sums["flow"], 1.0)}
 
 
-def trained(cfg: RunConfig, step: int) -> tuple[str, ...]:
-    """All groups, or the DiT alone where the latent policy holds the VAE fixed."""
-    objective = cfg.objective
-    if objective.latent_policy == "fixed":
-        return ("dit",)
-    if objective.latent_policy == "interval" and step % objective.interval_period >= objective.interval_joint:
-        return ("dit",)
-    return ("encoder", "decoder", "dit")
-
-
-def learning_rate_ratio(cfg: RunConfig) -> dict[str, float]:
-    ratio = 1.0 if vae_terms.is_fixed(cfg) else cfg.objective.vae_lr_ratio
-    return {"encoder": ratio, "decoder": ratio, "dit": 1.0}
-
-
-def frozen(cfg: RunConfig, params: Any) -> Any:
-    """The reference encoder q_ref: the one that stage 2 starts from, where its term is on."""
-    kept = not vae_terms.is_fixed(cfg) and cfg.objective.reference_weight > 0
-    return {"encoder": params["encoder"]} if kept else {}
+def training(cfg: RunConfig, step: int) -> Training:
+    """All groups, or the DiT alone where the latent policy holds the VAE fixed; q_ref is frozen where its term is on."""
+    objective, fixed = cfg.objective, vae_terms.is_fixed(cfg)
+    apart = objective.latent_policy == "interval" and step % objective.interval_period >= objective.interval_joint
+    ratio = 1.0 if fixed else objective.vae_lr_ratio
+    frozen = () if fixed or objective.reference_weight == 0 else ("encoder",)
+    return Training(("dit",) if fixed or apart else GROUPS, {"encoder": ratio, "decoder": ratio, "dit": 1.0}, frozen)
 
 
 def cost(cfg: RunConfig) -> Cost:
@@ -241,28 +238,23 @@ def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
     """The cost of a step that trains the VAE or not, in a run that keeps moments of the VAE or not."""
     length, latents = cfg.train.sequence_length, cfg.train.sequence_length // cfg.vae.patch_size
     parts = vae_terms.cost_parts(cfg, vae_trained)
-    frozen: tuple[str, ...] = ()
-    if not vae_terms.is_fixed(cfg) and cfg.objective.reference_weight > 0:
+    frozen = training(cfg, 0).frozen
+    if frozen:
         parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
-        frozen = ("encoder",)
     times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1
     shared = cfg.train.accumulate / cfg.train.batch_size  # the clean stream's t = 0 is embedded once a microbatch
     parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, cfg.compute), TRAINED)
-    return of_parts(cfg, init, parts, ("encoder", "decoder", "dit") if vae_moments else ("dit",), frozen)
+    return of_parts(cfg, init, parts, GROUPS if vae_moments else ("dit",), frozen)
 
 
 FAMILY = Family(
     name="cola",
-    groups=("encoder", "decoder", "dit"),
-    init=init,
-    draw=draw,
-    loss=loss,
-    summarize=summarize,
-    trained=trained,
-    learning_rate_ratio=learning_rate_ratio,
-    frozen=frozen,
-    generate=generate,
-    generate_step=block_loop.abstract_step,
-    cost=cost,
-    log_likelihood=cola_likelihood.log_likelihood,
+    groups=GROUPS,
+    objective=Objective(init, text_batch, draw, loss, summarize, cost),
+    training=training,
+    generator=Generator(generate, block_loop.abstract_step),
+    likelihood=LikelihoodEstimator(
+        cola_likelihood.log_likelihood, options=("draws", "steps", "solver", "divergence", "estimator")
+    ),
+    forms=("cola",),
 )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from cola_jax.config import RunConfig
 from cola_jax.families.cost import Cost
@@ -12,48 +15,114 @@ from cola_jax.families.likelihood import Likelihood
 
 Tree = Any
 Batch = dict[str, Any]
+BatchSpec = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a family minimises. Randomness of a step is drawn for the whole global batch before it is split into microbatches,
+    each row from its own index, so neither accumulation nor the mesh changes it.
+
+    Attributes:
+      init: (cfg, rng) -> params: {group: parameters}.
+      batch_spec: (cfg) -> shapes and dtypes of a global batch, whose leading axis is its rows; see `text_batch`.
+      draw: (cfg, batch, rng, step) -> (noise, counts). noise: arrays whose leading axis is B; counts: scalars, the
+        denominators of the loss terms over the whole global batch.
+      loss: (cfg, params, frozen, batch, noise, counts, step) -> (scalar, sums). The scalar and every entry of sums (scalars)
+        add up over microbatches; the scalar is already divided by counts. frozen: {group: parameters}, see `Training`.
+      summarize: (cfg, sums) -> metrics by name, sums having been added up over one or several whole batches.
+      cost: (cfg) -> parameters, FLOPs of loss and gradient per token, and bytes; of the mean step where steps differ.
+    """
+
+    init: Callable[..., Tree]
+    batch_spec: Callable[[RunConfig], BatchSpec]
+    draw: Callable[..., tuple[Tree, Tree]]
+    loss: Callable[..., tuple[Any, dict[str, Any]]]
+    summarize: Callable[..., dict[str, Any]]
+    cost: Callable[[RunConfig], Cost]
+
+
+class Training(NamedTuple):
+    """What one step trains.
+
+    Attributes:
+      groups: the groups that the step updates; the others are constants of the step.
+      rates: {group: factor on the learning rate}, of all groups.
+      frozen: groups whose first parameters the loss reads and no step trains (the reference encoder); the same at each step.
+    """
+
+    groups: tuple[str, ...]
+    rates: dict[str, float]
+    frozen: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Generator:
+    """How a family generates text.
+
+    Attributes:
+      generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
+        details) block by block.
+      step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is called
+        with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too.
+      needs_prompt: whether a prompt must have at least one token.
+      reserved: (cfg) -> {token id that text may not hold: what it is}.
+    """
+
+    generate: Callable[..., Any]
+    step: Callable[[RunConfig, Tree, int, int], tuple[Any, tuple[Any, ...]]]
+    needs_prompt: bool = False
+    reserved: Callable[[RunConfig], dict[int, str]] = lambda cfg: {}
+
+
+@dataclass(frozen=True)
+class LikelihoodEstimator:
+    """How a family estimates text log-likelihood.
+
+    Attributes:
+      estimate: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each answer
+        given its prompt. prompt_tokens: as in `Generator.generate`, of both together.
+      options: fields of `Effort` that it reads.
+    """
+
+    estimate: Callable[..., Likelihood]
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Family:
-    """One model family. Parameters are a dict of groups, e.g. {"encoder": ..., "decoder": ..., "dit": ...}.
-
-    A batch has tokens, segments, positions (B, L) int32, weights (B, L) float32 and rows (B,) int32, the index of each row in
-    the global batch. Randomness of a step is drawn for the whole global batch by `draw` before the batch is cut into
-    microbatches, each row from its own index, so neither accumulation nor the mesh changes it.
+    """One model family. Its facts that follow from the config alone stand in `config.families`, under the same name.
 
     Attributes:
       name: key in FAMILIES.
-      groups: the top-level keys of the parameters.
-      init: (cfg, rng) -> params.
-      draw: (cfg, batch, rng, step) -> (noise, counts). noise: arrays whose leading axis is B; counts: scalars, the
-        denominators of the loss terms over the whole global batch.
-      loss: (cfg, params, frozen, batch, noise, counts, step) -> (scalar, sums). The scalar and every entry of sums (scalars)
-        add up over microbatches; the scalar is already divided by counts.
-      summarize: (cfg, sums) -> metrics by name, sums having been added up over one or several whole batches.
-      trained: (cfg, step: int) -> the groups that this step trains; the others are constants of the step.
-      learning_rate_ratio: (cfg) -> {group: factor on the learning rate}.
-      generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
-        details) block by block; None where a family does not write text.
-      generate_step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is
-        called with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too. None where
-        `generate` is.
-      log_likelihood: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each
-        answer given its prompt; None where a family does not write text. prompt_tokens: as in generate, of both together.
-      frozen: (cfg, params) -> arrays that the loss reads and never trains (the reference encoder), from the initial params.
-      cost: (cfg) -> parameters, FLOPs of loss and gradient a token, and bytes; of the mean step where steps differ.
+      groups: the top-level keys of the parameters, e.g. encoder, decoder, dit.
+      objective: see Objective.
+      training: (cfg, step: int) -> Training.
+      generator: None where a family does not generate text.
+      likelihood: None where a family estimates none.
+      forms: published forms of weights that it is read from and written to (`interop`): cola, llama.
     """
 
     name: str
     groups: tuple[str, ...]
-    init: Callable[..., Tree]
-    draw: Callable[..., tuple[Tree, Tree]]
-    loss: Callable[..., tuple[Any, dict[str, Any]]]
-    summarize: Callable[..., dict[str, Any]]
-    trained: Callable[[RunConfig, int], tuple[str, ...]]
-    learning_rate_ratio: Callable[[RunConfig], dict[str, float]]
-    frozen: Callable[..., Tree]
-    generate: Callable[..., Any] | None
-    generate_step: Callable[[RunConfig, Tree, int, int], tuple[Any, tuple[Any, ...]]] | None
-    cost: Callable[[RunConfig], Cost]
-    log_likelihood: Callable[..., Likelihood] | None
+    objective: Objective
+    training: Callable[[RunConfig, int], Training]
+    generator: Generator | None = None
+    likelihood: LikelihoodEstimator | None = None
+    forms: tuple[str, ...] = field(default=())
+
+
+def text_batch(cfg: RunConfig) -> BatchSpec:
+    """The batch of a family that reads text: tokens, segments (document of a row; 0: padding), positions, weights, rows.
+
+    (B, L) each, weights float32 and the others int32; rows (B,) int32 is the index of each row in the global batch.
+    """
+    rows = (cfg.train.batch_size,)
+    shape, of = (*rows, cfg.train.sequence_length), jax.ShapeDtypeStruct
+    spec = {name: of(shape, jnp.int32) for name in ("tokens", "segments", "positions")}
+    return spec | {"weights": of(shape, jnp.float32), "rows": of(rows, jnp.int32)}
+
+
+def trains_all(groups: tuple[str, ...]) -> Callable[[RunConfig, int], Training]:
+    """Returns the `Family.training` of steps that all train all groups at one learning rate."""
+    return lambda cfg, step: Training(groups, dict.fromkeys(groups, 1.0))

@@ -16,7 +16,14 @@ import numpy as np
 
 from cola_jax.config import RunConfig, mask_id, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
-from cola_jax.families.family import Family
+from cola_jax.families.family import (
+    Family,
+    Generator,
+    LikelihoodEstimator,
+    Objective,
+    text_batch,
+    trains_all,
+)
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import unmask
@@ -27,6 +34,7 @@ from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
 LEAST_PROBABILITY = 1e-3  # e in p = (1 - e) t + e
+GROUPS = ("backbone",)
 PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 DRAWS = 128  # Monte Carlo draws of a likelihood
 
@@ -217,16 +225,12 @@ def cost(cfg: RunConfig) -> Cost:
 
 FAMILY = Family(
     name="llada",
-    groups=("backbone",),
-    init=init,
-    draw=draw,
-    loss=loss,
-    summarize=summarize,
-    trained=lambda cfg, step: ("backbone",),
-    learning_rate_ratio=lambda cfg: {"backbone": 1.0},
-    frozen=lambda cfg, params: {},
-    generate=generate,
-    generate_step=unmask.abstract_step,
-    cost=cost,
-    log_likelihood=log_likelihood,
+    groups=GROUPS,
+    objective=Objective(init, text_batch, draw, loss, summarize, cost),
+    training=trains_all(GROUPS),
+    generator=Generator(
+        generate, unmask.abstract_step, reserved=lambda cfg: {mask_id(cfg): "the mask (llada.mask_id)"}
+    ),
+    likelihood=LikelihoodEstimator(log_likelihood, options=("draws",)),
+    forms=("llama",),
 )

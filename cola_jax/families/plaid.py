@@ -19,7 +19,14 @@ import numpy as np
 from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, of_parts
-from cola_jax.families.family import Family
+from cola_jax.families.family import (
+    Family,
+    Generator,
+    LikelihoodEstimator,
+    Objective,
+    Training,
+    text_batch,
+)
 from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Effort, Likelihood
 from cola_jax.generate import embedding_diffusion
@@ -271,9 +278,9 @@ def _packed(cfg: RunConfig) -> RunConfig:
     return dataclasses.replace(cfg, plaid=plaid, data=dataclasses.replace(cfg.data, packing="best_fit"))
 
 
-def learning_rate_ratio(cfg: RunConfig) -> dict[str, float]:
+def training(cfg: RunConfig, step: int) -> Training:
     ratio = cfg.plaid.schedule_lr_ratio
-    return {"backbone": 1.0, "embedding": ratio, "schedule": ratio}
+    return Training(GROUPS, {"backbone": 1.0, "embedding": ratio, "schedule": ratio})
 
 
 def cost(cfg: RunConfig) -> Cost:
@@ -293,15 +300,8 @@ def cost(cfg: RunConfig) -> Cost:
 FAMILY = Family(
     name="plaid",
     groups=GROUPS,
-    init=init,
-    draw=draw,
-    loss=loss,
-    summarize=summarize,
-    trained=lambda cfg, step: GROUPS,
-    learning_rate_ratio=learning_rate_ratio,
-    frozen=lambda cfg, params: {},
-    generate=generate,
-    generate_step=embedding_diffusion.abstract_step,
-    cost=cost,
-    log_likelihood=log_likelihood,
+    objective=Objective(init, text_batch, draw, loss, summarize, cost),
+    training=training,
+    generator=Generator(generate, embedding_diffusion.abstract_step),
+    likelihood=LikelihoodEstimator(log_likelihood, options=("draws",)),
 )

@@ -9,7 +9,9 @@ import jax
 from cola_jax.config import RunConfig
 from cola_jax.families import vae_terms
 from cola_jax.families.cost import Cost, of_parts
-from cola_jax.families.family import Family
+from cola_jax.families.family import Family, Objective, text_batch, trains_all
+
+GROUPS = ("encoder", "decoder")
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
@@ -36,21 +38,13 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
 
 
 def cost(cfg: RunConfig) -> Cost:
-    return of_parts(cfg, vae_terms.init, vae_terms.cost_parts(cfg, trained=True), ("encoder", "decoder"))
+    return of_parts(cfg, vae_terms.init, vae_terms.cost_parts(cfg, trained=True), GROUPS)
 
 
 FAMILY = Family(
     name="text_vae",
-    groups=("encoder", "decoder"),
-    init=vae_terms.init,
-    draw=draw,
-    loss=loss,
-    summarize=summarize,
-    trained=lambda cfg, step: ("encoder", "decoder"),
-    learning_rate_ratio=lambda cfg: {"encoder": 1.0, "decoder": 1.0},
-    frozen=lambda cfg, params: {},
-    generate=None,
-    generate_step=None,
-    cost=cost,
-    log_likelihood=None,
+    groups=GROUPS,
+    objective=Objective(vae_terms.init, text_batch, draw, loss, summarize, cost),
+    training=trains_all(GROUPS),
+    forms=("cola",),
 )

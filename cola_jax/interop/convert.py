@@ -22,6 +22,7 @@ from cola_jax import storage
 from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
+from cola_jax.families import FAMILIES
 from cola_jax.interop import record, release, released
 from cola_jax.interop.errors import ReleasedFormatError
 from cola_jax.interop.released_config import check_pair, read_json
@@ -88,11 +89,10 @@ def export_released(
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
-    parts = {"cola": PARTS, "text_vae": PARTS[:1]}.get(cfg.family)
-    if parts is None:
-        raise ReleasedFormatError(
-            f"{workdir} is a run of family {cfg.family!r}: cola, text_vae, ar and llada can be exported"
-        )
+    parts = [part for part, groups in GROUPS.items() if set(groups) <= set(FAMILIES[cfg.family].groups)]
+    if not parts:
+        exported = [name for name, family in FAMILIES.items() if family.forms]
+        raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: {', '.join(exported)} can be exported")
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     with new_folder(target) as partial:
         _, params = load_params(workdir, step, roomiest_mesh(cfg, parts), ema=ema)

@@ -12,7 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cola_jax import storage
-from cola_jax.config import ConfigError, RunConfig, differences, resolve, to_dict
+from cola_jax.config import ConfigError, RunConfig, differences, facts, resolve, to_dict
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.data.errors import DataError
@@ -31,7 +31,7 @@ from cola_jax.parallel import rules
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
 from cola_jax.train.workdir import TOKENIZER, stored_config, write_config
 
-FAMILIES_OF_THE_FORM = ("ar", "llada")
+FAMILIES_OF_THE_FORM = tuple(name for name, family in FAMILIES.items() if "llama" in family.forms)
 OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
 
 
@@ -81,7 +81,7 @@ def export_llama(
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
     tokenizer = tokenizers.load(workdir / TOKENIZER)
-    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
     with new_folder(target) as partial:
         _, params = load_params(workdir, step, roomiest_mesh_of([shapes]), ema=ema)
         length = cfg.train.sequence_length
@@ -101,8 +101,8 @@ def export_llama(
             beside_the_tokenizer(workdir / RECORD, partial)
     if tokenizer.kind != "huggingface":
         say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
-    if cfg.family == "llada":
-        say("other programs read these weights with a causal mask, which llada does not have")
+    if not all(part.masked for part in facts(cfg).attention(cfg)):
+        say(f"other programs read these weights with a causal mask, which {cfg.family} does not have")
     say(f"{target}: the LLaMA form, {dtype or 'float32'}")
 
 

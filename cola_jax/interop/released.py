@@ -32,7 +32,7 @@ Tree = dict[str, Any]
 
 def shapes(cfg: RunConfig, part: str) -> Tree:
     """Returns the shapes of the parameter groups of one part, cola_vae or cola_dit."""
-    every = jax.eval_shape(lambda: FAMILIES["cola"].init(cfg, jax.random.PRNGKey(0)))
+    every = jax.eval_shape(lambda: FAMILIES["cola"].objective.init(cfg, jax.random.PRNGKey(0)))
     return {group: every[group] for group in GROUPS[part]}
 
 

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from cola_jax.config.axes import BATCH_AXES as BATCH_AXES
 from cola_jax.config.axes import MESH_AXES as AXES
 from cola_jax.config.fields import DCNConfig, MeshConfig, RunConfig, TrainConfig
-from cola_jax.config.sizes import BACKBONE_FAMILIES, tokens_of_block
+from cola_jax.config.sizes import attention, facts
 from cola_jax.errors import UserError
 from cola_jax.parallel import ambient
 
@@ -119,20 +119,13 @@ def check_batch(cfg: TrainConfig, mesh: Mesh) -> None:
 def check_model(cfg: RunConfig, mesh: Mesh) -> None:
     """Raises MeshError unless the tensor axis divides heads and feed-forwards, and the sequence axis whole blocks of a row."""
     tensor, sequence = mesh.shape["tensor"], mesh.shape["sequence"]
-    if cfg.family in BACKBONE_FAMILIES:
-        split = {"backbone.kv_heads": cfg.backbone.kv_heads, "backbone.ffn_dim": cfg.backbone.ffn_dim}
-        name, length, block = "tokens of a row", cfg.train.sequence_length, 1
-    else:
-        split = {
-            "vae.num_heads / vae.block.shared_heads_kv": cfg.vae.num_heads // cfg.vae.block.shared_heads_kv,
-            "vae.ffn_dim": cfg.vae.ffn_dim,
-        }
-        name, length = "latents of a row", cfg.train.sequence_length // cfg.vae.patch_size
-        block = tokens_of_block(cfg) // cfg.vae.patch_size
-    if cfg.family == "cola":
-        split |= {"dit.num_heads": cfg.dit.num_heads, "dit.expand_ratio * dit.dim": cfg.dit.expand_ratio * cfg.dit.dim}
+    split = facts(cfg).split_by_tensor(cfg)
     found = [f"{field}={size} by mesh.tensor={tensor}" for field, size in split.items() if size % tensor]
-    if sequence > 1 and length % (sequence * block):
-        found.append(f"the {length} {name} by mesh.sequence={sequence} devices of whole blocks of {block}")
+    for part in attention(cfg) if sequence > 1 else ():
+        if part.length % (sequence * part.block_size):
+            found.append(
+                f"the {part.length} {part.positions} of a row by mesh.sequence={sequence} devices of whole blocks of "
+                f"{part.block_size} ({part.name})"
+            )
     if found:
         raise MeshError("the mesh does not divide the model: " + "; ".join(found))

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 
 from cola_jax import config
-from cola_jax.config import RunConfig, resolve, to_dict
+from cola_jax.config import RunConfig, read_by_none, resolve, to_dict
+from cola_jax.config.paths import flat
 from cola_jax.families import FAMILIES
 from cola_jax.parallel import rules
 from cola_jax.scaling import accounting
@@ -16,10 +17,6 @@ from cola_jax.storage import local
 from cola_jax.train.workdir import stored_config
 
 CORE_MATCH = 0.01  # relative: cores whose matrices differ by less count as matched
-MODEL_GROUPS = {  # groups of a config that a family reads as its model: their differences elsewhere are of no consequence
-    "text_vae": ("vae",), "cola": ("vae", "dit", "flow", "objective"), "ar": ("backbone",), "llada": ("backbone", "llada"),
-    "plaid": ("backbone", "plaid"),
-}  # fmt: skip
 SHARED = ("data", "tokenizer", "optimizer", "train", "compute")  # what a matched comparison keeps alike
 
 
@@ -33,7 +30,7 @@ def compare(specs: Sequence[str]) -> dict[str, Any]:
       ConfigError: for a config that cannot be. WorkdirError: for a folder that is no workdir.
     """
     configs = [_read(spec) for spec in specs]
-    costs = [FAMILIES[cfg.family].cost(cfg) for cfg in configs]
+    costs = [FAMILIES[cfg.family].objective.cost(cfg) for cfg in configs]
     groups = [parameters(cfg) for cfg in configs]
     figures: dict[str, list[Any]] = {"family": [cfg.family for cfg in configs]}
     figures["parameters"] = [sum(cost.params.values()) for cost in costs]
@@ -65,7 +62,7 @@ def _read(spec: str) -> RunConfig:
 
 def parameters(cfg: RunConfig) -> dict[str, int]:
     """Returns parameters by what they are: embeddings (in and out), matrices of the core's layers, the VAE, the rest."""
-    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
     found = {"embeddings": 0, "core matrices": 0, "VAE": 0, "rest": 0}
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         path = rules.path_of(key_path)
@@ -81,19 +78,15 @@ def parameters(cfg: RunConfig) -> dict[str, int]:
 
 
 def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """Returns every field that is not the same in all configs, of the groups that some of their families read."""
-    read = {group for cfg in configs for group in MODEL_GROUPS[cfg.family]}
-    unread = {group for groups in MODEL_GROUPS.values() for group in groups} - read
-    flat = [_flat(to_dict(cfg)) for cfg in configs]
-    differ = [path for path in flat[0] if any(tree.get(path) != flat[0][path] for tree in flat)]
-    return {path: [tree.get(path) for tree in flat] for path in differ if path.split(".")[0] not in unread}
+    """Returns every field that is not the same in all configs, of those that some of their families read."""
+    families = {cfg.family for cfg in configs}
+    trees = [flat(to_dict(cfg)) for cfg in configs]
+    differ = [path for path in dict.fromkeys(path for tree in trees for path in tree) if not _alike(path, trees)]
+    return {path: [tree.get(path) for tree in trees] for path in differ if not read_by_none(path, families)}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in tree.items():
-        fields |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return fields
+def _alike(path: str, trees: Sequence[dict[str, Any]]) -> bool:
+    return all(tree.get(path) == trees[0].get(path) for tree in trees)
 
 
 def not_matched(configs: Sequence[RunConfig], figures: dict[str, list[Any]], fields: dict[str, list[Any]]) -> list[str]:

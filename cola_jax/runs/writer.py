@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cola_jax.config import ConfigError as ConfigError
-from cola_jax.config import RunConfig, mask_id, resolve, to_dict, without_kernels
+from cola_jax.config import RunConfig, resolve, to_dict, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
@@ -27,8 +27,6 @@ from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from cola_jax.storage import check_text, local
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.workdir import TOKENIZER
-
-NEEDS_A_TOKEN = ("ar",)  # families that cannot begin a text
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Writer:
         workdir = local(workdir, "workdir")
         config, params = load_params(workdir, step, mesh, ema=ema)
         cfg = without_kernels(resolve(config))
-        if FAMILIES[cfg.family].generate is None:
+        if FAMILIES[cfg.family].generator is None:
             raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
         tokenizer = tokenizers.load(workdir / TOKENIZER)
         check_vocabulary(cfg, tokenizer)
@@ -127,7 +125,7 @@ class Writer:
         prompt_tokens: int = 0,
     ) -> Iterator[list[str]]:
         """Does what `stream_batch` does, of prompts that are token ids already."""
-        blocks = FAMILIES[self.cfg.family].generate(
+        blocks = FAMILIES[self.cfg.family].generator.generate(
             self.cfg, self.params, rows, seed=seed, pad_id=self.tokenizer.pad_id, samples=samples,
             prompt_tokens=prompt_tokens, place=self._place(len(rows)),
         )  # fmt: skip
@@ -169,10 +167,12 @@ class Writer:
 
     def check_row(self, name: str, row: Sequence[int]) -> None:
         """Raises PromptError, which begins with `name`, where the family cannot continue these token ids."""
-        if not row and self.cfg.family in NEEDS_A_TOKEN:
+        generator = FAMILIES[self.cfg.family].generator
+        if not row and generator.needs_prompt:
             raise PromptError(f"{name} is empty: family {self.cfg.family!r} continues a text of at least one token")
-        if self.cfg.family == "llada" and mask_id(self.cfg) in row:
-            raise PromptError(f"{name} holds token {mask_id(self.cfg)}, the mask (llada.mask_id): text may not")
+        for token, what in generator.reserved(self.cfg).items():
+            if token in row:
+                raise PromptError(f"{name} holds token {token}, {what}: text may not")
 
     def _stop_id(self) -> int | None:
         return self.tokenizer.eos_id if self.cfg.sampling.stop_at_eos else None

@@ -106,7 +106,7 @@ def train(
     check_model(cfg, mesh)
     abstract = abstract_state(cfg, family, mesh)
     check(workdir, given, say)
-    put, cost = batch_putter(mesh, cfg.train.batch_size), family.cost(cfg)
+    put, cost = batch_putter(mesh, cfg.train.batch_size), family.objective.cost(cfg)
     run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, dict(updates or {}), _mfu_of(cost, mesh))
     check_best_metric(run)
     with ExitStack() as stack:
@@ -172,7 +172,7 @@ def _loop(
     cfg, agree = run.cfg, highest_vote(run.mesh)
     run.saved_at = time.monotonic()
     for done in range(start + 1, cfg.train.steps + 1):
-        update = update_for(run, run.family.trained(cfg, done - 1))
+        update = update_for(run, run.family.training(cfg, done - 1).groups)
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
         asked = absorb(run)
         vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)

@@ -78,10 +78,10 @@ def place_state(cfg: OptimizerConfig, state: Tree, places: Tree, rest: Any) -> T
 
 def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
     """Returns the groups that at least one step of the run trains, in the order of `family.groups`."""
-    seen = set(family.trained(cfg, 0))
+    seen = set(family.training(cfg, 0).groups)
     if len(seen) < len(family.groups) and cfg.objective.latent_policy == "interval":
         for step in range(1, min(cfg.train.steps, cfg.objective.interval_period)):
-            seen |= set(family.trained(cfg, step))
+            seen |= set(family.training(cfg, step).groups)
     return tuple(group for group in family.groups if group in seen)
 
 
@@ -116,7 +116,7 @@ def update(
     """
     opt = cfg.optimizer
     rate = schedule(opt, cfg.train.steps)(step)
-    ratios = family.learning_rate_ratio(cfg)
+    ratios = family.training(cfg, 0).rates
     norms = {group: optax.tree.norm(grads[group]) for group in grads}
     norm = jnp.sqrt(sum(n**2 for n in norms.values()))
     clip = jnp.where(norm > opt.clip_norm, opt.clip_norm / norm, 1.0) if opt.clip_norm > 0 else 1.0

@@ -162,4 +162,4 @@ def _heldout_names(run: Run) -> list[str]:
     run.evaluation = eval_step(run.cfg, run.family, run.mesh, run.abstract)
     batch = run.put(run.heldout_batches[0])
     *_, sums = jax.eval_shape(run.evaluation, run.abstract, batch, jax.ShapeDtypeStruct((), "int32"))
-    return list(jax.eval_shape(lambda s: run.family.summarize(run.cfg, s), sums))
+    return list(jax.eval_shape(lambda s: run.family.objective.summarize(run.cfg, s), sums))

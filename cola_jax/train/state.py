@@ -53,9 +53,9 @@ def _builder(cfg: RunConfig, family: Family) -> Callable[[Tree], TrainState]:
     def build(given: Tree) -> TrainState:
         # Copies, lest two leaves of a state that is donated later share one buffer.
         copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-        params = {**family.init(cfg, key_for(cfg.seed, "init", 0)), **copied(given)}
+        params = {**family.objective.init(cfg, key_for(cfg.seed, "init", 0)), **copied(given)}
         opt_state = optimizer.init(cfg, family, params)
-        frozen, ema = copied(family.frozen(cfg, params)), copied(first_average(cfg, family, params))
+        frozen, ema = copied(reference(cfg, family, params)), copied(first_average(cfg, family, params))
         return TrainState(jnp.zeros((), jnp.int32), params, opt_state, frozen, ema)
 
     return build
@@ -65,6 +65,11 @@ def first_average(cfg: RunConfig, family: Family, params: Tree) -> Tree:
     """Returns the parameters that an average starts at, those of `TrainState.ema`."""
     groups = optimizer.ever_trained(cfg, family) if cfg.train.ema_decay > 0 else ()
     return {group: params[group] for group in groups}
+
+
+def reference(cfg: RunConfig, family: Family, params: Tree) -> Tree:
+    """Returns the parameters of `TrainState.frozen`, those that the run starts with."""
+    return {group: params[group] for group in family.training(cfg, 0).frozen}
 
 
 def abstract_state(cfg: RunConfig, family: Family, mesh: Mesh) -> TrainState:
@@ -118,7 +123,7 @@ def complete(cfg: RunConfig, family: Family, abstract: TrainState, step: int, tr
         copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
         made = {
             "opt_state": lambda: optimizer.init(cfg, family, params),
-            "frozen": lambda: copied(family.frozen(cfg, params)),
+            "frozen": lambda: copied(reference(cfg, family, params)),
             "ema": lambda: copied(first_average(cfg, family, params)),
         }
         return {name: made[name]() for name in missing}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -48,16 +49,17 @@ def train_step(
     shardings = shardings_of(abstract)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        check_spec(cfg, family, batch)
         key = key_for(cfg.seed, "train", state.step)
         fixed = {group: p for group, p in state.params.items() if group not in trained}
 
         def loss(params: Tree, *piece: Tree) -> tuple[jax.Array, Tree]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # on which activations are laid out
-                return family.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
+                return family.objective.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
 
         grad = jax.value_and_grad(loss, has_aux=True)
         free = {group: state.params[group] for group in trained}
-        noise, counts = family.draw(cfg, batch, key, state.step)
+        noise, counts = family.objective.draw(cfg, batch, key, state.step)
         pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
         (value, sums), grads = _total(lambda piece: grad(free, *piece, counts), pieces)
         grads = jax.lax.with_sharding_constraint(grads, {group: shardings.params[group] for group in trained})
@@ -68,7 +70,7 @@ def train_step(
         new = TrainState(state.step + 1, params, opt_state, state.frozen, ema)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
         flags = {"loss": value, "nonfinite": jnp.int32(~finite)}
-        return kept, {**family.summarize(cfg, sums), **stats, **flags}
+        return kept, {**family.objective.summarize(cfg, sums), **stats, **flags}
 
     return jax.jit(
         step,
@@ -76,6 +78,11 @@ def train_step(
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def check_spec(cfg: RunConfig, family: Family, batch: Batch) -> None:
+    """Raises AssertionError, at trace time, unless a batch has the names, shapes and dtypes of `Objective.batch_spec`."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(batch, family.objective.batch_spec(cfg))
 
 
 def eval_step(
@@ -89,9 +96,10 @@ def eval_step(
     check_model(cfg, mesh)
 
     def step(state: TrainState, batch: Batch, index: jax.Array) -> tuple[jax.Array, jax.Array, Tree]:
-        noise, counts = family.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)
+        check_spec(cfg, family, batch)
+        noise, counts = family.objective.draw(cfg, batch, key_for(cfg.seed, "eval", index), state.step)
         pieces = _microbatches((batch, noise), cfg.train.accumulate, mesh)
-        loss = lambda piece: family.loss(cfg, state.params, state.frozen, *piece, counts, state.step)
+        loss = lambda piece: family.objective.loss(cfg, state.params, state.frozen, *piece, counts, state.step)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             value, sums = _total(loss, pieces)
         return value, jnp.sum(batch["weights"]), sums
@@ -119,7 +127,7 @@ def evaluate(
         raise ValueError("held-out evaluation needs at least one batch, got none: train.eval_every=0 turns it off")
     weighted = [(loss * weight, weight, sums) for loss, weight, sums in jax.device_get(results)]
     loss, weight, sums = jax.tree.map(lambda *values: sum(values), *weighted)
-    metrics = {**family.summarize(cfg, sums), "loss": loss / max(weight, 1e-9)}
+    metrics = {**family.objective.summarize(cfg, sums), "loss": loss / max(weight, 1e-9)}
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -125,5 +125,5 @@ def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
         compile.compile_for(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
         for dtype in ("float32", "bfloat16")
     ]
-    params = sum(FAMILIES["ar"].cost(config(family="ar", **SMALL)).params.values())
+    params = sum(FAMILIES["ar"].objective.cost(config(family="ar", **SMALL)).params.values())
     assert both[0].state_bytes - both[1].state_bytes == 4 * params

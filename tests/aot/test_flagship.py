@@ -30,6 +30,6 @@ def test_joint_training_fits_and_most_of_its_work_is_useful(spec, topology, tpu_
     cfg = settings.resolve(settings.load(spec))
     tokens = cfg.train.batch_size * cfg.train.sequence_length
     assert tokens == 1408 * 512 or "2b" not in spec, "the published batch"
-    useful = FAMILIES["cola"].cost(cfg).useful * tokens
+    useful = FAMILIES["cola"].objective.cost(cfg).useful * tokens
     assert report["useful_flops"] * report["devices"] == pytest.approx(useful)
     assert report["useful_flops"] >= 0.75 * report["flops"]

@@ -12,6 +12,10 @@ from cola_jax.config import RunConfig
 # Reading a value to compare, copy, check or name it in a message is not using it.
 COPYING = {"name_of", "__hash__", "__eq__", "__repr__", "__init__", "_asdict_inner", "_replace", "replace", "asdict"}
 CHECKING = tuple(f"cola_jax/config/{name}.py" for name in ("build", "checks", "paths", "reads", "stored"))
+FACTS, FACTS_CHECKING = (
+    "cola_jax/config/families/",
+    {"checks", "_objective_checks", "starts_from_vae", "_trains_vae", "<lambda>"},
+)
 
 
 def names_of(cls=RunConfig, prefix=""):
@@ -27,6 +31,11 @@ def names_of(cls=RunConfig, prefix=""):
     return found
 
 
+def _checks(code):
+    """Whether a function only checks a config or says which of its fields are read."""
+    return code.co_filename.endswith(CHECKING) or (FACTS in code.co_filename and code.co_name in FACTS_CHECKING)
+
+
 @contextlib.contextmanager
 def reads():
     """Yields the set of paths that are read while the body runs; programs compiled before are not traced again."""
@@ -36,7 +45,7 @@ def reads():
         def get(self, name):
             if (cls, name) in names:
                 code = sys._getframe(1).f_code
-                if code.co_name not in COPYING and not code.co_filename.endswith(CHECKING):
+                if code.co_name not in COPYING and not _checks(code):
                     seen.add(names[cls, name])
             return object.__getattribute__(self, name)
 

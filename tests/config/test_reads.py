@@ -51,7 +51,7 @@ def observed(cfg, workdir):
     with reads() as seen:
         for _ in range(2):  # a start, and one that goes on
             runs.run(cfg, workdir, stream=io.StringIO())
-        if FAMILIES[cfg.family].generate is not None:
+        if FAMILIES[cfg.family].generator is not None:
             Writer.load(workdir).write(["Anna was in the"])
     return set(seen)
 

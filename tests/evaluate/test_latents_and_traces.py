@@ -29,8 +29,8 @@ def trained():
     def step(params, state, number):
         tokens = jax.random.randint(jax.random.PRNGKey(number), (16, 16), 0, cfg.vae.vocab_size)
         batch = {**tiny.batch_of(cfg, rows=16), "tokens": tokens}
-        noise, counts = family.draw(cfg, batch, jax.random.PRNGKey(number), number)
-        loss = lambda params: family.loss(cfg, params, {}, batch, noise, counts, number)[0]
+        noise, counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(number), number)
+        loss = lambda params: family.objective.loss(cfg, params, {}, batch, noise, counts, number)[0]
         changes, state = optimizer.update(jax.grad(loss)(params), state)
         return optax.apply_updates(params, changes), state
 
@@ -124,7 +124,7 @@ def test_a_trace_ends_where_the_writer_does():
     params = tiny.parameters(cfg)
     prompt = np.random.default_rng(0).integers(0, cfg.vae.vocab_size, 11).tolist()
     traced = trace.denoising_trace(cfg, params, prompt, 2, seed=4, pad_id=0)
-    blocks = [b for _, b in FAMILIES["cola"].generate(cfg, params, [prompt], seed=4, pad_id=0, blocks=2)]
+    blocks = [b for _, b in FAMILIES["cola"].generator.generate(cfg, params, [prompt], seed=4, pad_id=0, blocks=2)]
     assert traced.states.shape == (2, 4, 4, 4) and traced.tokens.shape == (2, 3, 4)
     for index, block in enumerate(blocks):
         np.testing.assert_allclose(traced.states[index, -1], block.latents[0], atol=1e-5)

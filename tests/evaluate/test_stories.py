@@ -19,6 +19,12 @@ def test_figures_count_what_was_written_and_not_the_prompt():
     assert stories.story_figures([(opening, "")])["well_formed"] == 0.0
 
 
+def test_a_sentence_that_the_prompt_begins_counts_once_it_is_completed():
+    figures = lambda rest: stories.story_figures([(STORY[:15], rest)])["well_formed"]
+    assert figures(STORY[15:24]) == figures(STORY[15:]) == 1.0
+    assert figures(" garden kitchen.") == figures("") == 0.0
+
+
 def test_only_the_entailed_answer_counts():
     asked = tinyworld.question_prompt(STORY)
     pairs = [(asked, " the garden."), (asked, " the kitchen."), (asked, ""), (asked, " the garden")]

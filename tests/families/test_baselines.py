@@ -27,7 +27,7 @@ def setup(family, **changes):
 
 
 def drawn(cfg, batch, seed=3):
-    return FAMILIES[cfg.family].draw(cfg, batch, jax.random.PRNGKey(seed), jnp.int32(0))
+    return FAMILIES[cfg.family].objective.draw(cfg, batch, jax.random.PRNGKey(seed), jnp.int32(0))
 
 
 def log_p(cfg, params, tokens, batch, causal):
@@ -39,7 +39,7 @@ def log_p(cfg, params, tokens, batch, causal):
 
 def gradients_too(cfg, params, batch, noise, counts, plain):
     """Asserts that loss and gradient are those of `plain(params)`."""
-    value = lambda params: FAMILIES[cfg.family].loss(cfg, params, {}, batch, noise, counts, 0)
+    value = lambda params: FAMILIES[cfg.family].objective.loss(cfg, params, {}, batch, noise, counts, 0)
     (found, sums), gradient = jax.jit(jax.value_and_grad(value, has_aux=True))(params)
     expected, expected_gradient = jax.jit(jax.value_and_grad(plain))(params)
     close(found, expected, atol=1e-5, rtol=1e-5)
@@ -148,7 +148,7 @@ def network(cfg, params):
 
 def rows_of(cfg, params, prompts, **options):
     family = FAMILIES[cfg.family]
-    found = [(new, details) for new, details in family.generate(cfg, params, prompts, pad_id=0, **options)]
+    found = [(new, details) for new, details in family.generator.generate(cfg, params, prompts, pad_id=0, **options)]
     return [sum((new[row] for new, _ in found), []) for row in range(len(prompts))], [details for _, details in found]
 
 

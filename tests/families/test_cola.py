@@ -17,6 +17,7 @@ from cola_jax.config import RunConfig
 from cola_jax.diffusion import path
 from cola_jax.families import FAMILIES, cola, vae_terms
 from cola_jax.models.text_vae import to_prior
+from cola_jax.train.state import reference
 
 B, N, S = 4, 16, 4
 MODES = ("none", "input", "input_and_target")
@@ -104,20 +105,20 @@ def test_known_latents_are_clean_input_outside_the_loss_and_get_no_gradient(flow
 
 def drawn(cfg, batch=None, step=0):
     batch = batch_of(cfg) if batch is None else batch
-    noise, counts = FAMILIES[cfg.family].draw(cfg, batch, jax.random.PRNGKey(3), step)
+    noise, counts = FAMILIES[cfg.family].objective.draw(cfg, batch, jax.random.PRNGKey(3), step)
     return batch, noise, counts
 
 
 @functools.cache
 def compiled_loss(cfg):
     family = FAMILIES[cfg.family]
-    return jax.jit(lambda p, frozen, *drawn: family.loss(cfg, p, frozen, *drawn, 0))
+    return jax.jit(lambda p, frozen, *drawn: family.objective.loss(cfg, p, frozen, *drawn, 0))
 
 
 @functools.cache
 def compiled_gradient(cfg):
     family = FAMILIES[cfg.family]
-    value = lambda p, fixed, frozen, *drawn: family.loss(cfg, fixed | p, frozen, *drawn, 0)
+    value = lambda p, fixed, frozen, *drawn: family.objective.loss(cfg, fixed | p, frozen, *drawn, 0)
     return jax.jit(jax.value_and_grad(value, has_aux=True))
 
 
@@ -146,7 +147,7 @@ def test_the_flow_term_alone_trains_the_encoder_only_if_told_so(cfg, params, mod
 def test_the_reference_term_is_0_at_the_start_and_pulls_back_after_a_move(params):
     cfg = config(objective__reference_weight=1.0, objective__vae_from="'w'", objective__vae_weight=0.0,
                  objective__flow_weight=0.0)  # fmt: skip
-    frozen = cola.frozen(cfg, params)
+    frozen = reference(cfg, cola.FAMILY, params)
     assert set(frozen) == {"encoder"}
     (start, sums), gradient = gradient_of(cfg, params, frozen)
     assert abs(float(sums["reference_kl"])) < 1e-3 and abs(float(start)) < 1e-4
@@ -166,7 +167,7 @@ def test_no_gradient_goes_to_the_reference(params):
 
 
 def test_a_run_without_the_reference_term_keeps_no_reference(cfg, params):
-    assert cola.frozen(cfg, params) == {}
+    assert reference(cfg, cola.FAMILY, params) == {}
 
 
 def test_the_mask_loss_can_be_left_out_and_then_nothing_is_masked(cfg, params):
@@ -278,18 +279,18 @@ EVERYTHING, PRIOR = ("encoder", "decoder", "dit"), ("dit",)
 def test_the_latent_policy_says_which_groups_a_step_trains(policy, expected):
     cfg = replace(RunConfig(), objective__latent_policy=policy, objective__interval_period=5,
                   objective__interval_joint=2)  # fmt: skip
-    assert [cola.trained(cfg, step) for step in range(len(expected))] == expected
+    assert [cola.training(cfg, step).groups for step in range(len(expected))] == expected
 
 
 def test_the_vae_learns_at_its_own_rate():
     cfg = replace(RunConfig(), objective__vae_lr_ratio=0.01)
-    assert cola.learning_rate_ratio(cfg) == {"encoder": 0.01, "decoder": 0.01, "dit": 1.0}
+    assert cola.training(cfg, 0).rates == {"encoder": 0.01, "decoder": 0.01, "dit": 1.0}
 
 
 def test_both_stages_start_from_the_same_vae(cfg):
     stage_1 = dataclasses.replace(cfg, family="text_vae")
     key = jax.random.PRNGKey(0)
-    both = jax.jit(lambda: (FAMILIES["text_vae"].init(stage_1, key), cola.init(cfg, key)))
+    both = jax.jit(lambda: (FAMILIES["text_vae"].objective.init(stage_1, key), cola.init(cfg, key)))
     first, second = both()
     assert set(first) == {"encoder", "decoder"} and set(second) == {"encoder", "decoder", "dit"}
     close(first, {group: second[group] for group in first}, atol=0, rtol=0)
@@ -302,6 +303,8 @@ def test_every_family_stands_in_the_table_under_its_name():
     assert {name: family.name for name, family in FAMILIES.items()} == {name: name for name in FAMILIES}
     for family in FAMILIES.values():
         cfg = config(family=family.name)
-        assert set(family.groups) == set(jax.eval_shape(lambda f=family, c=cfg: f.init(c, jax.random.PRNGKey(0))))
-        assert set(family.trained(cfg, 0)) <= set(family.groups) == set(family.learning_rate_ratio(cfg))
-    assert FAMILIES["text_vae"].generate is None
+        assert set(family.groups) == set(
+            jax.eval_shape(lambda f=family, c=cfg: f.objective.init(c, jax.random.PRNGKey(0)))
+        )
+        assert set(family.training(cfg, 0).groups) <= set(family.groups) == set(family.training(cfg, 0).rates)
+    assert FAMILIES["text_vae"].generator is None

@@ -21,7 +21,7 @@ from cola_jax.parallel.rules import shardings
 from cola_jax.train.state import abstract_state, init_state
 from cola_jax.train.step import train_step
 
-WRITERS = [name for name, family in FAMILIES.items() if family.generate is not None]
+WRITERS = [name for name, family in FAMILIES.items() if family.generator is not None]
 SMALL = {"dit__num_layers": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "data__packing": "best_fit"}
 LENGTHS = (8, 4)  # documents of a packed row of 16
 
@@ -33,13 +33,13 @@ def setup(name, **changes):
 
 
 def drawn(cfg, batch):
-    return FAMILIES[cfg.family].draw(cfg, batch, jax.random.PRNGKey(3), jnp.int32(0))
+    return FAMILIES[cfg.family].objective.draw(cfg, batch, jax.random.PRNGKey(3), jnp.int32(0))
 
 
 @functools.cache
 def compiled(cfg):
     """(params, batch, noise, counts) -> (loss, sums)."""
-    return jax.jit(lambda params, *drawn: FAMILIES[cfg.family].loss(cfg, params, {}, *drawn, jnp.int32(0)))
+    return jax.jit(lambda params, *drawn: FAMILIES[cfg.family].objective.loss(cfg, params, {}, *drawn, jnp.int32(0)))
 
 
 def test_the_table_and_the_configs_name_the_same_families():
@@ -50,9 +50,9 @@ def test_the_table_and_the_configs_name_the_same_families():
 @pytest.mark.parametrize("name", FAMILIES)
 def test_groups_ratios_and_shardings_cover_the_parameters(name):
     cfg, family = RunConfig(family=name), FAMILIES[name]
-    params = jax.eval_shape(lambda: family.init(cfg, jax.random.PRNGKey(0)))
-    assert set(params) == set(family.groups) == set(family.learning_rate_ratio(cfg))
-    assert set(family.trained(cfg, 0)) <= set(family.groups)
+    params = jax.eval_shape(lambda: family.objective.init(cfg, jax.random.PRNGKey(0)))
+    assert set(params) == set(family.groups) == set(family.training(cfg, 0).rates)
+    assert set(family.training(cfg, 0).groups) <= set(family.groups)
     placed = shardings(params, AbstractMesh((1, 2, 4, 1, 2), AXES))
     for leaf, sharding in zip(jax.tree.leaves(params), jax.tree.leaves(placed), strict=True):
         assert leaf.size < 1_000_000 or any(axes for axes in sharding.spec), leaf.shape
@@ -112,7 +112,7 @@ def test_a_small_repetitive_language_is_learnt(name):
     family, mesh = FAMILIES[name], make_mesh(cfg.mesh, jax.devices()[:1])
     abstract = abstract_state(cfg, family, mesh)
     state, put = init_state(cfg, family, abstract), batch_putter(mesh, 16)
-    update = train_step(cfg, family, family.trained(cfg, 0), mesh, abstract)
+    update = train_step(cfg, family, family.training(cfg, 0).groups, mesh, abstract)
     random, losses = np.random.default_rng(0), []
     metric, steps, good = LEARNT[name]
     for _ in range(steps):
@@ -123,14 +123,14 @@ def test_a_small_repetitive_language_is_learnt(name):
     first, last = np.mean(losses[:5]), np.mean(losses[-20:])
     assert first > 1.3 and last < good, (first, last)
     cfg = config(family=name, backbone__vocab_size=7, backbone__dim=32, sampling__max_new_tokens=6)
-    [rows] = [new for new, _ in family.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2] * 32, pad_id=6)]
+    [rows] = [new for new, _ in family.generator.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2] * 32, pad_id=6)]
     right = np.mean(np.array(rows) == [0, 1, 2, 3, 4, 0])
     assert right > 0.8, f"{right} of the tokens of 32 samples; chance is 0.2"
 
 
 def written(cfg, params, prompts, **options):
     """All new tokens of every row."""
-    stretches = [new for new, _ in FAMILIES[cfg.family].generate(cfg, params, prompts, pad_id=0, **options)]
+    stretches = [new for new, _ in FAMILIES[cfg.family].generator.generate(cfg, params, prompts, pad_id=0, **options)]
     return [sum((stretch[row] for stretch in stretches), []) for row in range(len(prompts))]
 
 

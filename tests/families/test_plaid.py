@@ -34,7 +34,7 @@ def setup(**changes):
 
 def test_the_published_sizes_have_the_matched_core():
     cfg = RunConfig(family="plaid")
-    shapes = jax.eval_shape(lambda: FAMILY.init(cfg, jax.random.PRNGKey(0)))
+    shapes = jax.eval_shape(lambda: FAMILY.objective.init(cfg, jax.random.PRNGKey(0)))
     sizes = {name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in shapes.items()}
     matrices = sum(x.size for x in jax.tree.leaves(shapes["backbone"]["blocks"]) if x.ndim == 3)
     assert matrices == 1_811_939_328
@@ -94,7 +94,7 @@ def plain_rows(cfg, params, shape, batch, noise, bias):
 def test_loss_and_gradients_are_the_bound_and_for_the_schedules_shape_the_mean_square():
     cfg, params = setup(data__packing="best_fit")
     batch = packed(cfg, (8, 4))
-    noise, counts = FAMILY.draw(cfg, batch, jax.random.PRNGKey(1), 0)
+    noise, counts = FAMILY.objective.draw(cfg, batch, jax.random.PRNGKey(1), 0)
     noise |= {
         "reconstructs": jnp.array([True, False, False, False]),
         "conditions": jnp.array([True, True, False, True]),
@@ -129,7 +129,7 @@ def test_loss_and_gradients_are_the_bound_and_for_the_schedules_shape_the_mean_s
 
 def test_parts_and_times_lie_on_a_grid_over_the_global_batch():
     cfg, _ = setup()
-    noise, _ = FAMILY.draw(cfg, batch_of(cfg, rows=800), jax.random.PRNGKey(0), 0)
+    noise, _ = FAMILY.objective.draw(cfg, batch_of(cfg, rows=800), jax.random.PRNGKey(0), 0)
     reconstructs, t = np.asarray(noise["reconstructs"]), np.sort(np.asarray(noise["t"]))
     assert abs(reconstructs.sum() - 100) <= 1 and np.all(np.asarray(noise["t"])[reconstructs] == 0)
     gaps = np.diff(t[101:])

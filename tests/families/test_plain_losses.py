@@ -26,7 +26,7 @@ def setup(**changes):
     cfg = config(data__packing="best_fit", compute__cross_entropy_chunk=5, **changes)
     params, frozen = parameters(cfg), {"encoder": parameters(cfg, seed=1)["encoder"]}
     batch = packed(cfg, (8, 4))
-    noise, counts = FAMILIES[cfg.family].draw(cfg, batch, jax.random.PRNGKey(3), 0)
+    noise, counts = FAMILIES[cfg.family].objective.draw(cfg, batch, jax.random.PRNGKey(3), 0)
     return cfg, params, frozen, batch, noise, counts
 
 
@@ -91,7 +91,7 @@ def test_the_loss_and_its_gradients_are_those_of_the_specification(fields, plain
     cfg, params, frozen, batch, noise, counts = setup(**fields)
     family = FAMILIES[cfg.family]
     assert noise["masked"].any() and ("known" not in noise or noise["known"].any())
-    ours = lambda p: family.loss(cfg, p, frozen, batch, noise, counts, 0)[0]
+    ours = lambda p: family.objective.loss(cfg, p, frozen, batch, noise, counts, 0)[0]
     theirs = lambda p: plain(cfg, p, frozen, batch, noise)
     found, expected = (jax.jit(jax.value_and_grad(loss))(params) for loss in (ours, theirs))
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
@@ -103,13 +103,13 @@ def test_microbatches_add_up_to_the_whole_batch(fields):
     cfg, params, frozen, batch, noise, _ = setup(**fields)
     batch["weights"][0, 3:] = 0.0
     family = FAMILIES[cfg.family]
-    counts = family.draw(cfg, batch, jax.random.PRNGKey(3), 0)[1]
+    counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(3), 0)[1]
     noise["masked"] = noise["masked"] & (batch["weights"] > 0)
-    loss = jax.jit(lambda batch, noise: family.loss(cfg, params, frozen, batch, noise, counts, 0))
+    loss = jax.jit(lambda batch, noise: family.objective.loss(cfg, params, frozen, batch, noise, counts, 0))
     whole = loss(batch, noise)
     halves = [loss(*jax.tree.map(lambda x, i=i: x[i::2], (batch, noise))) for i in range(2)]
     close(jax.tree.map(jnp.add, *halves), whole, atol=1e-4, rtol=1e-5)
-    assert all(np.isfinite(float(metric)) for metric in family.summarize(cfg, whole[1]).values())
+    assert all(np.isfinite(float(metric)) for metric in family.objective.summarize(cfg, whole[1]).values())
     assert set(counts) <= set(whole[1])
     for name, count in counts.items():
         assert float(count) == float(whole[1][name])

@@ -71,17 +71,17 @@ def test_a_fixed_logsnr_is_the_logsnr(fixed, last_ln, mask_weight):
     cfg, params = fixed
     cfg = replace(cfg, vae__encoder_last_ln=last_ln, objective__mask_weight=mask_weight, objective__mask_rate=0.5)
     family, batch = FAMILIES["text_vae"], packed(cfg, (8, 4))
-    noise, counts = family.draw(cfg, batch, jax.random.PRNGKey(0), 0)
-    sums = jax.jit(lambda p: family.loss(cfg, p, {}, batch, noise, counts, 0)[1])(params)
-    np.testing.assert_allclose(family.summarize(cfg, sums)["logsnr"], cfg.vae.fixed_logsnr, atol=1e-4)
+    noise, counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(0), 0)
+    sums = jax.jit(lambda p: family.objective.loss(cfg, p, {}, batch, noise, counts, 0)[1])(params)
+    np.testing.assert_allclose(family.objective.summarize(cfg, sums)["logsnr"], cfg.vae.fixed_logsnr, atol=1e-4)
 
 
 @pytest.mark.parametrize("fields", [{}, {"vae__fixed_logsnr": 1.5}])
 def test_rows_without_a_document_are_finite_and_add_nothing(fields):
     cfg = config(family="text_vae", data__packing="best_fit", **fields)
     family, batch = FAMILIES["text_vae"], packed(cfg, ())
-    noise, counts = family.draw(cfg, batch, jax.random.PRNGKey(0), 0)
-    value, sums = jax.jit(lambda p: family.loss(cfg, p, {}, batch, noise, counts, 0))(parameters(cfg))
+    noise, counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(0), 0)
+    value, sums = jax.jit(lambda p: family.objective.loss(cfg, p, {}, batch, noise, counts, 0))(parameters(cfg))
     assert float(value) == 0.0
     assert all(float(total) == 0.0 for total in sums.values())
 
@@ -99,11 +99,11 @@ def test_a_learnt_logsnr_is_that_of_the_posteriors():
 def test_without_variation_the_latent_is_the_mean_and_the_kl_is_gone():
     cfg = config(family="text_vae", vae__use_variation=False)
     family, params, batch = FAMILIES["text_vae"], parameters(cfg), batch_of(cfg)
-    noise, counts = family.draw(cfg, batch, jax.random.PRNGKey(0), 0)
+    noise, counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(0), 0)
     louder = noise | {"posterior": 100.0 * noise["posterior"]}
-    run = jax.jit(lambda noise: family.loss(cfg, params, {}, batch, noise, counts, 0))
+    run = jax.jit(lambda noise: family.objective.loss(cfg, params, {}, batch, noise, counts, 0))
     assert float(run(noise)[0]) == float(run(louder)[0])
-    assert {"kl", "logsnr"}.isdisjoint(family.summarize(cfg, run(noise)[1]))
+    assert {"kl", "logsnr"}.isdisjoint(family.objective.summarize(cfg, run(noise)[1]))
 
 
 def test_positions_and_documents_of_latents_are_those_of_their_tokens():

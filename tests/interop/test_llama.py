@@ -79,7 +79,7 @@ def test_grouped_heads_and_tied_embeddings_survive_in_shards_and_in_bfloat16(tmp
     assert llama.read_config(tmp_path / "one") == cfg.backbone
     read = llama.read(tmp_path / "one", cfg.backbone)
     close(read, jax.tree.map(np.asarray, params), atol=0, rtol=0)
-    drawn = jax.eval_shape(lambda: FAMILIES[family].init(cfg, jax.random.PRNGKey(0)))
+    drawn = jax.eval_shape(lambda: FAMILIES[family].objective.init(cfg, jax.random.PRNGKey(0)))
     assert jax.tree.map(np.shape, read) == jax.tree.map(lambda leaf: leaf.shape, drawn)
     llama.write(tmp_path / "half", cfg.backbone, params, dtype="bfloat16", eos_id=2)
     assert llama.stored_dtype(tmp_path / "half") == "bfloat16"

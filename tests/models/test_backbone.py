@@ -38,7 +38,7 @@ def logits_of(cfg, params, tokens, pattern, segments=SEGMENTS):
 @pytest.mark.parametrize("family", ["ar", "llada"])
 def test_the_matched_sizes_have_the_exact_counts(family):
     cfg = RunConfig(family=family)
-    shapes = jax.eval_shape(lambda: FAMILIES[family].init(cfg, jax.random.PRNGKey(0)))["backbone"]
+    shapes = jax.eval_shape(lambda: FAMILIES[family].objective.init(cfg, jax.random.PRNGKey(0)))["backbone"]
     size = lambda tree: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
     matrices = {name: leaf for name, leaf in shapes["blocks"].items() if "norm" not in name}
     assert size(matrices) == 1_811_939_328

@@ -12,7 +12,7 @@ ENCODER, DECODER, DIT = 250_896_416, 250_975_158, 1_829_875_728
 
 
 def counts(cfg):
-    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].init(cfg, jax.random.PRNGKey(0)))
+    shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
     return {group: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree)) for group, tree in shapes.items()}
 
 

@@ -19,7 +19,7 @@ def tree_of(**shapes):
 
 
 def test_every_parameter_of_the_full_sized_model_has_a_sharding():
-    params = jax.eval_shape(functools.partial(cola.FAMILY.init, RunConfig()), jax.random.PRNGKey(0))
+    params = jax.eval_shape(functools.partial(cola.FAMILY.objective.init, RunConfig()), jax.random.PRNGKey(0))
     placed = shardings(params, MESH)
     large = [
         sharding.spec

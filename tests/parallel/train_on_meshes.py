@@ -35,7 +35,7 @@ def losses(family: str, packing: str, mesh: str, steps: int) -> list[float]:
     built = make_mesh(cfg.mesh, devices)
     abstract = abstract_state(cfg, FAMILIES[family], built)
     state, put = init_state(cfg, FAMILIES[family], abstract), batch_putter(built, 8)
-    step = train_step(cfg, FAMILIES[family], FAMILIES[family].trained(cfg, 0), built, abstract)
+    step = train_step(cfg, FAMILIES[family], FAMILIES[family].training(cfg, 0).groups, built, abstract)
     found = []
     for index in range(steps):
         batch = packed(cfg, (8, 4), index) if packing == "best_fit" else batch_of(cfg, index)

@@ -89,7 +89,7 @@ def test_a_released_folder_gives_its_vae_in_the_form_that_training_starts_from()
     mesh = make_mesh(cfg.mesh, jax.devices()[:1])
     given = starts.find(cfg, mesh).params
     close(given, released.read_vae(GOLDEN / "cola_vae", vae), atol=0, rtol=0)
-    drawn = jax.eval_shape(lambda: FAMILIES["text_vae"].init(cfg, jax.random.PRNGKey(0)))
+    drawn = jax.eval_shape(lambda: FAMILIES["text_vae"].objective.init(cfg, jax.random.PRNGKey(0)))
     assert jax.tree.structure(given) == jax.tree.structure(drawn)
     assert [x.shape for x in jax.tree.leaves(given)] == [x.shape for x in jax.tree.leaves(drawn)]
     cfg = dataclasses.replace(cfg, vae=config().vae)

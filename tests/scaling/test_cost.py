@@ -14,6 +14,7 @@ from cola_jax.models import pairs, visibility
 from cola_jax.models.chunks import chunk_bounds
 from cola_jax.parallel.chips import chip_of
 from cola_jax.scaling import accounting
+from cola_jax.train.state import reference
 
 WIDE = {
     "vae__dim": 256, "vae__ffn_dim": 768, "vae__num_heads": 2, "vae__vocab_size": 1024, "vae__latent_dim": 16,
@@ -37,15 +38,15 @@ CASES = {
 def compilers_flops(cfg):
     """FLOPs of loss and gradient of one batch, as XLA counts them."""
     family = FAMILIES[cfg.family]
-    trained = family.trained(cfg, 0)
-    params = jax.eval_shape(lambda: family.init(cfg, jax.random.PRNGKey(0)))
+    trained = family.training(cfg, 0).groups
+    params = jax.eval_shape(lambda: family.objective.init(cfg, jax.random.PRNGKey(0)))
 
     def gradient(params, frozen, batch):
-        noise, counts = family.draw(cfg, batch, jax.random.PRNGKey(0), 0)
-        loss = lambda free: family.loss(cfg, {**params, **free}, frozen, batch, noise, counts, 0)
+        noise, counts = family.objective.draw(cfg, batch, jax.random.PRNGKey(0), 0)
+        loss = lambda free: family.objective.loss(cfg, {**params, **free}, frozen, batch, noise, counts, 0)
         return jax.value_and_grad(loss, has_aux=True)({group: params[group] for group in trained})
 
-    frozen = jax.eval_shape(functools.partial(family.frozen, cfg), params)
+    frozen = reference(cfg, family, params)
     return jax.jit(gradient).lower(params, frozen, batch_of(cfg)).compile().cost_analysis()["flops"]
 
 
@@ -54,7 +55,7 @@ def test_the_count_is_the_compilers_within_five_percent_where_nothing_is_remater
     name, changes = CASES[case]
     cfg = config(family=name, **(WIDE | changes))
     tokens = cfg.train.batch_size * cfg.train.sequence_length
-    assert FAMILIES[name].cost(cfg).total * tokens == pytest.approx(compilers_flops(cfg), rel=0.05)
+    assert FAMILIES[name].objective.cost(cfg).total * tokens == pytest.approx(compilers_flops(cfg), rel=0.05)
 
 
 def test_the_papers_axis_gives_its_figures():
@@ -66,22 +67,22 @@ def test_the_papers_axis_gives_its_figures():
 
 
 def test_parameters_by_group_are_those_of_the_published_sizes():
-    assert FAMILIES["cola"].cost(RunConfig()).params == {
+    assert FAMILIES["cola"].objective.cost(RunConfig()).params == {
         "encoder": 250_896_416, "decoder": 250_975_158, "dit": 1_829_875_728,
     }  # fmt: skip
-    assert sum(FAMILIES["ar"].cost(RunConfig(family="ar")).params.values()) == 2_222_790_656
+    assert sum(FAMILIES["ar"].objective.cost(RunConfig(family="ar")).params.values()) == 2_222_790_656
 
 
 def test_state_holds_parameters_moments_of_what_is_trained_and_the_reference():
     joint = {"objective__vae_from": "W", "objective__reference_weight": 0.1}
-    cost = FAMILIES["cola"].cost(config(**joint))
+    cost = FAMILIES["cola"].objective.cost(config(**joint))
     assert cost.state_bytes == 4 * (3 * sum(cost.params.values()) + cost.params["encoder"])
-    fixed = FAMILIES["cola"].cost(config(objective__latent_policy="fixed", objective__vae_from="W"))
+    fixed = FAMILIES["cola"].objective.cost(config(objective__latent_policy="fixed", objective__vae_from="W"))
     assert fixed.state_bytes == 4 * (sum(fixed.params.values()) + 2 * fixed.params["dit"])
 
 
 def test_an_interval_costs_the_mean_of_its_steps():
-    cost = lambda **changes: FAMILIES["cola"].cost(config(objective__vae_from="W", **changes))
+    cost = lambda **changes: FAMILIES["cola"].objective.cost(config(objective__vae_from="W", **changes))
     unmasked = {"objective__mask_weight": 0.0}  # a fixed VAE decodes no masked rows
     joint, fixed = cost(**unmasked), cost(objective__latent_policy="fixed")
     policy = {"objective__latent_policy": "interval", "objective__interval_period": 4, "objective__interval_joint": 1}
@@ -123,14 +124,14 @@ def test_mfu_is_the_useful_share_of_all_peaks():
     assert chip.flops == 459e12
     assert chip_of(Device("TPU v4", 2)).flops == 2 * chip_of(Device("TPU v4", 1)).flops == 275e12
     assert chip_of(jax.devices("cpu")[0]) is None
-    cost = FAMILIES["cola"].cost(config(compute__attention_chunks=1))
+    cost = FAMILIES["cola"].objective.cost(config(compute__attention_chunks=1))
     assert 0 < cost.masked < cost.total and cost.useful == cost.total - cost.masked
     assert accounting.mfu(cost.useful, chip.flops / cost.useful, 2 * chip.flops) == 0.5
 
 
 def test_a_run_says_what_it_costs_on_both_axes():
     cfg = RunConfig()
-    said = accounting.describe(cfg, FAMILIES["cola"].cost(cfg))
+    said = accounting.describe(cfg, FAMILIES["cola"].objective.cost(cfg))
     assert "2,331,747,302" in said and "7786 on the paper's axis" in said
     assert said.count("\n") == 2
-    assert jnp.isfinite(FAMILIES["cola"].cost(cfg).total)
+    assert jnp.isfinite(FAMILIES["cola"].objective.cost(cfg).total)

@@ -92,11 +92,10 @@ def test_parameters_from_elsewhere_begin_a_run_with_a_fresh_optimizer(tmp_path):
 
 
 def test_the_frozen_reference_of_a_run_that_begins_with_parameters_is_a_copy_of_theirs(tmp_path):
-    anchored = dataclasses.replace(FAMILY, frozen=lambda cfg, params: {"encoder": params["encoder"]})
     mesh = make_mesh(config().mesh, jax.devices()[:1])
-    abstract = abstract_state(config(), anchored, mesh)
-    params = at(init_state(config(), anchored, abstract), 3).params
-    first = complete(config(), anchored, abstract, 0, {"params": params})
+    abstract = abstract_state(config(), FAMILY, mesh)
+    params = at(init_state(config(), FAMILY, abstract), 3).params
+    first = complete(config(), FAMILY, abstract, 0, {"params": params})
     assert same(first.frozen, {"encoder": params["encoder"]})
     pointer = lambda x: x.unsafe_buffer_pointer()
     kept = {pointer(x) for x in jax.tree.leaves(first.params)}

@@ -17,7 +17,7 @@ import numpy as np
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import CheckpointConfig, ObjectiveConfig, OptimizerConfig, TrainConfig
 from cola_jax.families.cost import Cost
-from cola_jax.families.family import Family
+from cola_jax.families.family import BatchSpec, Family, Objective, Training, text_batch
 
 LENGTH, WIDTH = 8, 16
 
@@ -55,22 +55,25 @@ def trained(cfg: RunConfig, step: int) -> tuple[str, ...]:
     return ("dit",) if alone else ("encoder", "dit")
 
 
-def family(**used: Any) -> Family:
-    """A family of the fields that training uses; the others are absent."""
-    return Family(**{f.name: None for f in dataclasses.fields(Family)} | used)
+def batch_spec(cfg: RunConfig) -> BatchSpec:
+    """tokens, weights and rows: the toy has neither documents nor positions."""
+    spec = text_batch(cfg)
+    return {name: spec[name] for name in ("tokens", "weights", "rows")}
 
 
-FAMILY = family(
+OBJECTIVE = Objective(
+    init,
+    batch_spec,
+    draw,
+    loss,
+    summarize=lambda cfg, sums: {"square": sums["square"] / sums["tokens"]},
+    cost=lambda cfg: Cost({"encoder": 144, "dit": 408}, {"dense": 64.0}, {"dense": 96.0}, 0.0, 0.0, 6624),
+)
+FAMILY = Family(
     name="toy",
     groups=("encoder", "dit"),
-    init=init,
-    draw=draw,
-    loss=loss,
-    summarize=lambda cfg, sums: {"square": sums["square"] / sums["tokens"]},
-    trained=trained,
-    learning_rate_ratio=lambda cfg: {"encoder": 0.5, "dit": 1.0},
-    frozen=lambda cfg, params: {"encoder": params["encoder"]},
-    cost=lambda cfg: Cost({"encoder": 144, "dit": 408}, {"dense": 64.0}, {"dense": 96.0}, 0.0, 0.0, 6624),
+    objective=OBJECTIVE,
+    training=lambda cfg, step: Training(trained(cfg, step), {"encoder": 0.5, "dit": 1.0}, frozen=("encoder",)),
 )
 
 
