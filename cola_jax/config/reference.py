@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
+import inspect
 import io
 import math
 import re
@@ -91,7 +93,7 @@ def fields_of(cls: type, prefix: str) -> Iterator[Field]:
 
 def comments_of(cls: type) -> dict[str, str]:
     """Returns {field: comment} of a dataclass: the comment lines above a field and those on its own lines."""
-    source = sys.modules[cls.__module__].__loader__.get_source(cls.__module__)
+    source = inspect.getsource(sys.modules[cls.__module__])
     [body] = [
         node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == cls.__name__
     ]
@@ -143,16 +145,17 @@ def readers(path: str) -> str:
     kinds = [kind for kind, names in READS.items() if path.removeprefix("data.sources.0.") in names]
     if path.startswith("data.sources.0."):
         return f"read by kinds {', '.join(kinds)}" if kinds else "read by all families"
-    left_out = {family for family in FAMILY_READS if _by_family(path, family)}
-    names = [family for family in FAMILY_READS if family not in left_out]
-    who = f"read by {', '.join(names)}" if left_out else "read by all families"
+    names = [family for family in FAMILY_READS if path not in _unread_by(family)]
+    who = "read by all families" if len(names) == len(FAMILY_READS) else f"read by {', '.join(names)}"
     conditions = [condition(switch, path) for switch in SWITCHES if path in switch.names]
     return " ".join([who, *conditions])
 
 
-def _by_family(path: str, family: str) -> bool:
-    unread = unread_fields(RunConfig(family=family)).get(path)
-    return unread is not None and unread.switch == "family"
+@functools.cache
+def _unread_by(family: str) -> frozenset[str]:
+    """The paths that no run of a family reads."""
+    found = unread_fields(RunConfig(family=family))
+    return frozenset(path for path, unread in found.items() if unread.switch == "family")
 
 
 def condition(switch: Switch, path: str) -> str:
