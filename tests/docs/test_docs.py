@@ -1,7 +1,9 @@
 """README and docs: links lead somewhere, commands parse, names exist, and what is generated is up to date."""
 
 import ast
+import functools
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -211,12 +213,20 @@ def resolve(name):
 
 
 @each_page
-def test_python_in_the_pages_imports_what_exists(page):
+def test_python_in_the_pages_imports_what_exists_and_calls_it_by_its_arguments(page):
     for block in fences(page, "python"):
+        known = {}
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
-                for alias in node.names:
-                    resolve(f"{node.module}.{alias.name}")
+                known |= {alias.name: resolve(f"{node.module}.{alias.name}") for alias in node.names}
+        for node in ast.walk(ast.parse(block)):
+            called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            first, *rest = called.replace("writer.", "Writer.", 1).split(".")
+            if first in known:
+                function = functools.reduce(getattr, rest, known[first])
+                bound = [None] * (first == "Writer" and rest != ["load"])  # self
+                keywords = dict.fromkeys(keyword.arg for keyword in node.keywords)
+                inspect.signature(function).bind(*bound, *node.args, **keywords)
 
 
 def messages():
