@@ -155,7 +155,7 @@ def train(cfg: RunConfig, workdir: Path, text: Shared) -> None:
     """Trains a run, or what is left of it."""
     if not tokenizers.is_saved(workdir / TOKENIZER):
         tokenizers.save(text.tokenizer, workdir / TOKENIZER)
-    if runs.run(cfg, workdir, corpus=text.corpus).interrupted:
+    if runs.run_training(cfg, workdir, corpus=text.corpus).interrupted:
         raise KeyboardInterrupt
 
 
@@ -197,7 +197,7 @@ def answer(workdir: Path, tasks: tuple[str, ...], records: int) -> None:
         workdir=workdir, step=None, tasks=tasks, protocol=None, output=None, limit=records, batch_size=64, context=0,
         seed=0, world_seed=0, shard_parameters=False,
     )  # fmt: skip
-    print(benchmark.run(request, {}), flush=True)
+    print(benchmark.as_text(benchmark.run(request, {})), flush=True)
 
 
 def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def likelihood(writer: Writer, count: int) -> dict[str, Any]:
     before = (tokenizer.eos_id,) if cfg.family in CONDITIONAL else ()
     texts = [tinyworld.story(cfg.data.seed, "heldout", index) for index in range(count)]
     pairs = [Pair(before, (*tokenizer.encode(text), tokenizer.eos_id)) for text in texts]
-    rows = text_likelihood.measure(writer, pairs, text_likelihood.effort_of(cfg.family, {}), 0, min(count, 32))
+    rows = text_likelihood.measure(writer, pairs, text_likelihood.settings_of(cfg.family, {}), 0, min(count, 32))
     return text_likelihood.summarize(rows, 0)
 
 

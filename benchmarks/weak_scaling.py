@@ -14,7 +14,7 @@ import jax
 
 from benchmarks import measure
 from cola_jax import config
-from cola_jax.aot.compile import compile_for
+from cola_jax.aot.compile import compile_program
 
 DEVICES = (1, 2, 4, 8)
 
@@ -32,7 +32,7 @@ def main() -> None:
         tree = config.load("own_text:joint,unread.txt")
         tree.mesh.update({"data": 1, "fsdp": 1} | {options.mesh: -1})
         tree.train.batch_size = options.rows * count
-        report, _ = compile_for(config.resolve(tree), f"cpu:{count}", "train", 1, 1)
+        report, _ = compile_program(config.resolve(tree), f"cpu:{count}", "train", 1, 1)
         traffic = sum(c.count * c.bytes for c in report.collectives)
         print(
             f"| {count} | {options.rows * count} | {report.flops / 1e9:.2f} | {report.bytes_accessed / 1e9:.2f} | "

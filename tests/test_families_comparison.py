@@ -109,7 +109,7 @@ def test_a_budget_that_does_not_outlast_the_warm_up_is_refused(plan, tmp_path):
 
 
 def test_the_cores_of_the_matched_configs_are_equal_and_the_rest_is_shared():
-    compared = families.comparison.compare([f"tinyworld_matched:{family}" for family in families.COMPARED])
+    compared = families.comparison.compare_runs([f"tinyworld_matched:{family}" for family in families.COMPARED])
     cores = compared["figures"]["core matrices"]
     assert max(cores) < 1.001 * min(cores)
     shared = {path for path in compared["fields"] if path.split(".")[0] in families.comparison.SHARED}

@@ -14,6 +14,7 @@ import numpy as np
 
 from cola_jax import config as settings
 from cola_jax.config import RunConfig
+from cola_jax.config.families import FACTS
 from cola_jax.families import FAMILIES
 
 SMALL = {
@@ -35,11 +36,12 @@ SMALL = {
 }  # fmt: skip
 MODELS = {
     "text_vae": ("vae",), "cola": ("vae", "dit"), "ar": ("backbone",), "llada": ("backbone", "llada"),
-    "plaid": ("backbone", "plaid"),
+    "plaid": ("backbone", "plaid"), "bigram": ("backbone",),
 }  # fmt: skip
 PLAIN = {"repetition_penalty": 1.0, "max_new_tokens": 8}
 SAMPLING = {
     "cola": PLAIN | {"steps": 2, "guidance": 2.0}, "ar": PLAIN, "llada": PLAIN, "plaid": {"max_new_tokens": 8},
+    "bigram": {"max_new_tokens": 8},
 }  # fmt: skip
 
 
@@ -52,8 +54,8 @@ def config(**changes: Any) -> RunConfig:
     for group, fields in SMALL.items():
         if group.split(".")[0] in ("vae", "dit", "backbone") and group.split(".")[0] not in models:
             continue
-        fields = read_by(family, {f"{group}__{name}": value for name, value in fields.items()})
-        fields = {name.split("__")[1]: value for name, value in fields.items()}
+        fields = read_by(family, {f"{group}__{name}".replace(".", "__"): value for name, value in fields.items()})
+        fields = {name.split("__")[-1]: value for name, value in fields.items()}
         node = tree
         for name in group.split("."):
             node = node[name]
@@ -66,9 +68,13 @@ def config(**changes: Any) -> RunConfig:
 
 def read_by(family: str, changes: dict[str, Any]) -> dict[str, Any]:
     """Returns the changes whose fields a family reads; sizes of other models are left out."""
-    ignored = {"llada": ("compute__attention_chunks",), "plaid": ("compute__attention_chunks",)}.get(family, ())
-    others = {"vae", "dit", "backbone", "llada", "plaid"} - set(MODELS[family])
-    return {name: value for name, value in changes.items() if name.split("__")[0] not in others and name not in ignored}
+    facts = FACTS[family]
+
+    def is_read(path: str) -> bool:
+        of_a_model = path.split(".")[0] in ("vae", "dit", "backbone", "llada", "plaid")
+        return path not in facts.ignores and (not of_a_model or path.startswith(facts.reads))
+
+    return {name: value for name, value in changes.items() if is_read(name.replace("__", "."))}
 
 
 def parameters(cfg: RunConfig, seed: int = 0) -> Any:

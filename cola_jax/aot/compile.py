@@ -123,10 +123,13 @@ def abstract_batch(cfg: RunConfig, mesh: Mesh) -> dict[str, Any]:
     return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place) for name, x in spec.items()}
 
 
-def compile_for(
-    cfg: RunConfig, topology: str, name: str, rows: int, prompt: int
+def compile_program(
+    cfg: RunConfig, topology: str, name: str = "train", rows: int = 1, prompt: int = 128
 ) -> tuple[Report, jax.stages.Compiled | None]:
     """Compiles one program of `cfg` for a topology. Returns the report, and the executable if the compiler made one.
+
+    Args:
+      topology: e.g. v5p:2x2x4, v5e:16x16*4 (four slices) or cpu:8. name, rows, prompt: see `program_of`.
 
     Raises:
       TopologyError: for a topology that does not exist. MeshError, ConfigError: see `program_of`.

@@ -24,6 +24,6 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from cola_jax.runs import comparison
 
-    compared = comparison.compare(options.configs)
+    compared = comparison.compare_runs(options.configs)
     print(json.dumps(compared, indent=2) if options.json else comparison.as_text(compared))
     return 0

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         topology.check(name)
     become_able_to_compile(options.topology)
     from cola_jax import config
-    from cola_jax.aot.compile import as_text, compile_for
+    from cola_jax.aot.compile import as_text, compile_program
     from cola_jax.aot.executable import save
     from cola_jax.families import FAMILIES
 
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     reports = []
     for name in options.topology:
         for program in programs:
-            report, compiled = compile_for(cfg, name, program, options.rows, options.prompt)
+            report, compiled = compile_program(cfg, name, program, options.rows, options.prompt)
             reports.append(report)
             if not options.json:
                 print(as_text(report), flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cola_jax.commands.arguments import Misuse, command, config_arguments, ema_argument, local_path, step_of
 
@@ -30,29 +29,17 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from cola_jax import config
-    from cola_jax.interop.convert import export_released, import_released
-    from cola_jax.interop.convert_llama import FAMILIES_OF_THE_FORM, export_llama, import_llama
-    from cola_jax.interop.llama import is_llama, refuse_others
-    from cola_jax.train.workdir import stored_config
+    from cola_jax.interop.weights import export_weights, import_weights
 
     if options.direction == "export":
         if options.config or options.assignments:
             raise Misuse("convert export takes no --config: a workdir has its own")
         step = step_of(options.step)
-        config_of_run = stored_config(Path(options.source))
-        family = config_of_run.get("family") if isinstance(config_of_run, dict) else None
-        export = export_llama if family in FAMILIES_OF_THE_FORM else export_released
-        export(options.source, options.target, step, options.dtype, print, options.ema)
+        export_weights(options.source, options.target, step, options.dtype, options.ema)
         return 0
     if options.step or options.dtype or options.ema:
         raise Misuse(
             "convert import takes no --step, --dtype or --ema: weights are fp32 here, and an export remembers theirs"
         )
-    llama = is_llama(options.source)
-    if not llama:
-        refuse_others(options.source)
-    tree = config.override(config.load(options.config) if options.config else config.base(), options.assignments)
-    read = import_llama if llama else import_released
-    read(options.source, options.target, tree, [path for path, _ in options.assignments], print)
+    import_weights(options.source, options.target, options.config or "", dict(options.assignments))
     return 0

@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         shard_parameters=options.shard_parameters,
         ema=options.ema,
     )
-    table = benchmark.run(request, sampling)
+    found = benchmark.run(request, sampling)
     if jax.process_index() == 0:
-        print(table)
+        print(benchmark.as_text(found))
     return 0

@@ -72,14 +72,14 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output, options.records)
     writer = Writer.load(options.workdir, step, ema=options.ema)
     given = {name: getattr(options, name) for name in text_likelihood.DEFAULTS}
-    effort = text_likelihood.effort_of(writer.cfg.family, given)
+    settings = text_likelihood.settings_of(writer.cfg.family, given)
     if options.records:
         pairs = text_likelihood.pairs_of_records(writer, options.records, options.limit)
     else:
         pairs = text_likelihood.pairs_of_heldout(
             writer, PROMPT_TOKENS if options.prompt_tokens is None else options.prompt_tokens, options.limit
         )
-    rows = text_likelihood.measure(writer, pairs, effort, options.seed, options.batch_size)
+    rows = text_likelihood.measure(writer, pairs, settings, options.seed, options.batch_size)
     if options.output:
         write_output(options.output, text_likelihood.as_lines(rows))
     figures = {"family": writer.cfg.family} | text_likelihood.summarize(rows, options.seed)

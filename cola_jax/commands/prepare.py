@@ -19,8 +19,8 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax import config
-    from cola_jax.data.prepare import prepare
+    from cola_jax.data.prepare import prepare_corpus
 
     cfg = config.resolve(config.override(config.load(options.config), options.assignments))
-    print(json.dumps(prepare(cfg, options.output), indent=2))
+    print(json.dumps(prepare_corpus(cfg, options.output), indent=2))
     return 0

@@ -36,6 +36,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         tree = config.load(options.config)
     cfg = config.resolve(config.override(tree, options.assignments))
-    summary = runs.run(cfg, options.workdir, executable=options.executable)
+    summary = runs.run_training(cfg, options.workdir, executable=options.executable)
     print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
     return PREEMPTED if summary.interrupted else 0

@@ -8,7 +8,7 @@ config.json of a run, of earlier versions too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -60,6 +60,25 @@ from cola_jax.config.sizes import tokens_of_block as tokens_of_block
 from cola_jax.config.sizes import vocabulary as vocabulary
 from cola_jax.config.stored import ALIASES, renamed
 from cola_jax.config.stored import from_stored as from_stored
+
+
+def tree_of(spec: str = "", changes: Mapping[str, Any] | None = None) -> ConfigDict:
+    """Returns the tree of a config before it is checked; arguments and errors as in `load_config`."""
+    assigned = [(path, value if isinstance(value, str) else repr(value)) for path, value in (changes or {}).items()]
+    return override(load(spec) if spec else base(), assigned)
+
+
+def load_config(spec: str = "", changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """Returns the checked config of an experiment.
+
+    Args:
+      spec: FILE.py[:ARG], or NAME[:ARG] of a file in experiments/; the base config where it is empty.
+      changes: {"group.field": value}, as --config.group.field=VALUE of the command line.
+
+    Raises:
+      ConfigError: where the file cannot be run, a field does not exist, or see `resolve`.
+    """
+    return resolve(tree_of(spec, changes))
 
 
 def unread(tree: ConfigDict, assignments: Sequence[tuple[str, str]]) -> set[str]:

@@ -20,7 +20,9 @@ from cola_jax.config.fields import RunConfig
 from cola_jax.config.stored import ALIASES
 from cola_jax.storage import local
 
-BUILT_IN = Path(__file__).resolve().parents[2] / "experiments"
+PACKAGE = Path(__file__).resolve().parents[1]
+INSTALLED, CLONED = PACKAGE / "experiments", PACKAGE.parent / "experiments"  # a wheel has them inside the package
+BUILT_IN = INSTALLED if INSTALLED.is_dir() else CLONED
 
 
 def override(tree: ConfigDict, assignments: list[tuple[str, str]]) -> ConfigDict:

@@ -38,7 +38,7 @@ from cola_jax.data.sources import Division, Documents, name_of, open_source
 from cola_jax.data.tokenizers import Tokenizer
 
 
-def prepare(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stderr) -> dict[str, Any]:
+def prepare_corpus(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stderr) -> dict[str, Any]:
     """Tokenizes and packs the sources of `cfg` into `out_folder`. Returns the metadata.
 
     Nothing is written before the sources, the tokenizer and the vocabulary have been checked.

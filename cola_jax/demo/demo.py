@@ -70,7 +70,7 @@ def demo(
     configs = stage_configs(workdir, seed, overrides)
     for number, (stage, cfg) in enumerate(configs.items(), 1):
         with clock.part(f"stage {number} ({stage})"):
-            interrupted = runs.run(cfg, workdir / stage, clock.stream).interrupted
+            interrupted = runs.run_training(cfg, workdir / stage, clock.stream).interrupted
         if interrupted:
             clock.say("stopped; the same command continues")
             raise Preempted

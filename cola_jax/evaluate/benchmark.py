@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -30,21 +31,44 @@ class Request:
     """What to evaluate; see `cola-jax evaluate --help`."""
 
     workdir: str | Path
-    step: int | str | None
     tasks: tuple[str, ...]
-    protocol: str | None
-    output: str | None
-    limit: int | None
-    batch_size: int
-    context: int
-    seed: int
-    world_seed: int | None  # None: not given, 0
-    shard_parameters: bool
+    step: int | str | None = None
+    protocol: str | None = None
+    output: str | None = None
+    limit: int | None = None
+    batch_size: int = 32
+    context: int = 0
+    seed: int = 0
+    world_seed: int | None = None  # None: not given, 0
+    shard_parameters: bool = False
     ema: bool = False
 
 
-def run(request: Request, sampling: dict[str, Any]) -> str:
-    """Evaluates every task; returns the table of all that is done in the output folder.
+class Evaluated(NamedTuple):
+    """What an evaluation found: a row for each task and scorer of all that is done in the output folder, and that folder."""
+
+    rows: list[dict[str, Any]]
+    folder: Path
+
+
+def evaluate_run(
+    workdir: str | Path, tasks: Sequence[str], sampling: dict[str, Any] | None = None, **options: Any
+) -> Evaluated:
+    """Answers and scores tasks with a run's checkpoint, as `cola-jax evaluate` does.
+
+    Args:
+      tasks: NAME=FILE.jsonl, NAME of the protocol, or tinyworld/NAME.
+      sampling: {field of SamplingConfig: value}.
+      options: fields of `Request`, by name.
+
+    Raises:
+      TypeError: for an option that does not exist. See `run` for the rest.
+    """
+    return run(Request(workdir, tuple(tasks), **options), sampling or {})
+
+
+def run(request: Request, sampling: dict[str, Any]) -> Evaluated:
+    """Evaluates every task.
 
     Several processes share the records out, and the first one writes the summary; each works on its own devices.
 
@@ -81,7 +105,12 @@ def run(request: Request, sampling: dict[str, Any]) -> str:
     facts = {"family": writer.cfg.family, "step": step, "ema": request.ema, "seed": request.seed, "machine": machine()}
     facts |= {"processes": share.count, "sampling": dataclasses.asdict(writer.cfg.sampling)}
     rows = summary.write(folder, facts) if share.index == 0 else summary.collect(folder)
-    return f"{summary.as_text(rows)}\n{folder}"
+    return Evaluated(rows, folder)
+
+
+def as_text(found: Evaluated) -> str:
+    """Returns the table of an evaluation, and behind it the folder."""
+    return f"{summary.as_text(found.rows)}\n{found.folder}"
 
 
 def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task | str, list[Record]]:

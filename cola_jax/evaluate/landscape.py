@@ -19,7 +19,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.data.tokenizers import Tokenizer
 from cola_jax.evaluate import latents
 from cola_jax.families.cola_likelihood import block_log_density
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 
 NEIGHBOURS = 64  # blocks whose principal directions are taken
 ROWS = 64  # blocks whose density is computed at once
@@ -62,7 +62,7 @@ def of_run(
     count: int,
     points: int,
     extent: float,
-    effort: Effort,
+    settings: MonteCarlo,
     seed: int,
 ) -> list[Landscape]:
     """Returns the landscapes around the middle blocks of the first `count` rows' first documents.
@@ -85,7 +85,7 @@ def of_run(
     for index, place in enumerate(places[:count]):
         key = jax.random.fold_in(jax.random.PRNGKey(seed), index)
         density = lambda z_MSC, place=place, key=key: block_log_density(
-            cfg, params, jnp.asarray(place.past_NC), z_MSC, jnp.broadcast_to(key, (len(z_MSC), *key.shape)), effort
+            cfg, params, jnp.asarray(place.past_NC), z_MSC, jnp.broadcast_to(key, (len(z_MSC), *key.shape)), settings
         )
         found.append(around(place, all_MSC, density, points, extent))
     return found

@@ -11,7 +11,7 @@ from typing import Any
 from cola_jax.config import ConfigError, resolve, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.evaluate import embedding, landscape, latents, plots
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.storage import local
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.workdir import TOKENIZER
@@ -62,8 +62,10 @@ def draw(
     files = _embed(embedding.some(found, seed), embeddings, folder, seed)
     if asked is None:
         return files
-    effort = Effort(draws=1, estimator="elbo", **{n: getattr(asked, n) for n in ("steps", "solver", "divergence")})
-    around = landscape.of_run(cfg, params, tokenizer, rows, asked.count, asked.points, asked.extent, effort, seed)
+    settings = MonteCarlo(
+        draws=1, estimator="elbo", **{n: getattr(asked, n) for n in ("steps", "solver", "divergence")}
+    )
+    around = landscape.of_run(cfg, params, tokenizer, rows, asked.count, asked.points, asked.extent, settings, seed)
     plots.plot_landscapes(around, folder / "landscapes.png")
     told = dataclasses.asdict(asked) | {"landscapes": [landscape.as_dict(one) for one in around]}
     _write(folder / "landscapes.json", told)

@@ -17,8 +17,9 @@ from cola_jax.evaluate import latents
 from cola_jax.evaluate.harness import bucket
 from cola_jax.evaluate.records import read_records
 from cola_jax.families import FAMILIES
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import check_text
 
 RESAMPLES = 1000
 DEFAULTS = {"draws": 0, "steps": 32, "solver": "heun", "divergence": "hutchinson", "estimator": "elbo"}
@@ -33,8 +34,8 @@ class Pair:
     where: str = field(default="", compare=False)  # for messages
 
 
-def effort_of(family: str, given: dict[str, Any]) -> Effort:
-    """Returns the effort with DEFAULTS for what is None.
+def settings_of(family: str, given: dict[str, Any]) -> MonteCarlo:
+    """Returns the settings with DEFAULTS for what is None.
 
     Raises:
       ConfigError: for a family without likelihood, and an option that it never reads.
@@ -46,9 +47,9 @@ def effort_of(family: str, given: dict[str, Any]) -> Effort:
     unread = sorted(set(chosen) - set(estimator.options))
     if unread:
         raise ConfigError(
-            f"--{', --'.join(unread)}: not read by family {family!r}, which reads {', '.join(estimator.options) or 'none'}"
+            f"{', '.join(unread)}: not read by family {family!r}, which reads {', '.join(estimator.options) or 'none'}"
         )
-    return Effort(**(DEFAULTS | chosen))
+    return MonteCarlo(**(DEFAULTS | chosen))
 
 
 def pairs_of_records(writer: Writer, path: str | Path, limit: int | None) -> list[Pair]:
@@ -61,13 +62,41 @@ def pairs_of_records(writer: Writer, path: str | Path, limit: int | None) -> lis
     for record in read_records(path)[:limit]:
         if not record.prompt and record.fields:
             raise DataError(f"{record.where}: no prompt, and likelihood reads no {', '.join(record.fields)}")
-        prompt, whole = (writer.tokenizer.encode(text) for text in (record.prompt, record.prompt + record.answers[0]))
-        if whole[: len(prompt)] != prompt:  # the tokenizer joins the two: cut where it does
-            raise DataError(f"{record.where}: the tokenizer joins prompt and answer; begin the answer with a space")
-        if len(whole) == len(prompt):
-            raise DataError(f"{record.where}: the tokenizer has no token for the answer {record.answers[0]!r}")
-        pairs.append(Pair(tuple(prompt), tuple(whole[len(prompt) :]), record.where))
+        pairs.append(pair_of(writer, record.prompt, record.answers[0], record.where))
     return pairs
+
+
+def pair_of(writer: Writer, prompt: str, answer: str, where: str) -> Pair:
+    """Returns a prompt and its answer as tokens.
+
+    Raises:
+      DataError: where the tokenizer joins the two, or has no token for the answer; it begins with `where`.
+    """
+    given, whole = (writer.tokenizer.encode(check_text(text, where)) for text in (prompt, prompt + answer))
+    if whole[: len(given)] != given:
+        raise DataError(f"{where}: the tokenizer joins prompt and answer; begin the answer with a space")
+    if len(whole) == len(given):
+        raise DataError(f"{where}: the tokenizer has no token for the answer {answer!r}")
+    return Pair(tuple(given), tuple(whole[len(given) :]), where)
+
+
+def estimate_likelihood(
+    writer: Writer, texts: Sequence[tuple[str, str]], *, seed: int = 0, batch_size: int = 16, **settings: Any
+) -> list[dict[str, Any]]:
+    """Estimates log p(answer | prompt) of (prompt, answer) texts; an answer is taken as it is, with its leading space.
+
+    Args:
+      settings: fields of `MonteCarlo` that the family reads: draws, steps, solver, divergence, estimator.
+
+    Returns:
+      for each text: tokens and bytes of the answer, log_p in nats, kind (exact, bound, difference), and terms.
+
+    Raises:
+      DataError: for a text that cannot be split there. ConfigError: for a family without likelihood, and a setting that it
+        does not read. PromptError: for a prompt that the family cannot read.
+    """
+    pairs = [pair_of(writer, *text, f"text {number}") for number, text in enumerate(texts)]
+    return measure(writer, pairs, settings_of(writer.cfg.family, settings), seed, batch_size)
 
 
 def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pair]:
@@ -89,7 +118,9 @@ def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pai
     return pairs[:limit]
 
 
-def measure(writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, batch_size: int) -> list[dict[str, Any]]:
+def measure(
+    writer: Writer, pairs: Sequence[Pair], settings: MonteCarlo, seed: int, batch_size: int
+) -> list[dict[str, Any]]:
     """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms where there are some.
 
     Raises:
@@ -97,12 +128,12 @@ def measure(writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, ba
     """
     for number, pair in enumerate(pairs):
         writer.check_row(f"{pair.where or f'text {number}'}: the prompt", pair.prompt)
-    rows = dict(bar(_measured(writer, pairs, effort, seed, batch_size), "likelihood", "texts", len(pairs)))
+    rows = dict(bar(_measured(writer, pairs, settings, seed, batch_size), "likelihood", "texts", len(pairs)))
     return [rows[number] for number in range(len(pairs))]
 
 
 def _measured(
-    writer: Writer, pairs: Sequence[Pair], effort: Effort, seed: int, batch_size: int
+    writer: Writer, pairs: Sequence[Pair], settings: MonteCarlo, seed: int, batch_size: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields the number and the row of every pair, batch by batch, the longest first."""
     groups: dict[int, list[int]] = {}
@@ -116,7 +147,7 @@ def _measured(
             prompts, answers = [pairs[n].prompt for n in filled], [pairs[n].answer for n in filled]
             found = likelihood(
                 writer.cfg, writer.params, prompts, answers, seed=seed, pad_id=writer.tokenizer.pad_id,
-                samples=filled, prompt_tokens=length, effort=effort,
+                samples=filled, prompt_tokens=length, settings=settings,
             )  # fmt: skip
             for place, number in enumerate(batch):
                 size = len(writer.tokenizer.decode(pairs[number].answer).encode())

@@ -25,7 +25,7 @@ from cola_jax.families.family import (
     trains_all,
 )
 from cola_jax.families.keys import key_of, sample_keys
-from cola_jax.families.likelihood import Effort, Likelihood
+from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import next_token
 from cola_jax.generate.next_token import Stretch
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
@@ -146,9 +146,9 @@ def log_likelihood(
     pad_id: int,
     samples: Sequence[int] | None = None,
     prompt_tokens: int = 0,
-    effort: Effort,
+    settings: MonteCarlo,
 ) -> Likelihood:
-    """Returns log p(answer | prompt), exactly: there is nothing to draw, and no effort to make.
+    """Returns log p(answer | prompt), exactly: there is nothing to draw, and no settings to make.
 
     Raises:
       PromptError: for an empty prompt or answer, or a token outside the vocabulary.

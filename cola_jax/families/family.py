@@ -80,9 +80,9 @@ class LikelihoodEstimator:
     """How a family estimates text log-likelihood.
 
     Attributes:
-      estimate: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, effort) -> Likelihood of each answer
+      estimate: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, settings) -> Likelihood of each answer
         given its prompt. prompt_tokens: as in `Generator.generate`, of both together.
-      options: fields of `Effort` that it reads.
+      options: fields of `MonteCarlo` that it reads.
     """
 
     estimate: Callable[..., Likelihood]

@@ -1,11 +1,10 @@
-"""What families say of the likelihood of an answer given a prompt (SPEC 4), and estimators over draws.
+"""Text log-likelihood of an answer given a prompt (SPEC 4): settings, result, and estimators over draws.
 
 Axes: K draws, B rows.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,8 +17,8 @@ DIVERGENCES = ("hutchinson", "exact")
 
 
 @dataclass(frozen=True)
-class Effort:
-    """How hard a likelihood is tried for; a family reads what concerns it.
+class MonteCarlo:
+    """Monte Carlo settings of a likelihood; a family reads the fields that its `LikelihoodEstimator.options` names.
 
     Attributes:
       draws: Monte Carlo draws a row (K); 0: as many as the family takes by itself.
@@ -57,8 +56,3 @@ def elbo(log_w_KB: jax.Array) -> jax.Array:
 def iwae(log_w_KB: jax.Array) -> jax.Array:
     """IWAE_K: log of the mean of w over draws, (B,); with one draw the ELBO."""
     return jax.nn.logsumexp(log_w_KB, axis=0) - jnp.log(log_w_KB.shape[0])
-
-
-def perplexity(log_q: float, log_prior: float, log_decoder: float) -> float:
-    """exp(log q - log p_psi - log p_theta), each in nats a token: the perplexity of Table 4."""
-    return math.exp(log_q - log_prior - log_decoder)

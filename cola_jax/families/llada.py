@@ -25,7 +25,7 @@ from cola_jax.families.family import (
     trains_all,
 )
 from cola_jax.families.keys import key_of, row_keys, sample_keys
-from cola_jax.families.likelihood import Effort, Likelihood
+from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import unmask
 from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
@@ -165,7 +165,7 @@ def log_likelihood(
     pad_id: int,
     samples: Sequence[int] | None = None,
     prompt_tokens: int = 0,
-    effort: Effort,
+    settings: MonteCarlo,
 ) -> Likelihood:
     """Returns a Monte Carlo lower bound on log p(answer | prompt) in nats, (B,): E over l ~ U{1..A} of (A / l) sum log p.
 
@@ -182,7 +182,7 @@ def log_likelihood(
     batch = padded(cfg, whole, pad_id, prompt_tokens)
     count_B = np.array([len(answer) for answer in answers], np.int32)
     single = count_B.max() == 1
-    draws = 1 if single else effort.draws or DRAWS
+    draws = 1 if single else settings.draws or DRAWS
     keys_B = sample_keys(seed, len(prompts), samples)
     total = _sum_of_draws(cfg, params, batch.tokens, batch.known, count_B, keys_B, draws)
     return Likelihood(np.asarray(total) / draws, "exact" if single else "bound", {})

@@ -28,7 +28,7 @@ from cola_jax.families.family import (
     text_batch,
 )
 from cola_jax.families.keys import key_of, row_keys, sample_keys
-from cola_jax.families.likelihood import Effort, Likelihood
+from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import embedding_diffusion
 from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
@@ -212,7 +212,7 @@ def log_likelihood(
     pad_id: int,
     samples: Sequence[int] | None = None,
     prompt_tokens: int = 0,
-    effort: Effort,
+    settings: MonteCarlo,
 ) -> Likelihood:
     """Estimates log p(prompt, answer) - log p(prompt) from the same draws; of an empty prompt it is a lower bound.
 
@@ -226,7 +226,7 @@ def log_likelihood(
         raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
     whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     least = max(prompt_tokens, max(map(len, whole)))
-    keys_B, draws = sample_keys(seed, len(whole), samples), effort.draws or DRAWS
+    keys_B, draws = sample_keys(seed, len(whole), samples), settings.draws or DRAWS
 
     def of(texts):
         batch = padded(cfg, texts, pad_id, least)

@@ -18,7 +18,7 @@ import numpy as np
 from cola_jax.config import BackboneConfig
 from cola_jax.interop.errors import ReleasedFormatError
 from cola_jax.interop.llama_config import LlamaFormatError as LlamaFormatError
-from cola_jax.interop.llama_config import fields_of, read_fields
+from cola_jax.interop.llama_config import fields_of
 from cola_jax.interop.llama_config import is_llama as is_llama
 from cola_jax.interop.llama_config import read_config as read_config
 from cola_jax.interop.llama_config import refuse_others as refuse_others
@@ -106,12 +106,6 @@ def write(
         total = sum(tensor.size for tensor in tensors.values()) * DTYPES[dtype]
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def stored_dtype(folder: str | Path) -> str:
-    """Returns the dtype that a folder's config.json states: what `write` needs to give the same bytes again."""
-    fields = read_fields(Path(folder))
-    return fields.get("dtype") or fields.get("torch_dtype") or "float32"
 
 
 def shapes_of(config: BackboneConfig) -> dict[str, tuple[int, ...]]:

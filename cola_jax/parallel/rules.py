@@ -49,14 +49,14 @@ def path_of(key_path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(key_path, simple=True, separator="/")
 
 
-def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES) -> P:
-    """Returns the mesh axes of one parameter.
+def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules | None = None) -> P:
+    """Returns the mesh axes of one parameter by `rules`, RULES by default.
 
     Raises:
       MeshError: where no rule or several match, where the rule has another number of dimensions, and where an axis does not
         divide its dimension.
     """
-    matches = [(pattern, spec) for pattern, spec in rules if re.fullmatch(pattern, path)]
+    matches = [(pattern, spec) for pattern, spec in (RULES if rules is None else rules) if re.fullmatch(pattern, path)]
     if len(matches) != 1:
         said = "no sharding rule matches it" if not matches else f"rules {[p for p, _ in matches]} all match it"
         raise MeshError(f"parameter {path} {shape}: {said}; exactly one must (parallel.rules.RULES)")
@@ -75,7 +75,7 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules = RULES)
     return spec
 
 
-def shardings(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+def shardings(tree: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
     """Returns a NamedSharding for every leaf of a parameter tree (arrays or their shapes), by its path.
 
     Raises:

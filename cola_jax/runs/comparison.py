@@ -20,7 +20,7 @@ CORE_MATCH = 0.01  # relative: cores whose matrices differ by less count as matc
 SHARED = ("data", "tokenizer", "optimizer", "train", "compute")  # what a matched comparison keeps alike
 
 
-def compare(specs: Sequence[str]) -> dict[str, Any]:
+def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
     """Returns {"configs": names, "figures": {row: a value each}, "fields": {path: a value each}, "not_matched": sentences}.
 
     Args:

@@ -23,7 +23,7 @@ from cola_jax.train.stored import steps_in
 from cola_jax.train.workdir import TOKENIZER, check, stored_config
 
 
-def run(
+def run_training(
     cfg: RunConfig,
     workdir: str | Path,
     stream: TextIO | None = None,

@@ -6,7 +6,6 @@ complete, whenever the process died.
 
 from __future__ import annotations
 
-import base64
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -299,14 +298,3 @@ def chosen_step(workdir: str | Path, step: int | str | None = None) -> int:
     """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
         return stored.candidates(orbax, stored.folder(workdir), step)[0]
-
-
-def load_tokenizer(
-    workdir: str | Path, step: int | str | None = None, warn: Warn = stored.to_stderr
-) -> dict[str, bytes]:
-    """Returns {file name: bytes} of the tokenizer kept in a checkpoint; `step` and `warn` as in `load_params`."""
-    directory = stored.folder(workdir)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
-        read = lambda chosen: stored.read_json(orbax, directory / str(chosen), "tokenizer")
-        _, files = stored.first_good(directory, stored.candidates(orbax, directory, step), read, warn)
-    return {name: base64.b64decode(data) for name, data in files.items()}

@@ -44,8 +44,8 @@ def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compil
 @pytest.mark.parametrize("name", ["cola", "ar", "llada", "plaid"])
 def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
     cfg = config(family=name, **SMALL)
-    train, _ = compile.compile_for(cfg, "cpu:1", "train", rows=2, prompt=16)
-    generate, _ = compile.compile_for(cfg, "cpu:1", "generate", rows=2, prompt=16)
+    train, _ = compile.compile_program(cfg, "cpu:1", "train", rows=2, prompt=16)
+    generate, _ = compile.compile_program(cfg, "cpu:1", "generate", rows=2, prompt=16)
     assert train.flops > 0 < generate.flops
     assert compile.as_text(train).splitlines()[-1] == compile.as_text(generate).splitlines()[-1] == "  fits"
     full = dataclasses.replace(train, capacity=train.total_bytes - 1)
@@ -67,7 +67,7 @@ def test_layers_that_are_cut_for_generation_stay_split_over_devices():
 
 def test_the_flops_of_a_looped_program_are_those_of_an_unrolled_one():
     flops = [
-        compile.compile_for(
+        compile.compile_program(
             config(family="ar", compute__scan_layers=scan, backbone__num_layers=3), "cpu:1", "train", 1, 1
         )[0].flops
         for scan in (True, False)
@@ -101,7 +101,7 @@ def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compi
     reports = {}
     for remat in ("none", "minimal", "full", "offload"):
         cfg = config(family="ar", **SMALL, **sizes, compute__remat=remat, compute__cross_entropy_chunk=64)
-        reports[remat], _ = compile.compile_for(cfg, "v5e:1x1", "train", 1, 1)
+        reports[remat], _ = compile.compile_program(cfg, "v5e:1x1", "train", 1, 1)
     temporary = {remat: report.temporary_bytes for remat, report in reports.items()}
     assert temporary["full"] < temporary["minimal"] < temporary["none"]
     assert temporary["offload"] < temporary["minimal"]
@@ -114,7 +114,7 @@ def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler)
     reports = {}
     for name, mesh in meshes.items():
         cfg = config(family="ar", **SMALL, **mesh, mesh__fsdp=-1, train__batch_size=8)
-        reports[name], _ = compile.compile_for(cfg, "v5e:2x2*2", "train", 1, 1)
+        reports[name], _ = compile.compile_program(cfg, "v5e:2x2*2", "train", 1, 1)
     assert all(report.fits for report in reports.values())
     assert [report.mesh["fsdp"] for report in reports.values()] == [8, 4]
     assert reports["split"].state_bytes < reports["repeated"].state_bytes
@@ -122,7 +122,7 @@ def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler)
 
 def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
     both = [
-        compile.compile_for(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
+        compile.compile_program(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]
         for dtype in ("float32", "bfloat16")
     ]
     params = sum(FAMILIES["ar"].objective.cost(config(family="ar", **SMALL)).params.values())

@@ -29,7 +29,7 @@ def kept(path, cfg, program="train"):
 
     Every model here is of its test's own: an executable out of the compilation cache cannot be written again.
     """
-    report, compiled = compile.compile_for(cfg, "cpu:1", program, 1, 1)
+    report, compiled = compile.compile_program(cfg, "cpu:1", program, 1, 1)
     executable.save(path, cfg, report, compiled)
     return report, compiled
 
@@ -54,9 +54,9 @@ def test_a_run_from_a_kept_executable_compiles_no_step_and_has_the_same_losses(t
     tree = settings.override(settings.load(f"{text_config}:vae"), [("vae.ffn_dim", "20"), ("train.eval_every", "0")])
     cfg = settings.resolve(tree)
     kept(tmp_path / "step", cfg)
-    runs.run(cfg, tmp_path / "own")
+    runs.run_training(cfg, tmp_path / "own")
     monkeypatch.setattr(of_a_run, "train_step", None)
-    runs.run(cfg, tmp_path / "kept", executable=tmp_path / "step")
+    runs.run_training(cfg, tmp_path / "kept", executable=tmp_path / "step")
     assert len(losses(tmp_path / "own")) == 3
     np.testing.assert_array_equal(losses(tmp_path / "kept"), losses(tmp_path / "own"))
 

@@ -50,7 +50,7 @@ def observed(cfg, workdir):
     jax.clear_caches()
     with reads() as seen:
         for _ in range(2):  # a start, and one that goes on
-            runs.run(cfg, workdir, stream=io.StringIO())
+            runs.run_training(cfg, workdir, stream=io.StringIO())
         if FAMILIES[cfg.family].generator is not None:
             Writer.load(workdir).write(["Anna was in the"])
     return set(seen)
@@ -60,7 +60,7 @@ def observed(cfg, workdir):
 def vae(tmp_path_factory):
     """A stage 1 workdir of the small VAE."""
     folder = tmp_path_factory.mktemp("vae")
-    runs.run(small("text_vae"), folder, stream=io.StringIO())
+    runs.run_training(small("text_vae"), folder, stream=io.StringIO())
     return folder
 
 

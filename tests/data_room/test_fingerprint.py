@@ -112,16 +112,16 @@ def test_generators_are_known_by_what_they_generate(monkeypatch):
 
 def test_a_prepared_corpus_is_known_by_its_rows(texts, tmp_path):
     one, same, other = tmp_path / "one", tmp_path / "same", tmp_path / "other"
-    prepare.prepare(config(text(texts)), one)
-    prepare.prepare(config(text(shutil.copytree(texts, tmp_path / "moved"))), same)
+    prepare.prepare_corpus(config(text(texts)), one)
+    prepare.prepare_corpus(config(text(shutil.copytree(texts, tmp_path / "moved"))), same)
     (texts / "a.txt").write_text("another text " * 20)
-    prepare.prepare(config(text(texts)), other)
+    prepare.prepare_corpus(config(text(texts)), other)
     source = lambda folder: SourceConfig(kind="prepared", path=(str(folder),))
     assert of(source(one)) == of(source(same)) != of(source(other))
 
 
 def test_a_prepared_corpus_without_a_fingerprint_is_known_by_its_shards(texts, tmp_path):
-    prepare.prepare(config(text(texts)), tmp_path / "one")
+    prepare.prepare_corpus(config(text(texts)), tmp_path / "one")
     path = tmp_path / "one" / "metadata.json"
     metadata = json.loads(path.read_text())
     del metadata["sources"][0]["fingerprint"]

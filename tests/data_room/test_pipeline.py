@@ -176,7 +176,7 @@ def prepared_config(cfg, folder):
 @pytest.fixture(scope="module")
 def prepared(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("prepared") / "corpus"
-    prepare.prepare(run[0], folder)
+    prepare.prepare_corpus(run[0], folder)
     return folder
 
 
@@ -220,13 +220,13 @@ def test_a_folder_that_is_not_whole_is_not_a_prepared_corpus(run, prepared, tmp_
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "_identity", killed)
         with pytest.raises(KeyboardInterrupt):
-            prepare.prepare(cfg, folder)
+            prepare.prepare_corpus(cfg, folder)
     assert not list(tmp_path.iterdir()), "what was begun is removed"
     (tmp_path / "corpus.partial").mkdir()  # as a program that was killed leaves it
     with pytest.raises(DataError, match="has no metadata.json"):
         prepare.open_prepared(prepared_config(cfg, folder), run[1])
     (tmp_path / "corpus.partial" / "left over").write_text("x")
-    metadata = prepare.prepare(cfg, folder)
+    metadata = prepare.prepare_corpus(cfg, folder)
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in prepared.iterdir())
     assert metadata == json.loads((prepared / "metadata.json").read_text())
 
@@ -234,11 +234,11 @@ def test_a_folder_that_is_not_whole_is_not_a_prepared_corpus(run, prepared, tmp_
 def test_a_prepared_folder_is_not_written_over_and_a_lost_shard_is_named(run, tmp_path):
     cfg, tokenizer, _ = run
     folder = tmp_path / "corpus"
-    prepare.prepare(cfg, folder)
+    prepare.prepare_corpus(cfg, folder)
     with pytest.raises(DataError, match="corpus is not an empty folder"):
-        prepare.prepare(cfg, folder)
+        prepare.prepare_corpus(cfg, folder)
     (folder / "0-train-00000.array_record").unlink()
     with pytest.raises(DataError, match="lacks 0-train-00000.array_record"):
         build_corpus(prepared_config(cfg, folder), tokenizer)
     with pytest.raises(DataError, match="holds packed tokens"):
-        prepare.prepare(prepared_config(cfg, folder), tmp_path / "twice")
+        prepare.prepare_corpus(prepared_config(cfg, folder), tmp_path / "twice")

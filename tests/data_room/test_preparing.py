@@ -43,7 +43,7 @@ def texts(tmp_path):
 
 @pytest.fixture
 def corpus(texts, tmp_path):
-    prepare.prepare(config(texts), tmp_path / "corpus")
+    prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     return tmp_path / "corpus"
 
 
@@ -62,10 +62,10 @@ def test_nothing_is_written_where_a_check_fails(texts, tmp_path):
     }
     for problem, bad in wrong.items():
         with pytest.raises(UserError, match=problem):
-            prepare.prepare(bad, out)
+            prepare.prepare_corpus(bad, out)
         assert untouched(tmp_path)
     with pytest.raises(UserError, match="--output gs://bucket/x: .* not supported"):
-        prepare.prepare(cfg, "gs://bucket/x")
+        prepare.prepare_corpus(cfg, "gs://bucket/x")
 
 
 def test_places_that_cannot_be_written_are_named_before_the_work(texts, tmp_path, monkeypatch):
@@ -75,10 +75,10 @@ def test_places_that_cannot_be_written_are_named_before_the_work(texts, tmp_path
     for out, problem in (("file", "file is not an empty folder"), ("file/corpus", "file is a file"),
                          ("link", "link is a link to .*gone")):  # fmt: skip
         with pytest.raises(DataError, match=problem):
-            prepare.prepare(cfg, tmp_path / out)
+            prepare.prepare_corpus(cfg, tmp_path / out)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(WriteError, match="no permission to write in .*") as error:
-        prepare.prepare(cfg, tmp_path / "new" / "corpus")
+        prepare.prepare_corpus(cfg, tmp_path / "new" / "corpus")
     assert error.value.exit_status == 1 and not (tmp_path / "new").exists()
 
 
@@ -89,7 +89,7 @@ def test_a_full_disk_leaves_nothing_behind(texts, tmp_path):
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
         with pytest.raises(WriteError, match="0-train-00000.array_record cannot be written: write"):
-            prepare.prepare(config(texts), tmp_path / "corpus")
+            prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert untouched(tmp_path)
@@ -101,7 +101,7 @@ def test_a_full_disk_before_the_first_row_leaves_nothing_behind(texts, tmp_path,
 
     monkeypatch.setattr(prepare.storage, "write_json", full)
     with pytest.raises(WriteError, match="corpus.partial cannot be written: no space left on device"):
-        prepare.prepare(config(texts), tmp_path / "corpus")
+        prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     assert untouched(tmp_path)
 
 
@@ -112,7 +112,7 @@ def test_a_source_that_vanishes_is_not_said_to_be_unwritable(texts, tmp_path, mo
 
     monkeypatch.setattr(tokenizers, "save", vanish)
     with pytest.raises(FileNotFoundError) as error:
-        prepare.prepare(config(texts), tmp_path / "corpus")
+        prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     assert error.value.filename.endswith(".txt") and untouched(tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_rows_that_are_missing_after_writing_are_noticed(texts, tmp_path, monkey
 
     monkeypatch.setattr(prepare, "ArrayRecordWriter", Forgetful)
     with pytest.raises(WriteError, match=r"holds 0 rows of \d+ after writing"):
-        prepare.prepare(config(texts), tmp_path / "corpus")
+        prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     assert untouched(tmp_path)
 
 
@@ -134,17 +134,17 @@ def test_a_folder_that_another_program_is_writing_is_left_alone(texts, tmp_path)
     held = os.open(partial, os.O_RDONLY)
     fcntl.flock(held, fcntl.LOCK_EX)
     with pytest.raises(DataError, match="corpus.partial is being written by another program"):
-        prepare.prepare(config(texts), tmp_path / "corpus")
+        prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     assert (partial / "half").read_text() == "x"
     os.close(held)
-    prepare.prepare(config(texts), tmp_path / "corpus")
+    prepare.prepare_corpus(config(texts), tmp_path / "corpus")
     assert not partial.exists() and not (tmp_path / "corpus" / "half").exists()
 
 
 def test_an_empty_folder_and_a_link_to_one_are_filled(texts, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    prepare.prepare(config(texts), tmp_path / "link")
+    prepare.prepare_corpus(config(texts), tmp_path / "link")
     assert (tmp_path / "real" / "metadata.json").is_file() and (tmp_path / "link").is_symlink()
 
 
@@ -152,12 +152,12 @@ def test_what_is_left_out_is_said_once_in_one_line_each(texts, tmp_path):
     (texts / "empty.txt").write_text("")
     (texts / "table.csv").write_text("x")
     said = []
-    metadata = prepare.prepare(config(texts), tmp_path / "corpus", said.append)
+    metadata = prepare.prepare_corpus(config(texts), tmp_path / "corpus", said.append)
     assert [line.split(":")[1].split()[0] for line in said] == ["1", "1"] and metadata["sources"][0]["skipped"] == {}
     (texts / "latin.txt").write_bytes(b"caf\xe9")
     said = []
     cfg = config(texts, on_bad_record="skip")
-    metadata = prepare.prepare(cfg, tmp_path / "other", said.append)
+    metadata = prepare.prepare_corpus(cfg, tmp_path / "other", said.append)
     assert said[1:] == [f"text {texts}: 2 records were skipped: 1 not UTF-8, 1 empty file"]
     assert metadata["sources"][0]["skipped"] == {"not UTF-8": 1, "empty file": 1}
     said_by_training = []
@@ -175,7 +175,7 @@ def test_characters_without_a_token_are_counted_by_document(texts, tmp_path):
         config(texts), tokenizer=TokenizerConfig(kind="file", path=str(tmp_path / "tokenizer.json"))
     )
     said = []
-    prepare.prepare(cfg, tmp_path / "corpus", said.append)
+    prepare.prepare_corpus(cfg, tmp_path / "corpus", said.append)
     assert len(said) == 2 and "does not give every text back" in said[0] and "newlines" in said[0]
     assert said[1].startswith(f"text {texts}: 1 of 31 documents hold characters that the tokenizer has no token for")
     assert "\u00e9" in said[1]
@@ -194,7 +194,7 @@ def test_fields_that_a_prepared_corpus_has_behind_it_are_refused_where_they_diff
 def test_the_weights_of_a_prepared_corpus_are_those_it_was_prepared_with(texts, tmp_path):
     sources = (SourceConfig(weight=3.0), SourceConfig(kind="text", path=(str(texts),)))
     cfg = config(texts, sources=sources, generated_documents=50, heldout_documents=5)
-    prepare.prepare(cfg, tmp_path / "corpus")
+    prepare.prepare_corpus(cfg, tmp_path / "corpus")
     opened = build_corpus(prepared_config(cfg, tmp_path / "corpus"), tokenizers.BytesTokenizer())
     assert [part.weight for part in opened.parts] == [3.0, 1.0]
 

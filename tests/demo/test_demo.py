@@ -53,7 +53,7 @@ PLAN = Plan(
 
 
 def end_at_once(cfg, workdir, stream):
-    """What `runs.run` leaves behind after its last step, with the parameters of the first: no step is compiled."""
+    """What `runs.run_training` leaves behind after its last step, with the parameters of the first: no step is compiled."""
     tokenizer = tokenizers.build(cfg, workdir / TOKENIZER)
     abstract = abstract_state(cfg, FAMILIES[cfg.family], make_mesh(cfg.mesh))
     state = init_state(cfg, FAMILIES[cfg.family], abstract)

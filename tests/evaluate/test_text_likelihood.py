@@ -12,11 +12,12 @@ from cola_jax.config import ConfigError
 from cola_jax.data.errors import DataError
 from cola_jax.data.tokenizers import BytesTokenizer
 from cola_jax.evaluate import text_likelihood as told
+from cola_jax.evaluate.text_likelihood import estimate_likelihood
 from cola_jax.families import ar
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.runs.writer import Writer
 
-EFFORT = Effort(1, 1, "euler", "exact", "elbo")
+EFFORT = MonteCarlo(1, 1, "euler", "exact", "elbo")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def test_pairs_are_measured_in_order_whatever_the_batch(writer):
     pairs = told.pairs_of_heldout(writer, 16, 5)
     rows = told.measure(writer, pairs, EFFORT, 0, 2)
     direct = ar.log_likelihood(writer.cfg, writer.params, [p.prompt for p in pairs], [p.answer for p in pairs],
-                               pad_id=256, effort=EFFORT).log_p  # fmt: skip
+                               pad_id=256, settings=EFFORT).log_p  # fmt: skip
     np.testing.assert_allclose([row["log_p"] for row in rows], direct, rtol=1e-4)
     assert [row["tokens"] for row in rows] == [len(pair.answer) for pair in pairs]
     assert [row["bytes"] for row in rows] == [len(pair.answer) - 1 for pair in pairs], "a byte a token, and the end"
@@ -51,6 +52,22 @@ def test_pairs_are_measured_in_order_whatever_the_batch(writer):
     assert figures["perplexity"] == pytest.approx(np.exp(figures["nats_per_token"]))
     assert figures["low"] < figures["nats_per_token"] < figures["high"] and figures["kind"] == "exact"
     assert figures["bits_per_byte"] > figures["nats_per_token"] / np.log(2)
+
+
+def test_the_perplexity_of_table_4():
+    row = {"tokens": 1, "bytes": 4, "log_p": 4.74 - 18.70, "kind": "bound"}
+    assert told.summarize([row], 0)["perplexity"] == pytest.approx(1.15e6, rel=0.01)
+
+
+def test_likelihood_of_texts_in_python_is_that_of_the_same_records(writer, tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "Anna has", "answer": " 3."}\n')
+    pairs = told.pairs_of_records(writer, tmp_path / "p.jsonl", None)
+    expected = told.measure(writer, pairs, told.settings_of("ar", {}), 0, 1)
+    assert estimate_likelihood(writer, [("Anna has", " 3.")]) == expected
+    with pytest.raises(ConfigError, match="draws: not read by family 'ar'"):
+        estimate_likelihood(writer, [("Anna has", " 3.")], draws=3)
+    with pytest.raises(DataError, match="text 0: .* no token for the answer"):
+        estimate_likelihood(writer, [("Anna has", "")])
 
 
 def test_pairs_of_a_file_are_its_prompts_and_answers(writer, tmp_path):
@@ -62,10 +79,10 @@ def test_pairs_of_a_file_are_its_prompts_and_answers(writer, tmp_path):
 
 def test_what_a_family_does_not_read_is_refused():
     with pytest.raises(ConfigError, match=r"--steps: not read by family 'llada', which reads \('draws',\)"):
-        told.effort_of("llada", {"draws": 3, "steps": 4, "solver": None})
+        told.settings_of("llada", {"draws": 3, "steps": 4, "solver": None})
     with pytest.raises(ConfigError, match="family 'text_vae' tells no likelihood"):
-        told.effort_of("text_vae", {})
-    assert told.effort_of("cola", {"draws": 3, "steps": None}) == Effort(3, 32, "heun", "hutchinson", "elbo")
+        told.settings_of("text_vae", {})
+    assert told.settings_of("cola", {"draws": 3, "steps": None}) == MonteCarlo(3, 32, "heun", "hutchinson", "elbo")
 
 
 def test_the_command_tells_of_heldout_text_and_writes_a_line_a_text(capsys, trained, tmp_path):

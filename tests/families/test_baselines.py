@@ -14,7 +14,7 @@ from tiny import batch_of, close, config, packed, parameters, replace
 
 from cola_jax.config import mask_id
 from cola_jax.families import FAMILIES, ar, llada
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.generate.prompts import PromptError
 
 MASK = 12
@@ -232,8 +232,8 @@ def test_the_mask_is_a_spare_id_that_text_may_not_hold():
 
 def bound(cfg, params, prompts, answers, draws=0, samples=None):
     """LLaDA's (B,) bound; draws=0: its own number of them."""
-    effort = Effort(draws, 1, "euler", "exact", "elbo")
-    return llada.log_likelihood(cfg, params, prompts, answers, pad_id=0, samples=samples, effort=effort).log_p
+    settings = MonteCarlo(draws, 1, "euler", "exact", "elbo")
+    return llada.log_likelihood(cfg, params, prompts, answers, pad_id=0, samples=samples, settings=settings).log_p
 
 
 def test_a_single_token_has_its_exact_likelihood_in_one_draw():
@@ -248,19 +248,19 @@ def test_a_single_token_has_its_exact_likelihood_in_one_draw():
 def test_the_likelihood_of_the_causal_model_is_the_sum_over_the_answers_tokens():
     cfg, params = setup("ar")
     run, pairs = network(cfg, params), [([3, 1, 4], [5, 2, 6]), ([7], [8])]
-    effort = Effort(1, 1, "euler", "exact", "elbo")
-    found = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, effort=effort)
+    settings = MonteCarlo(1, 1, "euler", "exact", "elbo")
+    found = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, settings=settings)
     assert found.kind == "exact"
     for row, (prompt, answer) in enumerate(pairs):
         logits = run([*prompt, *answer], True)
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         expected = sum(log_p[len(prompt) + i - 1, token] for i, token in enumerate(answer))
         assert found.log_p[row] == pytest.approx(expected, abs=1e-4)
-    padded = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, prompt_tokens=32, effort=effort)
+    padded = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, prompt_tokens=32, settings=settings)
     close(padded.log_p, found.log_p, atol=1e-4)
     for prompts, answers, named in (([[]], [[1]], "prompt 0"), ([[1]], [[]], "answer 0")):
         with pytest.raises(PromptError, match=f"{named} is empty"):
-            ar.log_likelihood(cfg, params, prompts, answers, pad_id=0, effort=effort)
+            ar.log_likelihood(cfg, params, prompts, answers, pad_id=0, settings=settings)
 
 
 def test_the_likelihood_estimate_has_the_mean_over_lengths_and_subsets():

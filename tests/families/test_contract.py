@@ -4,7 +4,9 @@ Axes: B rows, A microbatches.
 """
 
 import functools
+import io
 
+import bigram_family
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,18 +14,29 @@ import pytest
 from jax.sharding import AbstractMesh
 from tiny import batch_of, close, config, packed, parameters, read_by
 
-from cola_jax.config import CHOICES, RunConfig
+from cola_jax import compare_runs, compile_program, estimate_likelihood, run_training
+from cola_jax import config as settings
+from cola_jax.config import CHOICES, ConfigError, RunConfig
 from cola_jax.families import FAMILIES
 from cola_jax.generate.prompts import PromptError
 from cola_jax.parallel.hosts import batch_putter
 from cola_jax.parallel.mesh import AXES, make_mesh
 from cola_jax.parallel.rules import shardings
+from cola_jax.runs.writer import Writer
 from cola_jax.train.state import abstract_state, init_state
 from cola_jax.train.step import train_step
 
-WRITERS = [name for name, family in FAMILIES.items() if family.generator is not None]
+NAMES = [*FAMILIES, bigram_family.NAME]
+WRITERS = [name for name in NAMES if name == bigram_family.NAME or FAMILIES[name].generator is not None]
 SMALL = {"dit__num_layers": 1, "vae__encoder_blocks": 1, "vae__decoder_blocks": 1, "data__packing": "best_fit"}
 LENGTHS = (8, 4)  # documents of a packed row of 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known():
+    """The family of bigram_family.py, which no table of the library has, in all of them."""
+    with bigram_family.registered():
+        yield
 
 
 @functools.cache
@@ -47,7 +60,7 @@ def test_the_table_and_the_configs_name_the_same_families():
     assert all(family.name == name for name, family in FAMILIES.items())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_groups_ratios_and_shardings_cover_the_parameters(name):
     cfg, family = RunConfig(family=name), FAMILIES[name]
     params = jax.eval_shape(lambda: family.objective.init(cfg, jax.random.PRNGKey(0)))
@@ -58,7 +71,7 @@ def test_groups_ratios_and_shardings_cover_the_parameters(name):
         assert leaf.size < 1_000_000 or any(axes for axes in sharding.spec), leaf.shape
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_microbatches_add_up_to_the_batch(name):
     cfg, params = setup(name)
     batch = packed(cfg, LENGTHS)
@@ -79,7 +92,7 @@ def changed(batch, where):
 
 
 @pytest.mark.parametrize("apart", ["rows", "documents"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_lies_apart_adds_to_the_loss_apart(name, apart):
     """L(a, b) + L(a', b') = L(a', b) + L(a, b') holds where neither of a and b sees the other."""
     cfg, params = setup(name)
@@ -98,16 +111,20 @@ LEARNT = {  # a metric in nats a token, after how many steps, and what is good
     "ar": ("cross_entropy", 120, 0.1),
     "llada": ("masked_cross_entropy", 400, 0.6),
     "plaid": ("bound", 400, 0.5),
+    "bigram": ("cross_entropy", 120, 0.1),
 }
+
+
+RATES = {"bigram": 0.1}  # a table of log p wants larger steps than a network
 
 
 @pytest.mark.parametrize("name", LEARNT)
 def test_a_small_repetitive_language_is_learnt(name):
     more = {"plaid__bias_warmup_steps": 0} if name == "plaid" else {}
     cfg = config(
-        family=name, **more, backbone__init_std=0.1, optimizer__learning_rate=1e-2, optimizer__warmup_steps=1,
-        optimizer__schedule="constant", train__batch_size=16, train__accumulate=2, mesh__data=1, backbone__vocab_size=7,
-        backbone__dim=32,
+        family=name, **more, backbone__init_std=0.1, optimizer__learning_rate=RATES.get(name, 1e-2),
+        optimizer__warmup_steps=1, optimizer__schedule="constant", train__batch_size=16, train__accumulate=2, mesh__data=1,
+        backbone__vocab_size=7, backbone__dim=32,
     )  # fmt: skip
     family, mesh = FAMILIES[name], make_mesh(cfg.mesh, jax.devices()[:1])
     abstract = abstract_state(cfg, family, mesh)
@@ -137,7 +154,9 @@ def written(cfg, params, prompts, **options):
 PROMPTS = [[1, 2, 3, 4, 5], [6], [7, 8, 9, 1, 2, 3, 4, 5] * 3]  # padded to another length than each alone
 
 
-@pytest.fixture(scope="module", params=["ar", "llada", "plaid"])  # tests/generate/test_blocks.py has the same of cola
+@pytest.fixture(
+    scope="module", params=["ar", "llada", "plaid", "bigram"]
+)  # tests/generate/test_blocks.py has the same of cola
 def sampled(request):
     drawn = {"sampling__plaid__steps": 3} if request.param == "plaid" else {"sampling__temperature": 1.0}
     cfg, params = setup(request.param, **drawn)
@@ -170,3 +189,28 @@ def test_no_prompts_and_tokens_outside_the_vocabulary_are_refused(name):
     for prompts, message in (([], "no prompts"), ([[1], [2, 13]], "prompt 1 has token 13")):
         with pytest.raises(PromptError, match=message):
             written(cfg, params, prompts)
+
+
+def test_a_family_of_the_tables_alone_trains_resumes_compiles_compares_and_generates(tmp_path):
+    """Every room serves a family that it has never heard of."""
+    fields = {
+        "tokenizer__kind": "bytes", "backbone__vocab_size": 258, "train__steps": 4, "train__eval_every": 4,
+        "train__eval_batches": 1, "train__log_every": 1, "train__plot_every": 0, "data__generated_documents": 20,
+        "data__heldout_documents": 8, "optimizer__warmup_steps": 1, "optimizer__schedule": "constant", "checkpoint__every": 2,
+    }  # fmt: skip
+    cfg = config(family="bigram", **fields)
+    with pytest.raises(ConfigError, match=r"backbone\.dim=32 is not read by family 'bigram'"):
+        settings.resolve(settings.override(settings.to_config_dict(cfg), [("backbone.dim", "32")]))
+    half = config(family="bigram", **fields | {"train__steps": 2})
+    run_training(half, tmp_path, stream=io.StringIO())
+    summary = run_training(cfg, tmp_path, stream=io.StringIO())
+    assert summary.step == 4 and summary.heldout["cross_entropy"] < 5.6  # log(258) = 5.55
+    [text] = Writer.load(tmp_path).write(["Anna"], max_new_tokens=5)
+    assert isinstance(text, str)
+    [row] = estimate_likelihood(Writer.load(tmp_path), [("Anna", " was")])
+    assert row["kind"] == "exact" and row["tokens"] == 4
+    compared = compare_runs([str(tmp_path)])
+    assert compared["figures"]["family"] == ["bigram"] and compared["figures"]["parameters"] == [258**2]
+    for program in ("train", "generate"):
+        report, compiled = compile_program(cfg, "cpu:1", program, rows=2, prompt=4)
+        assert compiled is not None and report.fits

@@ -16,7 +16,7 @@ from cola_jax.config import ConfigError
 from cola_jax.diffusion import change_of_variables as flow
 from cola_jax.families import cola_likelihood
 from cola_jax.families.cola_likelihood import log_likelihood, log_weights
-from cola_jax.families.likelihood import Effort, elbo, iwae, perplexity
+from cola_jax.families.likelihood import MonteCarlo, elbo, iwae
 from cola_jax.generate.prompts import PromptError
 from cola_jax.models import build
 
@@ -102,14 +102,9 @@ def test_under_the_true_posterior_every_draw_is_exact_up_to_the_solver():
     assert errors[-1] < 0.02 and all(after < before / 2 for before, after in zip(errors, errors[1:])), errors
 
 
-def test_the_perplexity_of_table_4():
-    assert perplexity(18.70, 4.74, 0.0) == pytest.approx(1.15e6, rel=0.01)
-    assert perplexity(0.0, 0.0, -np.log(7.0)) == pytest.approx(7.0)
-
-
 # --- cola ---------------------------------------------------------------------------------------------------------------
 
-EFFORT = Effort(2, 2, "euler", "exact", "elbo")
+EFFORT = MonteCarlo(2, 2, "euler", "exact", "elbo")
 
 
 @functools.cache
@@ -156,7 +151,7 @@ def test_decoder_and_posterior_terms_are_those_of_the_vae():
     place = jnp.broadcast_to(jnp.arange(8), (2, 8))
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens, place, None)
     entropy = 0.5 * jnp.sum(jnp.log(2 * jnp.pi * jnp.e) + posterior.logvar, axis=(1, 2))  # -E log q
-    many = log_weights(cfg, params, tokens, length, keys, Effort(512, 1, "euler", "hutchinson", "elbo"))
+    many = log_weights(cfg, params, tokens, length, keys, MonteCarlo(512, 1, "euler", "hutchinson", "elbo"))
     spread = np.std(many.log_posterior, axis=0) / np.sqrt(512)
     assert np.all(np.abs(np.mean(many.log_posterior, axis=0) + entropy) < 5 * spread)
     tighter = params | {"encoder": jax.tree.map(lambda x: x, params["encoder"])}
@@ -168,8 +163,8 @@ def test_decoder_and_posterior_terms_are_those_of_the_vae():
     close(log_weights(cfg, tighter, tokens, length, keys, EFFORT).log_decoder[0], own.sum(axis=1), atol=1e-3)
 
 
-def found(prompts, answers, effort=EFFORT, **options):
-    return log_likelihood(*setup(), prompts, answers, pad_id=0, prompt_tokens=8, effort=effort, **options)
+def found(prompts, answers, settings=EFFORT, **options):
+    return log_likelihood(*setup(), prompts, answers, pad_id=0, prompt_tokens=8, settings=settings, **options)
 
 
 PROMPTS, ANSWERS = [[1, 2, 3, 4], [5]], [[5, 6, 7], [6, 7, 8, 9, 1]]
@@ -193,8 +188,8 @@ def test_a_likelihood_depends_on_seed_and_sample_alone():
 
 
 def test_more_draws_of_the_tighter_bound_are_at_least_the_looser():
-    efforts = [Effort(4, 2, "euler", "exact", estimator) for estimator in ("elbo", "iwae")]
-    loose, tight = (found([[], []], ANSWERS, effort).log_p for effort in efforts)
+    efforts = [MonteCarlo(4, 2, "euler", "exact", estimator) for estimator in ("elbo", "iwae")]
+    loose, tight = (found([[], []], ANSWERS, settings).log_p for settings in efforts)
     assert np.all(tight > loose + 1e-3)
 
 
@@ -204,7 +199,7 @@ def test_what_has_no_likelihood_is_refused():
     cfg, params = setup()
     plain = config(vae__use_variation=False)
     with pytest.raises(ConfigError, match="without a posterior"):
-        log_likelihood(plain, params, PROMPTS, ANSWERS, pad_id=0, effort=EFFORT)
+        log_likelihood(plain, params, PROMPTS, ANSWERS, pad_id=0, settings=EFFORT)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -213,13 +208,15 @@ def test_a_block_behind_its_past_is_as_likely_as_in_the_whole_text(number, diver
     cfg, params = setup()
     size = cfg.dit.block_size
     z0 = jax.random.normal(jax.random.PRNGKey(5), (3 * size, cfg.vae.latent_dim))
-    effort = Effort(1, 3, "heun", "exact", "elbo")
-    whole = cola_likelihood.prior_log_density(cfg, params, z0[None], jax.random.split(jax.random.PRNGKey(0), 1), effort)
+    settings = MonteCarlo(1, 3, "heun", "exact", "elbo")
+    whole = cola_likelihood.prior_log_density(
+        cfg, params, z0[None], jax.random.split(jax.random.PRNGKey(0), 1), settings
+    )
     start = number * size
     keys = jax.random.split(jax.random.PRNGKey(1), 256 if divergence == "hutchinson" else 2)
     blocks = jnp.broadcast_to(z0[start : start + size], (len(keys), size, z0.shape[1]))
-    effort = Effort(1, 3, "heun", divergence, "elbo")
-    found = cola_likelihood.block_log_density(cfg, params, z0[:start], blocks, keys, effort)
+    settings = MonteCarlo(1, 3, "heun", divergence, "elbo")
+    found = cola_likelihood.block_log_density(cfg, params, z0[:start], blocks, keys, settings)
     near = 1e-4 if divergence == "exact" else 4 * float(jnp.std(found)) / 16
     assert float(jnp.mean(found)) == pytest.approx(float(jnp.sum(whole[0, start : start + size])), abs=near)
     assert (float(jnp.std(found)) > 1e-3) == (divergence == "hutchinson")

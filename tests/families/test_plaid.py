@@ -15,7 +15,7 @@ from cola_jax import config as settings
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.families import FAMILIES, plaid
-from cola_jax.families.likelihood import Effort
+from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.generate.prompts import PromptError
 from cola_jax.models import build
 
@@ -208,8 +208,8 @@ def uniform(vocabulary=13):
 def test_the_bound_of_independent_uniform_tokens_is_their_exact_likelihood():
     cfg, params = uniform()
     answers = np.random.default_rng(0).integers(0, 13, (64, 16)).tolist()
-    effort = Effort(256, 1, "euler", "exact", "elbo")
-    found = plaid.log_likelihood(cfg, params, [[]] * 64, answers, pad_id=0, effort=effort)
+    settings = MonteCarlo(256, 1, "euler", "exact", "elbo")
+    found = plaid.log_likelihood(cfg, params, [[]] * 64, answers, pad_id=0, settings=settings)
     exact = -16 * np.log(13)
     error = float(np.std(found.log_p)) / 8
     assert found.kind == "bound" and float(found.log_p.mean()) == pytest.approx(exact, abs=4 * error + 0.1)
@@ -220,9 +220,9 @@ def test_the_bound_of_independent_uniform_tokens_is_their_exact_likelihood():
 
 def test_a_likelihood_depends_on_seed_and_sample_alone_and_a_conditional_is_a_difference():
     cfg, params = setup()
-    effort = Effort(4, 1, "euler", "exact", "elbo")
+    settings = MonteCarlo(4, 1, "euler", "exact", "elbo")
     tell = lambda prompts, answers, **options: plaid.log_likelihood(
-        cfg, params, prompts, answers, pad_id=0, effort=effort, prompt_tokens=16, **options
+        cfg, params, prompts, answers, pad_id=0, settings=settings, prompt_tokens=16, **options
     )
     prompts, answers = [[1, 2], [3, 4, 5]], [[6, 7, 8], [9]]
     both = tell(prompts, answers)

@@ -49,7 +49,7 @@ def test_an_export_of_an_import_has_the_original_bytes_and_the_run_between_write
     assert llama.read_config(tmp_path / "out") == net
     assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == writer.tokenizer.eos_id
     assert convert(capsys, "export", workdir, tmp_path / "half", "--dtype", "bfloat16")[0] == 0
-    assert llama.stored_dtype(tmp_path / "half") == "bfloat16"
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_what_the_config_says_of_another_model_gives_way_and_is_told(capsys, source, text_config, tmp_path):

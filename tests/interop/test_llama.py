@@ -82,7 +82,7 @@ def test_grouped_heads_and_tied_embeddings_survive_in_shards_and_in_bfloat16(tmp
     drawn = jax.eval_shape(lambda: FAMILIES[family].objective.init(cfg, jax.random.PRNGKey(0)))
     assert jax.tree.map(np.shape, read) == jax.tree.map(lambda leaf: leaf.shape, drawn)
     llama.write(tmp_path / "half", cfg.backbone, params, dtype="bfloat16", eos_id=2)
-    assert llama.stored_dtype(tmp_path / "half") == "bfloat16"
+    assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "bfloat16"
     half = llama.read(tmp_path / "half", cfg.backbone)
     llama.write(tmp_path / "again", cfg.backbone, half, dtype="bfloat16", eos_id=2)
     for name in ("model.safetensors", "config.json"):

@@ -13,7 +13,7 @@ SPECS = ["cola_2b:joint,P,W", "ar_2b:P", "llada_2b:P", "plaid_2b:P"]
 
 @pytest.fixture(scope="module")
 def published():
-    return comparison.compare(SPECS)
+    return comparison.compare_runs(SPECS)
 
 
 def test_the_published_sizes_are_matched_in_their_core_and_recipe(published):
@@ -42,11 +42,11 @@ def test_what_is_not_matched_is_said(published):
 
 
 def test_fields_that_no_family_reads_are_left_out_and_others_differ_by_name():
-    pair = comparison.compare(["ar_2b:P", "llada_2b:P"])
+    pair = comparison.compare_runs(["ar_2b:P", "llada_2b:P"])
     assert pair["fields"] == {"family": ["ar", "llada"], "sampling.repetition_penalty": [1.1, 1.0]}
     assert pair["not_matched"] == ["FLOPs a token: the largest is {:.3f} times the smallest".format(
         max(pair["figures"]["FLOPs a token"]) / min(pair["figures"]["FLOPs a token"]))]  # fmt: skip
-    alike = comparison.compare(["ar_2b:P", "ar_2b:P"])
+    alike = comparison.compare_runs(["ar_2b:P", "ar_2b:P"])
     assert (alike["fields"], alike["not_matched"]) == ({}, [])
 
 
@@ -56,7 +56,7 @@ def test_a_recipe_that_differs_is_not_matched(tmp_path):
         "from cola_jax import config\n\n\ndef get_config(arg=None):\n    c = config.load('ar_2b:P')\n"
         "    c.optimizer.learning_rate = 1e-3\n    c.train.steps = 10\n    c.backbone.num_layers = 3\n    return c\n"
     )
-    said = comparison.compare(["ar_2b:P", str(file)])["not_matched"]
+    said = comparison.compare_runs(["ar_2b:P", str(file)])["not_matched"]
     assert {"optimizer.learning_rate differs", "train.steps differs"} <= set(said)
     assert any(sentence.startswith("core matrices differ: ") for sentence in said)
     assert any(sentence.startswith("tokens of the run differ: ") for sentence in said)

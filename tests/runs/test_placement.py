@@ -24,7 +24,7 @@ def losses(workdir):
 
 
 def test_kernels_remat_microbatches_and_threads_may_change(tmp_path):
-    run = lambda folder, **changes: runs.run(config(**SMALL | changes), tmp_path / folder, io.StringIO())
+    run = lambda folder, **changes: runs.run_training(config(**SMALL | changes), tmp_path / folder, io.StringIO())
     run("whole", train__steps=4)
     run("moved", train__steps=2)
     summary = run("moved", train__steps=4, **MOVED)

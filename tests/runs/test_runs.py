@@ -32,7 +32,7 @@ def cfg_of(text_config, stage, **changes):
 
 def run(cfg, workdir):
     stream = io.StringIO()
-    return runs.run(cfg, workdir, stream), stream.getvalue()
+    return runs.run_training(cfg, workdir, stream), stream.getvalue()
 
 
 def refused(cfg, workdir, error=ConfigError):

@@ -35,7 +35,7 @@ def small(family, **changes):
 
 def train(cfg, workdir):
     stream = io.StringIO()
-    return runs.run(cfg, workdir, stream), stream.getvalue()
+    return runs.run_training(cfg, workdir, stream), stream.getvalue()
 
 
 def start_of(cfg):

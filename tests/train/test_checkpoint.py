@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kept_tokenizer import load_tokenizer
 from toy_family import FAMILY, config
 
 from cola_jax.parallel.mesh import make_mesh
-from cola_jax.train.checkpoint import Checkpoints, kept_steps, load_params, load_tokenizer, save_params
+from cola_jax.train.checkpoint import Checkpoints, kept_steps, load_params, save_params
 from cola_jax.train.integrity import fingerprints
 from cola_jax.train.state import abstract_state, complete, init_state
 from cola_jax.train.stored import CheckpointError, steps_in

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 import toy_family
+from kept_tokenizer import load_tokenizer
 from toy_family import FAMILY, HELDOUT, batch_of, batches, config
 
-from cola_jax.train.checkpoint import load_params, load_tokenizer
+from cola_jax.train.checkpoint import load_params
 from cola_jax.train.loop import train
 from cola_jax.train.metrics import read_metrics
 from cola_jax.train.run import TrainingDiverged
