@@ -65,8 +65,9 @@ def flops(cfg: RunConfig, params, prompts, noise) -> tuple[float, float]:
     rows, new_blocks = prompts.shape[0], noise.shape[0]
     block, arguments = blocks.abstract_step(cfg, params, rows, PROMPT)
     known = np.full(rows, PROMPT, np.int32)
-    ours = count(blocks.read_prompt, cfg, params, prompts, known, new_blocks) + new_blocks * count(block, *arguments)
-    ours += count(blocks.prepare, cfg, params, cfg.sampling.guidance)
+    program = blocks.program_of(cfg)
+    ours = count(blocks.read_prompt, program.networks, params, prompts, known, new_blocks)
+    ours += count(blocks.prepare, program, params) + new_blocks * count(block, *arguments)
     return ours, count(recomputed, cfg, params, prompts, noise)
 
 

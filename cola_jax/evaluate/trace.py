@@ -46,15 +46,16 @@ def denoising_trace(
         [prompt], patch_size=cfg.vae.patch_size, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
         first_block=cfg.sampling.first_block,
     )  # fmt: skip
-    prepared = block_loop.prepare(cfg, params, cfg.sampling.guidance)
-    progress, first = block_loop.read_prompt(cfg, params, batch.tokens, batch.known, blocks)
+    program, values = block_loop.program_of(cfg), block_loop.values_of(cfg.sampling, 1)
+    prepared = block_loop.prepare(program, params)
+    progress, first = block_loop.read_prompt(program.networks, params, batch.tokens, batch.known, blocks)
     row_keys = jax.random.fold_in(jax.random.PRNGKey(seed), 0)[None]
     states, tokens = [], []
     for index in range(blocks):
         keys = fold_rows(row_keys, index)
         opening = first if index == 0 and (batch.known % size).any() else None
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim))
-        visited, entries = _trace_block(cfg, params, prepared, progress, opening, z1, keys)
+        visited, entries = _trace_block(program, params, prepared, values, progress, opening, z1, keys)
         if index < blocks - 1:
             progress = block_loop.commit(progress, visited[-1], entries)
         states.append(np.stack([np.asarray(z1[0])] + [np.asarray(block.latents[0]) for block in visited]))
@@ -62,13 +63,15 @@ def denoising_trace(
     return Trace(np.stack(states), np.stack(tokens))
 
 
-def _trace_block(cfg, params, prepared, progress, first, z_BSC, keys_B) -> tuple[list[block_loop.Block], Any]:
+def _trace_block(
+    program, params, prepared, values, progress, first, z_BSC, keys_B
+) -> tuple[list[block_loop.Block], Any]:
     """Returns the block after every solver step, and the cache entries of the last."""
     visited = []
-    for index in range(cfg.sampling.steps):
+    for index in range(program.steps):
         this = slice(index, index + 1)
         step = prepared._replace(steps=jax.tree.map(itemgetter(this), prepared.steps))
-        block, entries = block_loop.write_block(cfg, params, step, progress, first, z_BSC, keys_B)
+        block, entries = block_loop.write_block(program, params, step, values, progress, first, z_BSC, keys_B)
         visited.append(block)
         z_BSC = block.latents
     return visited, entries

@@ -5,7 +5,6 @@ Axes: B batch, L tokens, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import RunConfig, SamplingConfig, without_kernels
+from cola_jax.config import RunConfig, without_kernels
 from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
 from cola_jax.families.family import (
     Family,
@@ -26,7 +25,7 @@ from cola_jax.families.family import (
 )
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
-from cola_jax.generate import next_token
+from cola_jax.generate import next_token, tokens
 from cola_jax.generate.next_token import Stretch
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
@@ -117,13 +116,13 @@ def generate(
     keys_B = place(sample_keys(seed, len(prompts), samples))
     count = min(STRETCH, cfg.sampling.max_new_tokens)
     stretches = -(-cfg.sampling.max_new_tokens // count)
-    compiled = next_token.compiled_config(cfg)
-    prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
+    networks, choice = build.of_backbone(cfg), tokens.choice_of(cfg.sampling)
+    values = jax.tree.map(place, tokens.values_of(cfg.sampling, len(prompts)))
     rows, ends = place(batch.tokens), place(batch.known)
-    progress = next_token.read_prompt(prompt_config, params, rows, ends, stretches * count)
+    progress = next_token.read_prompt(networks, params, rows, ends, stretches * count)
     for index in range(stretches):
         first = jnp.int32(index * count)
-        stretch, progress = next_token.write_tokens(compiled, params, progress, keys_B, first, count)
+        stretch, progress = next_token.write_tokens(networks, choice, params, values, progress, keys_B, first, count)
         yield jax.device_get(stretch.tokens).tolist(), stretch
 
 

@@ -7,7 +7,6 @@ Axes: B batch, L tokens, N = L / P latents, S latents a block, NB blocks, C late
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import ConfigError, RunConfig, SamplingConfig, without_kernels
+from cola_jax.config import ConfigError, RunConfig, without_kernels
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
@@ -186,14 +185,14 @@ def generate(
         known = most if prompt_tokens else int(batch.trim.max())
         blocks = -(-(cfg.sampling.max_new_tokens + known) // (size * patch))
     keys_B = place(sample_keys(seed, len(prompts), samples))
-    compiled = block_loop.compiled_config(cfg)
-    prompt_config = dataclasses.replace(cfg, sampling=SamplingConfig())  # reading a prompt samples nothing
-    prepared = block_loop.prepare(compiled, params, cfg.sampling.guidance)
-    params = block_loop.cut_layers(cfg, params)
+    program = block_loop.program_of(cfg)
+    values = jax.tree.map(lambda x: place(x) if x.ndim else x, block_loop.values_of(cfg.sampling, len(prompts)))
+    prepared = block_loop.prepare(program, params)
+    params = block_loop.cut_layers(program.networks, params)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
     rows, ends = place(batch.tokens), place(batch.known)
-    progress, first = block_loop.read_prompt(prompt_config, params, rows, ends, blocks, prefix)
+    progress, first = block_loop.read_prompt(program.networks, params, rows, ends, blocks, prefix)
     new_tokens = lambda block, skip: [row[n:].tolist() for row, n in zip(jax.device_get(block.tokens), skip)]
     mixed, written = bool((batch.known % size).any()), None
     for index in range(blocks):
@@ -201,7 +200,9 @@ def generate(
         z1 = vae_terms.normal(keys, (size, cfg.vae.latent_dim)) if noise is None else jnp.asarray(noise[index])
         opening = first if mixed and index == 0 else None
         positions = None if rope is None else rope.block(whole + index * size, size, slots(progress.dit_cache))
-        block, entries = block_loop.write_block(compiled, params, prepared, progress, opening, z1, keys, positions)
+        block, entries = block_loop.write_block(
+            program, params, prepared, values, progress, opening, z1, keys, positions
+        )
         if index < blocks - 1:
             progress = block_loop.commit(progress, block, entries)
         if written is not None:  # read while the device is at the next one

@@ -148,10 +148,13 @@ def generate(
     """
     batch, schedule = padded(cfg, prompts, pad_id, prompt_tokens), unmask.schedule_of(cfg)
     canvas = unmask.Canvas(*map(place, unmask.canvas_of(cfg, batch.tokens, batch.known, pad_id)))
-    keys_B, compiled = place(sample_keys(seed, len(prompts), samples)), unmask.compiled_config(cfg)
+    keys_B, program = place(sample_keys(seed, len(prompts), samples)), unmask.program_of(cfg)
+    values = jax.tree.map(place, unmask.values_of(cfg.sampling, len(prompts)))
     fills = jnp.asarray(schedule.fills)
     for block in range(schedule.blocks):
-        written, canvas = unmask.fill_block(compiled, params, canvas, keys_B, jnp.int32(block), fills, schedule.length)
+        written, canvas = unmask.fill_block(
+            program, params, values, canvas, keys_B, jnp.int32(block), fills, schedule.length
+        )
         yield jax.device_get(written).tolist(), written
 
 

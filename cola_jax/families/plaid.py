@@ -190,7 +190,11 @@ def generate(
     batch = padded(cfg, prompts, pad_id, prompt_tokens)
     canvas = embedding_diffusion.Canvas(*map(place, embedding_diffusion.canvas_of(cfg, batch.tokens, batch.known)))
     keys_B = place(sample_keys(seed, len(prompts), samples))
-    written = embedding_diffusion.denoise(embedding_diffusion.compiled_config(cfg), params, canvas, keys_B)
+    sampling = cfg.sampling
+    temperature = place(jnp.full(len(prompts), sampling.plaid.score_temperature, jnp.float32))
+    written = embedding_diffusion.denoise(
+        build.of_plaid(cfg), sampling.plaid.steps, sampling.max_new_tokens, params, canvas, temperature, keys_B
+    )
     yield jax.device_get(written).tolist(), written
 
 

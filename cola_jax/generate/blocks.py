@@ -6,8 +6,8 @@ Axes: B batch, N latents, S latents a block, C latent channels, P tokens a laten
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cola_jax.config import RunConfig, SamplingConfig
 from cola_jax.diffusion import guidance, path, solvers
 from cola_jax.generate import tokens
+from cola_jax.generate.tokens import Choice, ChoiceValues
 from cola_jax.models import build, layers
+from cola_jax.models.build import ColaNetworks
 from cola_jax.models.cache import Caches, append, grow, slots
 from cola_jax.models.dit import BlockPositions, TimeModulation
 from cola_jax.models.text_vae import from_prior, to_prior
@@ -30,12 +32,35 @@ class Prepared(NamedTuple):
     Attributes:
       steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations a step).
       at_0: AdaLN at t = 0.
-      guidance: s of SPEC 3.2.
     """
 
     steps: TimeModulation
     at_0: TimeModulation
+
+
+@dataclass(frozen=True)
+class BlockProgram:
+    """What `write_block` is compiled for: networks, solver, and which operations run. Their values are `BlockValues`.
+
+    Attributes:
+      guided: whether the velocity without condition is computed. repaints: first_block=repaint.
+    """
+
+    networks: ColaNetworks
+    solver: str
+    steps: int
+    guided: bool
+    repaints: bool
+    choice: Choice
+
+
+class BlockValues(NamedTuple):
+    """guidance: s of SPEC 3.2 per row, (B,) fp32. repaint_rounds, repaint_time: scalars, of all rows."""
+
+    choice: ChoiceValues
     guidance: jax.Array
+    repaint_rounds: jax.Array
+    repaint_time: jax.Array
 
 
 class Progress(NamedTuple):
@@ -75,40 +100,47 @@ def natural_positions(progress: Progress, block_size: int) -> BlockPositions:
     return BlockPositions(jnp.arange(slots(progress.dit_cache))[None], new, new)
 
 
-def compiled_config(cfg: RunConfig) -> RunConfig:
-    """The config as far as `write_block` is compiled for it: settings that it takes as values, or never reads, are at rest."""
-    guidance = 1.0 if cfg.sampling.guidance == 1.0 else SamplingConfig().guidance
-    at_rest = dataclasses.replace(cfg.sampling, guidance=guidance, max_new_tokens=1, stop_at_eos=True)
-    return dataclasses.replace(cfg, sampling=at_rest)
+def program_of(cfg: RunConfig) -> BlockProgram:
+    """Returns what `write_block` is compiled for under a config."""
+    s = cfg.sampling
+    repaints = s.first_block == "repaint"
+    return BlockProgram(build.of_cola(cfg), s.solver, s.steps, s.guidance != 1.0, repaints, tokens.choice_of(s))
+
+
+def values_of(sampling: SamplingConfig, rows: int) -> BlockValues:
+    """Returns the values of a sampling config, the same for each row."""
+    rounds, time = (sampling.repaint_rounds, sampling.repaint_time) if sampling.first_block == "repaint" else (1, 1.0)
+    guidance = jnp.full(rows, sampling.guidance, jnp.float32)
+    return BlockValues(tokens.values_of(sampling, rows), guidance, jnp.int32(rounds), jnp.float32(time))
 
 
 @partial(jax.jit, static_argnums=0)
-def prepare(cfg: RunConfig, params: Any, guidance: jax.Array | float) -> Prepared:
+def prepare(program: BlockProgram, params: Any) -> Prepared:
     """Computes once what every `write_block` will read."""
-    visited = solvers.evaluation_times(cfg.sampling.solver, cfg.sampling.steps)
-    variables, net = {"params": params["dit"]}, build.dit(cfg)
+    visited = solvers.evaluation_times(program.solver, program.steps)
+    variables, net = {"params": params["dit"]}, build.dit(program.networks)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
     steps = jax.tree.map(lambda m: m[:-1].reshape(*visited.shape, *m.shape[1:]), table)
-    return Prepared(steps, jax.tree.map(lambda m: m[-1], table), jnp.float32(guidance))
+    return Prepared(steps, jax.tree.map(lambda m: m[-1], table))
 
 
-def cut_layers(cfg: RunConfig, params: Any) -> Any:
+def cut_layers(networks: ColaNetworks, params: Any) -> Any:
     """Returns parameters cut by layer where layers are unrolled: `read_prompt` and `write_block` then need not each time.
 
     `prepare` takes them whole.
     """
-    return _each_stack(cfg, params, jax.jit(layers.split_layers))
+    return _each_stack(networks, params, jax.jit(layers.split_layers))
 
 
-def _each_stack(cfg: RunConfig, params: Any, cut: Callable[[Any], list[Any]]) -> Any:
-    if cfg.compute.scan_layers:
+def _each_stack(networks: ColaNetworks, params: Any, cut: Callable[[Any], list[Any]]) -> Any:
+    if networks.compute.scan_layers:
         return params
     return {name: {**group, "blocks": cut(group["blocks"])} for name, group in params.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 4))
 def read_prompt(
-    cfg: RunConfig,
+    networks: ColaNetworks,
     params: Any,
     tokens_BL: jax.Array,
     known_B: jax.Array,
@@ -121,18 +153,18 @@ def read_prompt(
 
     positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones.
     """
-    size = cfg.dit.block_size
-    batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // cfg.vae.patch_size
+    vae, size = networks.vae, networks.dit.block_size
+    batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // vae.patch_size
     positions = jnp.arange(latents)[None]
-    mean = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
-    z0 = to_prior(cfg.vae, mean)
+    mean = build.encoder(networks).apply({"params": params["encoder"]}, tokens_BL, positions, None).mean
+    z0 = to_prior(vae, mean)
     prior_positions = positions if positions_BN is None else positions_BN
-    dit_cache = build.dit(cfg).apply({"params": params["dit"]}, z0, prior_positions, method="prefill")
-    read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="hidden")
+    dit_cache = build.dit(networks).apply({"params": params["dit"]}, z0, prior_positions, method="prefill")
+    read = partial(build.decoder(networks).apply, {"params": params["decoder"]}, method="hidden")
     _, decoder_cache = read(mean, positions, None)
     whole = known_B // size * size
     room = max(latents + (new_blocks - 1) * size, size)
-    seen = jnp.zeros((batch, cfg.vae.vocab_size), bool)
+    seen = jnp.zeros((batch, vae.vocab_size), bool)
     ending = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size))
     z0 = ending(jnp.pad(z0, ((0, 0), (0, size), (0, 0))), whole)
     first = FirstBlock(z0, jnp.arange(size) < (known_B - whole)[:, None])
@@ -141,9 +173,10 @@ def read_prompt(
 
 @partial(jax.jit, static_argnums=0)
 def write_block(
-    cfg: RunConfig,
+    program: BlockProgram,
     params: Any,
     prepared: Prepared,
+    values: BlockValues,
     progress: Progress,
     first: FirstBlock | None,
     noise_BSC: jax.Array,
@@ -160,18 +193,19 @@ def write_block(
     Returns:
       the block, and what `commit` writes into the caches.
     """
-    sampling = cfg.sampling
-    net, variables = build.dit(cfg), {"params": params["dit"]}
-    place = natural_positions(progress, cfg.dit.block_size) if positions is None else positions
+    networks = program.networks
+    net, variables = build.dit(networks), {"params": params["dit"]}
+    place = natural_positions(progress, networks.dit.block_size) if positions is None else positions
     context = net.apply(variables, progress.dit_cache, progress.length, place, method="context")
-    velocity = partial(_guided_velocity, cfg, params, prepared, context)
-    if first is not None and sampling.first_block == "repaint":
-        z = _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B)
+    velocity = partial(_guided_velocity, program, params, prepared, values.guidance, context)
+    if first is not None and program.repaints:
+        z = _repaint(program, velocity, prepared, values, first, noise_BSC, keys_B)
     else:
-        z = _denoise(cfg, velocity, prepared, first, noise_BSC)
-    read = partial(build.decoder(cfg).apply, {"params": params["decoder"]}, method="extend")
-    logits, decoded = read(from_prior(cfg.vae, z), progress.decoder_cache, progress.length)
-    chosen = tokens.choose(logits, progress.seen, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B), sampling)
+        z = _denoise(program, velocity, prepared, first, noise_BSC)
+    read = partial(build.decoder(networks).apply, {"params": params["decoder"]}, method="extend")
+    logits, decoded = read(from_prior(networks.vae, z), progress.decoder_cache, progress.length)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys_B)
+    chosen = tokens.choose(program.choice, values.choice, logits, progress.seen, keys)
     at_0 = (prepared.at_0, prepared.at_0)  # the finished block is run at t = 0 (SPEC 3.4)
     _, _, committed = net.apply(variables, z, *at_0, None, context, False, method="denoise_block")
     return Block(chosen, logits, z), Entries(committed, decoded)
@@ -195,14 +229,16 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
     padded = -(-prompt // tokens_a_block) * tokens_a_block
     blocks = -(-cfg.sampling.max_new_tokens // tokens_a_block)
     of = jax.ShapeDtypeStruct
-    prepared = jax.eval_shape(partial(prepare, cfg, guidance=cfg.sampling.guidance), params)
-    params = _each_stack(cfg, params, _cut_shapes)
-    read = partial(read_prompt, cfg, new_blocks=blocks)
+    program = program_of(cfg)
+    prepared = jax.eval_shape(partial(prepare, program), params)
+    params = _each_stack(program.networks, params, _cut_shapes)
+    read = partial(read_prompt, program.networks, new_blocks=blocks)
     progress, _ = jax.eval_shape(
         lambda p, tokens, known: read(p, tokens, known), params, of((rows, padded), "int32"), of((rows,), "int32")
     )
     noise = of((rows, cfg.dit.block_size, cfg.vae.latent_dim), "float32")
-    return write_block, (compiled_config(cfg), params, prepared, progress, None, noise, of((rows, 2), "uint32"))
+    values = jax.eval_shape(partial(values_of, cfg.sampling, rows))
+    return write_block, (program, params, prepared, values, progress, None, noise, of((rows, 2), "uint32"))
 
 
 def _cut_shapes(stacked: Any) -> list[Any]:
@@ -217,52 +253,50 @@ def _cut_shapes(stacked: Any) -> list[Any]:
     return [jax.tree.map(one, stacked)] * jax.tree.leaves(stacked)[0].shape[0]
 
 
-def _guided_velocity(cfg, params, prepared, context, z_BSC, at_t, known_BS):
+def _guided_velocity(program, params, prepared, guidance_B, context, z_BSC, at_t, known_BS):
     """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
-    guided = cfg.sampling.guidance != 1.0
-    v_c, v_u, _ = build.dit(cfg).apply(
-        {"params": params["dit"]}, z_BSC, at_t, prepared.at_0, known_BS, context, guided, method="denoise_block"
+    v_c, v_u, _ = build.dit(program.networks).apply(
+        {"params": params["dit"]}, z_BSC, at_t, prepared.at_0, known_BS, context, program.guided, method="denoise_block"
     )
-    if not guided:
+    if not program.guided:
         return v_c
-    scale = jnp.where(context.length == 0, 1.0, prepared.guidance)
+    scale = jnp.where(context.length == 0, 1.0, guidance_B)
     return guidance.guide(v_c, v_u, scale[:, None, None])
 
 
-def _denoise(cfg, velocity, prepared, first, z_BSC):
+def _denoise(program, velocity, prepared, first, z_BSC):
     """All solver steps; known latents are put back before and after every one and carry t = 0 (clean condition)."""
     known = None if first is None else first.known
     put_back = lambda z: z if first is None else jnp.where(known[..., None], first.z0, z)
 
     def body(z, at):
         moved = solvers.step(
-            cfg.sampling.solver, lambda z, at_t: velocity(put_back(z), at_t, known), z, at, 1.0 / cfg.sampling.steps
+            program.solver, lambda z, at_t: velocity(put_back(z), at_t, known), z, at, 1.0 / program.steps
         )
         return put_back(moved), None
 
     return jax.lax.scan(body, put_back(z_BSC.astype(jnp.float32)), prepared.steps)[0]
 
 
-def _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B):
+def _repaint(program, velocity, prepared, values, first, noise_BSC, keys_B):
     """Partial repaint (Table 5): the known latents are noised to t and put back at every step above repaint_time.
 
     Each of those steps is taken repaint_rounds times, the block being noised again from t - dt to t between rounds. The
     whole block carries t. At the end the known latents stand as the prompt has them.
     """
-    sampling = cfg.sampling
-    dt = 1.0 / sampling.steps
-    starts = 1.0 - jnp.arange(sampling.steps) * dt
+    dt = 1.0 / program.steps
+    starts = 1.0 - jnp.arange(program.steps) * dt
     keep = first.known[..., None]
     ends_inside = jnp.any(keep, axis=1, keepdims=True)  # the other rows of the batch take every step once
 
     def body(z, step):
         at, t, index = step
-        repainting = t >= sampling.repaint_time
-        rounds = jnp.where(repainting, sampling.repaint_rounds, 1)
+        repainting = t >= values.repaint_time
+        rounds = jnp.where(repainting, values.repaint_rounds, 1)
 
         def once(number, z):
             z = jnp.where(keep & repainting, path.interpolate(first.z0, noise_BSC, t), z)
-            moved = solvers.step(sampling.solver, lambda z, at_t: velocity(z, at_t, None), z, at, dt)
+            moved = solvers.step(program.solver, lambda z, at_t: velocity(z, at_t, None), z, at, dt)
             fold = lambda key: jax.random.fold_in(jax.random.fold_in(key, 2 + index), number)
             again = jax.vmap(lambda key: jax.random.normal(fold(key), z.shape[1:]))(keys_B)
             last = number == rounds - 1
@@ -270,5 +304,5 @@ def _repaint(cfg, velocity, prepared, first, noise_BSC, keys_B):
 
         return jax.lax.fori_loop(0, rounds, once, z), None
 
-    z, _ = jax.lax.scan(body, noise_BSC.astype(jnp.float32), (prepared.steps, starts, jnp.arange(sampling.steps)))
+    z, _ = jax.lax.scan(body, noise_BSC.astype(jnp.float32), (prepared.steps, starts, jnp.arange(program.steps)))
     return jnp.where(keep, first.z0, z)

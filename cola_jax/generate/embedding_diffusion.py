@@ -6,7 +6,6 @@ Axes: B batch, L tokens of a row, E embedding channels, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.generate.keys import fold_rows
 from cola_jax.models import build
+from cola_jax.models.build import PlaidNetworks
 from cola_jax.models.denoiser import estimate
 
 
@@ -35,11 +35,6 @@ def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray) -> C
     return Canvas(room, length_B, length_B + np.int32(cfg.sampling.max_new_tokens))
 
 
-def compiled_config(cfg: RunConfig) -> RunConfig:
-    """The config as far as `denoise` is compiled for it: settings that it never reads are at rest."""
-    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, stop_at_eos=True))
-
-
 def unit_rows(table_VE: jax.Array) -> jax.Array:
     """Embeddings as they are used: rows of unit length."""
     return table_VE / jnp.sqrt(jnp.sum(jnp.square(table_VE), axis=-1, keepdims=True) + 1e-12)
@@ -51,17 +46,27 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
     canvas = Canvas(
         of((rows, prompt + cfg.sampling.max_new_tokens), "int32"), of((rows,), "int32"), of((rows,), "int32")
     )
-    return denoise, (compiled_config(cfg), params, canvas, of((rows, 2), "uint32"))
+    networks, sampling = build.of_plaid(cfg), cfg.sampling
+    values = of((rows,), "float32"), of((rows, 2), "uint32")
+    return denoise, (networks, sampling.plaid.steps, sampling.max_new_tokens, params, canvas, *values)
 
 
-@partial(jax.jit, static_argnums=0)
-def denoise(cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array) -> jax.Array:
-    """Returns the new tokens (B, max_new_tokens) int32.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def denoise(
+    networks: PlaidNetworks,
+    steps: int,
+    new_tokens: int,
+    params: Any,
+    canvas: Canvas,
+    score_temperature_B: jax.Array,
+    keys_B: jax.Array,
+) -> jax.Array:
+    """Returns the new tokens (B, new_tokens) int32, in so many steps.
 
     A prompt is held by replacement: its estimate is always its own embeddings, so its part of z is noised as in training.
     keys_B: one key a row; position p of step i draws from fold_in(fold_in(key, i), p).
     """
-    net, table, steps = build.denoiser(cfg), unit_rows(params["embedding"]["table"]), cfg.sampling.plaid.steps
+    net, table = build.denoiser(networks), unit_rows(params["embedding"]["table"])
     batch, length = canvas.tokens.shape
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
     segments = (positions < canvas.end[:, None]).astype(jnp.int32)
@@ -85,7 +90,7 @@ def denoise(cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array) -> j
         number, gamma_t, gamma_s = step
         clean, _ = read(z, earlier, gamma_t)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = noise_schedule.scales(gamma_t), noise_schedule.scales(gamma_s)
-        guess = (z - alpha_t * clean) / sigma_t / cfg.sampling.plaid.score_temperature  # of the noise
+        guess = (z - alpha_t * clean) / sigma_t / score_temperature_B[:, None, None]  # of the noise
         sharper = jnp.where(given, clean, (z - sigma_t * guess) / alpha_t)
         c = -jnp.expm1(gamma_s - gamma_t)
         z = z * (1.0 - c) * alpha_s / alpha_t + c * alpha_s * sharper + jnp.sqrt(c) * sigma_s * noise(number)
@@ -95,5 +100,5 @@ def denoise(cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array) -> j
     steps_of = (1 + jnp.arange(steps), gammas[:-1], gammas[1:])
     (z, earlier), _ = jax.lax.scan(body, (start, jnp.where(given, known, 0.0)), steps_of)
     _, tokens = read(z, earlier, gammas[-1])
-    new = canvas.start[:, None] + jnp.arange(cfg.sampling.max_new_tokens)
+    new = canvas.start[:, None] + jnp.arange(new_tokens)
     return jnp.take_along_axis(tokens, new, axis=1)

@@ -6,7 +6,6 @@ Axes: B batch, L padded prompt tokens, T tokens of a stretch, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +15,10 @@ import jax.numpy as jnp
 from cola_jax.config import RunConfig
 from cola_jax.generate import tokens
 from cola_jax.generate.keys import fold_rows
+from cola_jax.generate.tokens import Choice, ChoiceValues
 from cola_jax.models import build, layers
 from cola_jax.models.backbone import causal
+from cola_jax.models.build import BackboneNetworks
 from cola_jax.models.cache import Caches, grow
 
 
@@ -37,39 +38,43 @@ class Stretch(NamedTuple):
     log_probs: jax.Array
 
 
-def compiled_config(cfg: RunConfig) -> RunConfig:
-    """The config as far as `write_tokens` is compiled for it: settings that it never reads are at rest."""
-    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, max_new_tokens=1, stop_at_eos=True))
-
-
 @partial(jax.jit, static_argnums=(0, 4))
-def read_prompt(cfg: RunConfig, params: Any, tokens_BL: jax.Array, length_B: jax.Array, new_tokens: int) -> Progress:
+def read_prompt(
+    networks: BackboneNetworks, params: Any, tokens_BL: jax.Array, length_B: jax.Array, new_tokens: int
+) -> Progress:
     """Fills the cache with prompts that end at `length_B` (at least 1), leaving room for new tokens.
 
     What stands behind a prompt's end is never seen: queries look back only, and new tokens overwrite it in the cache.
     """
     batch, longest = tokens_BL.shape
-    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    net, variables = build.backbone(networks), {"params": params["backbone"]}
     hidden, cache = net.apply(variables, tokens_BL, jnp.arange(longest)[None], None, causal, method="hidden")
     last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
     logits = net.apply(variables, last, method="to_logits")[:, 0]
-    seen = jnp.zeros((batch, cfg.backbone.vocab_size), bool)
+    seen = jnp.zeros((batch, networks.backbone.vocab_size), bool)
     return Progress(grow(cache, longest + new_tokens), length_B, seen, logits)
 
 
-@partial(jax.jit, static_argnums=(0, 5), donate_argnums=2)
+@partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=4)
 def write_tokens(
-    cfg: RunConfig, params: Any, progress: Progress, keys_B: jax.Array, first: jax.Array, count: int
+    networks: BackboneNetworks,
+    choice: Choice,
+    params: Any,
+    values: ChoiceValues,
+    progress: Progress,
+    keys_B: jax.Array,
+    first: jax.Array,
+    count: int,
 ) -> tuple[Stretch, Progress]:
     """Writes `count` tokens. keys_B: one key a row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
-    net, backbone = build.backbone(cfg), params["backbone"]
-    if not cfg.compute.scan_layers:
+    net, backbone = build.backbone(networks), params["backbone"]
+    if not networks.compute.scan_layers:
         backbone = {**backbone, "blocks": layers.split_layers(backbone["blocks"])}  # here, and not for every token
     variables, rows = {"params": backbone}, jnp.arange(keys_B.shape[0])
 
     def body(progress, place):
         keys = fold_rows(keys_B, place)
-        chosen = tokens.choose(progress.logits[:, None], progress.seen, keys, cfg.sampling)
+        chosen = tokens.choose(choice, values, progress.logits[:, None], progress.seen, keys)
         log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
         logits, cache = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
         seen = progress.seen.at[rows, chosen[:, 0]].set(True)
@@ -81,7 +86,9 @@ def write_tokens(
 
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int, count: int) -> tuple[Any, tuple[Any, ...]]:
     """Returns `write_tokens` and its arguments as shapes: `count` tokens, behind `rows` prompts of `prompt` tokens."""
-    of, room = jax.ShapeDtypeStruct, -(-cfg.sampling.max_new_tokens // count) * count
-    read = lambda params, tokens_BL, length_B: read_prompt(cfg, params, tokens_BL, length_B, room)
+    of, room, networks = jax.ShapeDtypeStruct, -(-cfg.sampling.max_new_tokens // count) * count, build.of_backbone(cfg)
+    read = lambda params, tokens_BL, length_B: read_prompt(networks, params, tokens_BL, length_B, room)
     progress = jax.eval_shape(read, params, of((rows, prompt), "int32"), of((rows,), "int32"))
-    return write_tokens, (compiled_config(cfg), params, progress, of((rows, 2), "uint32"), of((), "int32"), count)
+    choice, values = tokens.choice_of(cfg.sampling), jax.eval_shape(partial(tokens.values_of, cfg.sampling, rows))
+    keys, first = of((rows, 2), "uint32"), of((), "int32")
+    return write_tokens, (networks, choice, params, values, progress, keys, first, count)

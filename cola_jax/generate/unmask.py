@@ -6,7 +6,7 @@ Axes: B batch, N tokens of a row, G new tokens, M tokens of a block, T passes of
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cola_jax.config import RunConfig, mask_id
+from cola_jax.config import RunConfig, SamplingConfig, mask_id
 from cola_jax.generate import tokens
 from cola_jax.generate.keys import fold_rows
+from cola_jax.generate.tokens import Choice, ChoiceValues
 from cola_jax.models import build
 from cola_jax.models.backbone import bidirectional
+from cola_jax.models.build import BackboneNetworks
 
 
 class Canvas(NamedTuple):
@@ -55,15 +57,53 @@ def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray, pad_
     return Canvas(jnp.asarray(rows, jnp.int32), jnp.asarray(index < end, jnp.int32), jnp.asarray(length_B, jnp.int32))
 
 
-def compiled_config(cfg: RunConfig) -> RunConfig:
-    """The config as far as `fill_block` is compiled for it: settings that it takes as values, or never reads, are at rest."""
-    llada = dataclasses.replace(cfg.sampling.llada, steps=0, block_length=0)
-    return dataclasses.replace(cfg, sampling=dataclasses.replace(cfg.sampling, stop_at_eos=True, llada=llada))
+@dataclass(frozen=True)
+class FillProgram:
+    """What `fill_block` is compiled for. Values are `FillValues`.
+
+    Attributes:
+      mask_id: the masked token. new_tokens: of a row, in all blocks. guided: whether logits without prompt are computed.
+      by_chance: remasking=random.
+    """
+
+    networks: BackboneNetworks
+    mask_id: int
+    new_tokens: int
+    guided: bool
+    by_chance: bool
+    choice: Choice
 
 
-@partial(jax.jit, static_argnums=(0, 6), donate_argnums=2)
+class FillValues(NamedTuple):
+    """guidance: w of u + (w + 1)(c - u) per row, (B,) fp32."""
+
+    choice: ChoiceValues
+    guidance: jax.Array
+
+
+def program_of(cfg: RunConfig) -> FillProgram:
+    """Returns what `fill_block` is compiled for under a config."""
+    sampling, own = cfg.sampling, cfg.sampling.llada
+    guided, by_chance = own.guidance > 0, own.remasking == "random"
+    networks, choice = build.of_backbone(cfg), tokens.choice_of(sampling)
+    return FillProgram(networks, mask_id(cfg), sampling.max_new_tokens, guided, by_chance, choice)
+
+
+def values_of(sampling: SamplingConfig, rows: int) -> FillValues:
+    """Returns the values of a sampling config, the same for each row."""
+    return FillValues(tokens.values_of(sampling, rows), jnp.full(rows, sampling.llada.guidance, jnp.float32))
+
+
+@partial(jax.jit, static_argnums=(0, 7), donate_argnums=3)
 def fill_block(
-    cfg: RunConfig, params: Any, canvas: Canvas, keys_B: jax.Array, block: jax.Array, fills_T: jax.Array, length: int
+    program: FillProgram,
+    params: Any,
+    values: FillValues,
+    canvas: Canvas,
+    keys_B: jax.Array,
+    block: jax.Array,
+    fills_T: jax.Array,
+    length: int,
 ) -> tuple[jax.Array, Canvas]:
     """Fills block number `block` of `length` new tokens, fills_T[i] of them in pass i. Returns its tokens (B, M), and all.
 
@@ -74,17 +114,17 @@ def fill_block(
     places = begin[:, None] + jnp.arange(length)
     positions = jnp.broadcast_to(jnp.arange(canvas.tokens.shape[1]), canvas.tokens.shape)
     prompt = positions < canvas.start[:, None]
-    new = canvas.start[:, None] + jnp.arange(cfg.sampling.max_new_tokens)
-    mask = mask_id(cfg)
+    new = canvas.start[:, None] + jnp.arange(program.new_tokens)
+    mask, vocabulary = program.mask_id, program.networks.backbone.vocab_size
 
     def body(x_BN, step):
         fill, number = step
         keys = fold_rows(keys_B, number)
-        logits = _logits(cfg, params, x_BN, positions, canvas.segments, prompt, places)
-        written = jnp.zeros((x_BN.shape[0], cfg.backbone.vocab_size), bool).at[rows, x_BN[rows, new]].set(True)
-        chosen = tokens.choose(logits, written, keys, cfg.sampling)
+        logits = _logits(program, params, values.guidance, x_BN, positions, canvas.segments, prompt, places)
+        written = jnp.zeros((x_BN.shape[0], vocabulary), bool).at[rows, x_BN[rows, new]].set(True)
+        chosen = tokens.choose(program.choice, values.choice, logits, written, keys)
         held = x_BN[rows, places]
-        confidence = jnp.where(held == mask, _confidence(cfg, logits, chosen, keys), -jnp.inf)
+        confidence = jnp.where(held == mask, _confidence(program, logits, chosen, keys), -jnp.inf)
         rank = jnp.argsort(jnp.argsort(-confidence, axis=-1), axis=-1)
         filled = jnp.where((rank < fill) & (held == mask), chosen, held)
         return x_BN.at[rows, places].set(filled), None
@@ -101,28 +141,28 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
     canvas = Canvas(tokens, tokens, of((rows,), "int32"))
     fills = of(schedule.fills.shape, "int32")
     keys, block = of((rows, 2), "uint32"), of((), "int32")
-    return fill_block, (compiled_config(cfg), params, canvas, keys, block, fills, schedule.length)
+    values = jax.eval_shape(partial(values_of, cfg.sampling, rows))
+    return fill_block, (program_of(cfg), params, values, canvas, keys, block, fills, schedule.length)
 
 
-def _logits(cfg, params, x_BN, positions, segments, prompt, places_BM):
-    """Logits (B, M, V) of the tokens at `places`, guided as cfg says; the mask itself is never chosen."""
-    net, variables = build.backbone(cfg), {"params": params["backbone"]}
-    guidance, copies = cfg.sampling.llada.guidance, 1
-    if guidance > 0:
-        x_BN, copies = jnp.concatenate([x_BN, jnp.where(prompt, mask_id(cfg), x_BN)]), 2
+def _logits(program, params, guidance_B, x_BN, positions, segments, prompt, places_BM):
+    """Logits (B, M, V) of the tokens at `places`, guided per row; the mask itself is never chosen."""
+    net, variables, copies = build.backbone(program.networks), {"params": params["backbone"]}, 1
+    if program.guided:
+        x_BN, copies = jnp.concatenate([x_BN, jnp.where(prompt, program.mask_id, x_BN)]), 2
     again = lambda x: jnp.concatenate([x] * copies)
     hidden, _ = net.apply(variables, x_BN, again(positions), again(segments), bidirectional, method="hidden")
     own = jnp.take_along_axis(hidden, again(places_BM)[..., None], axis=1)
     logits = net.apply(variables, own, method="to_logits")
-    if guidance > 0:
+    if program.guided:
         c, u = jnp.split(logits, 2)
-        logits = u + (guidance + 1.0) * (c - u)
-    return logits.at[..., mask_id(cfg)].set(-jnp.inf)
+        logits = u + (guidance_B[:, None, None] + 1.0) * (c - u)
+    return logits.at[..., program.mask_id].set(-jnp.inf)
 
 
-def _confidence(cfg, logits_BMV, chosen_BM, keys_B):
+def _confidence(program, logits_BMV, chosen_BM, keys_B):
     """What decides which candidates stay: their probability, or chance."""
-    if cfg.sampling.llada.remasking == "random":
+    if program.by_chance:
         chance = lambda key: jax.random.uniform(jax.random.fold_in(key, 1), chosen_BM.shape[1:])
         return jax.vmap(chance)(keys_B)
     probabilities = jax.nn.softmax(logits_BMV, axis=-1)

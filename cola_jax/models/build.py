@@ -1,11 +1,13 @@
-"""The networks of a config."""
+"""The networks of a config, and the part of a config that decides each: what compiled programs of it depend on."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from cola_jax.config import ComputeConfig, RunConfig
+from cola_jax.config import BackboneConfig, ComputeConfig, DiTConfig, PlaidConfig, RunConfig, TextVAEConfig
 from cola_jax.models.backbone import Backbone
 from cola_jax.models.denoiser import Denoiser
 from cola_jax.models.dit import DiT
@@ -19,21 +21,59 @@ def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
     return jnp.dtype(compute.dtype)
 
 
-def encoder(cfg: RunConfig) -> Encoder:
+@dataclass(frozen=True)
+class ColaNetworks:
+    """What decides encoder, decoder and DiT."""
+
+    vae: TextVAEConfig
+    dit: DiTConfig
+    compute: ComputeConfig
+
+
+@dataclass(frozen=True)
+class BackboneNetworks:
+    """What decides the backbone."""
+
+    backbone: BackboneConfig
+    compute: ComputeConfig
+
+
+@dataclass(frozen=True)
+class PlaidNetworks:
+    """What decides the denoiser."""
+
+    backbone: BackboneConfig
+    plaid: PlaidConfig
+    compute: ComputeConfig
+
+
+def of_cola(cfg: RunConfig) -> ColaNetworks:
+    return ColaNetworks(cfg.vae, cfg.dit, cfg.compute)
+
+
+def of_backbone(cfg: RunConfig) -> BackboneNetworks:
+    return BackboneNetworks(cfg.backbone, cfg.compute)
+
+
+def of_plaid(cfg: RunConfig) -> PlaidNetworks:
+    return PlaidNetworks(cfg.backbone, cfg.plaid, cfg.compute)
+
+
+def encoder(cfg: ColaNetworks | RunConfig) -> Encoder:
     return Encoder(cfg.vae, cfg.compute, compute_dtype(cfg.compute))
 
 
-def decoder(cfg: RunConfig) -> Decoder:
+def decoder(cfg: ColaNetworks | RunConfig) -> Decoder:
     return Decoder(cfg.vae, cfg.compute, compute_dtype(cfg.compute))
 
 
-def dit(cfg: RunConfig) -> DiT:
+def dit(cfg: ColaNetworks | RunConfig) -> DiT:
     return DiT(cfg.dit, cfg.vae.latent_dim, cfg.compute, compute_dtype(cfg.compute))
 
 
-def denoiser(cfg: RunConfig) -> Denoiser:
+def denoiser(cfg: PlaidNetworks | RunConfig) -> Denoiser:
     return Denoiser(cfg.backbone, cfg.plaid, cfg.compute, compute_dtype(cfg.compute))
 
 
-def backbone(cfg: RunConfig) -> Backbone:
+def backbone(cfg: BackboneNetworks | RunConfig) -> Backbone:
     return Backbone(cfg.backbone, cfg.compute, compute_dtype(cfg.compute))

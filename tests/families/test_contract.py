@@ -183,6 +183,29 @@ def test_as_many_tokens_are_written_as_were_asked_for_at_least(sampled):
     assert all(0 <= token < 13 for row in rows for token in row)
 
 
+VALUES = {  # of sampling, twice
+    "cola": ({"guidance": 2.0, "temperature": 0.5}, {"guidance": 3.0, "temperature": 0.9}),
+    "ar": ({"temperature": 0.5, "top_k": 3}, {"temperature": 0.9, "top_k": 5}),
+    "llada": ({"temperature": 0.5, "llada__guidance": 0.5}, {"temperature": 0.9, "llada__guidance": 1.0}),
+    "plaid": (
+        {"plaid__score_temperature": 0.9, "plaid__steps": 3},
+        {"plaid__score_temperature": 0.7, "plaid__steps": 3},
+    ),
+    "bigram": ({"temperature": 0.5}, {"temperature": 0.9}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_another_value_of_sampling_compiles_nothing(name):
+    sizes = []
+    for values in VALUES[name]:
+        cfg, params = setup(name, **{f"sampling__{field}": value for field, value in values.items()})
+        written(cfg, params, PROMPTS)
+        step, _ = FAMILIES[name].generator.step(cfg, jax.eval_shape(lambda p=params: p), len(PROMPTS), 16)
+        sizes.append(step._cache_size())
+    assert sizes[0] == sizes[1] > 0
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_no_prompts_and_tokens_outside_the_vocabulary_are_refused(name):
     cfg, params = setup(name)

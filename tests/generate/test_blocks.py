@@ -182,8 +182,8 @@ def test_unrolled_layers_write_what_looped_ones_do():
 
 def test_layers_cut_beforehand_have_the_shapes_of_those_that_are_compiled_for():
     cfg, params = setup(compute__scan_layers=False)
-    _, (_, shapes, *_) = blocks.abstract_step(cfg, params, 2, 4)
-    cut = blocks.cut_layers(cfg, params)
+    _, (program, shapes, *_) = blocks.abstract_step(cfg, params, 2, 4)
+    cut = blocks.cut_layers(program.networks, params)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, cut)
     assert len(cut["dit"]["blocks"]) == 2 and len(cut["decoder"]["blocks"]) == 1
 
