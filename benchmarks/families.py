@@ -1,6 +1,6 @@
 """Cola, AR, LLaDA and Plaid with cores of equal size and equal training FLOPs on the small world: one table.
 
-python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12]
+python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12] [--families cola ar llada plaid]
 
 Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
 (`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of a
@@ -46,6 +46,7 @@ class Plan:
 
     Attributes:
       config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
+      families: those that are compared.
       seeds: of parameters and noise, a run of every family each.
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
       rates: learning rates that are tried first, over the config's. extensions: how many more may be: `rate_search.search`.
@@ -55,6 +56,7 @@ class Plan:
     """
 
     config: str = "tinyworld_matched"
+    families: tuple[str, ...] = COMPARED
     seeds: tuple[int, ...] = (0, 1, 2)
     budget: float = 7e12
     searched: float = 0.2
@@ -84,10 +86,10 @@ def compare(plan: Plan, workdir: Path) -> str:
     workdir.mkdir(parents=True, exist_ok=True)
     facts = {"machine": measure.machine(), "budget": plan.budget, "families": {}}
     text = shared(plan, workdir)
-    facts["rates"] = {family: search(plan, family, workdir, text) for family in COMPARED}
+    facts["rates"] = {family: search(plan, family, workdir, text) for family in plan.families}
     rows: list[dict[str, Any]] = []
     for seed in plan.seeds:
-        for family in COMPARED:
+        for family in plan.families:
             cfg = configured(plan, family, seed, facts["rates"][family]["chosen"], plan.budget, workdir, text)
             facts["families"][family] = sizes(plan, cfg)
             rows.append({"family": family, "seed": seed} | judged(plan, cfg, workdir / f"{family}-{seed}", text))
@@ -266,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", default="runs/families")
     parser.add_argument("--config", default=Plan.config, help="file of the configs")
+    parser.add_argument("--families", nargs="+", choices=COMPARED, default=COMPARED)
     parser.add_argument("--seeds", type=int, default=len(Plan.seeds), help="runs of each family")
     parser.add_argument("--budget", type=float, default=Plan.budget, help="training FLOPs of each run")
     parser.add_argument("--records", type=int, default=Plan.records, help="of each built-in task")
@@ -273,8 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--texts", type=int, default=Plan.texts, help="stories whose likelihood is told")
     options = parser.parse_args(arguments)
     plan = Plan(
-        config=options.config, seeds=tuple(range(options.seeds)), budget=options.budget, records=options.records,
-        stories=options.stories, texts=options.texts,
+        config=options.config, families=tuple(options.families), seeds=tuple(range(options.seeds)), budget=options.budget,
+        records=options.records, stories=options.stories, texts=options.texts,
     )  # fmt: skip
     workdir = Path(options.workdir)
     jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").resolve()))  # seeds share programs
