@@ -84,7 +84,7 @@ def main() -> None:
     noise = jax.random.normal(jax.random.PRNGKey(1), shape)
     rows = prompts.tolist()
     runs = (lambda: cached(cfg, params, rows, noise)), (lambda: recomputed(cfg, params, prompts, noise))
-    ours, plain = measure.in_turns(runs, options.repeats)
+    ours, plain = measure.interleave(runs, options.repeats)
     same = np.mean(cached(cfg, params, rows, noise) == np.asarray(recomputed(cfg, params, prompts, noise)))
     new = options.batch * NEW
     works = flops(cfg, params, prompts, noise)

@@ -16,10 +16,10 @@ MATMULS = 10  # of one measurement: dispatching them costs nothing then
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
     """Returns the shortest of `repeats` runs, after one that compiles; each run is waited for."""
-    return in_turns([run], repeats)[0]
+    return interleave([run], repeats)[0]
 
 
-def in_turns(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
+def interleave(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
     """Returns `seconds` of each run, taken in turns: a machine that is slow for a while is slow for all of them."""
     times = []
     for _ in range(repeats + 1):

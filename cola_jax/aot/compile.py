@@ -35,7 +35,7 @@ class Program(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Report:
+class CompileReport:
     """One program on one topology. Figures are of one device and one step unless they say otherwise.
 
     Attributes:
@@ -125,7 +125,7 @@ def abstract_batch(cfg: RunConfig, mesh: Mesh) -> dict[str, Any]:
 
 def compile_program(
     cfg: RunConfig, topology: str, name: str = "train", rows: int = 1, prompt: int = 128
-) -> tuple[Report, jax.stages.Compiled | None]:
+) -> tuple[CompileReport, jax.stages.Compiled | None]:
     """Compiles one program of `cfg` for a topology. Returns the report, and the executable if the compiler made one.
 
     Args:
@@ -139,7 +139,7 @@ def compile_program(
     mesh = make_mesh(cfg.mesh, devices)
     program = program_of(cfg, mesh, name, rows, prompt)
     chip = chip_of(devices[0])
-    report = Report(
+    report = CompileReport(
         name, topology, mesh.size, devices[0].device_kind, dict(mesh.shape), compute, 0.0,
         capacity=None if chip is None else int(chip.memory),
     )  # fmt: skip
@@ -171,7 +171,7 @@ def our_count(cfg: RunConfig, devices: int) -> OurCount:
     return OurCount(cost.useful * tokens, kernels * tokens)
 
 
-def measured(report: Report, compiled: jax.stages.Compiled, ours: OurCount, device: jax.Device) -> Report:
+def measured(report: CompileReport, compiled: jax.stages.Compiled, ours: OurCount, device: jax.Device) -> CompileReport:
     """Fills in what the executable says of itself."""
     memory, totals, chip = compiled.memory_analysis(), hlo.read(compiled.as_text()), chip_of(device)
     useful, seconds = ours.useful, None
@@ -195,13 +195,13 @@ def measured(report: Report, compiled: jax.stages.Compiled, ours: OurCount, devi
     )
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: CompileReport) -> dict[str, Any]:
     """Returns the report's fields, and whether it fits."""
     fields = dataclasses.asdict(report) | {"fits": report.fits}
     return fields | {"collectives": [c._asdict() for c in report.collectives]}
 
 
-def as_text(report: Report) -> str:
+def as_text(report: CompileReport) -> str:
     """Returns the report for people; its last line says whether it fits."""
     size = lambda value: f"{value / GiB:.2f} GiB"
     mesh = " ".join(f"{axis} {count}" for axis, count in report.mesh.items())
@@ -226,13 +226,13 @@ def as_text(report: Report) -> str:
     return "\n".join([*lines, f"  {'fits' if report.fits else 'does not fit'}{share}"])
 
 
-def _useful(report: Report) -> str:
+def _useful(report: CompileReport) -> str:
     if report.useful_flops is None or not report.flops:
         return ""
     return f"; useful share {report.useful_flops / report.flops:.3f} (our count over the compiler's)"
 
 
-def _mfu(report: Report) -> str:
+def _mfu(report: CompileReport) -> str:
     if report.predicted_mfu is None:
         return ""
     return f", predicted MFU {report.predicted_mfu:.1%} (our count of live matmuls over peak bf16, nothing overlapping)"

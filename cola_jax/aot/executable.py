@@ -15,19 +15,19 @@ import jaxlib
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
-from cola_jax.aot.compile import Report
+from cola_jax.aot.compile import CompileReport
 from cola_jax.config import ConfigError, RunConfig, changes, from_stored, to_dict
 from cola_jax.families import FAMILIES
 
 
-def save(path: str | Path, cfg: RunConfig, report: Report, compiled: jax.stages.Compiled) -> None:
+def save(path: str | Path, cfg: RunConfig, report: CompileReport, compiled: jax.stages.Compiled) -> None:
     """Writes an executable of `cfg`, its report and the config; only the same devices, jax and jaxlib can run it."""
     payload, in_tree, out_tree = serialize_executable.serialize(compiled)
     content = {"versions": _versions(), "config": to_dict(cfg), "report": report}
     Path(path).write_bytes(pickle.dumps(content | {"payload": payload, "trees": (in_tree, out_tree)}))
 
 
-def load_report(path: str | Path) -> Report:
+def load_report(path: str | Path) -> CompileReport:
     """Returns the report of a saved executable.
 
     Raises:

@@ -53,7 +53,7 @@ def add(commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from cola_jax.evaluate import lm_harness
-    from cola_jax.evaluate.harness import Plan
+    from cola_jax.evaluate.harness import EvaluationPlan
     from cola_jax.runs.writer import Writer
     from cola_jax.train.checkpoint import chosen_step
 
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         raise Misuse("--sampling.max_new_tokens: a task says how much it generates, or --max-new-tokens")
     step = chosen_step(options.workdir, chosen)
     writer = Writer.load(options.workdir, step, ema=options.ema).with_sampling(**sampling)
-    plan = Plan(step, options.seed, options.batch_size, options.context)
+    plan = EvaluationPlan(step, options.seed, options.batch_size, options.context)
     found = lm_harness.evaluate(writer, plan, options.tasks, options.include, options.limit, options.max_new_tokens)
     for task, figures in found["results"].items():
         for name, value in figures.items():

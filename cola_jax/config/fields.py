@@ -41,8 +41,8 @@ class DataConfig:
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     # concat: documents with separators, cut (the paper's) | best_fit: whole ones, segment ids
     packing: str = identity("concat")
-    seed: int = identity(6198, traced=False, least=0, most=2**32 - 1)
-    shuffle: bool = identity(True, traced=False)
+    seed: int = identity(6198, traced=False, least=0, most=2**32 - 1)  # of the order of rows and of generated documents
+    shuffle: bool = identity(True, traced=False)  # rows in random order, another one in each epoch
     # how many training documents a generator (tinyworld) is asked for
     generated_documents: int = identity(20_000, traced=False, least=1)
     heldout_documents: int = identity(500, traced=False, least=0)  # held-out documents of a generator
@@ -74,8 +74,8 @@ class FlowConfig:
     """Flow matching: the law of t and what of a block is known (SPEC 2)."""
 
     timestep_law: str = identity("logit_normal")  # t ~ sigmoid(N(loc, scale^2)) | uniform
-    timestep_loc: float = identity(1.0, least=-20.0, most=20.0)
-    timestep_scale: float = identity(1.0, above=0.0, most=20.0)
+    timestep_loc: float = identity(1.0, least=-20.0, most=20.0)  # mean of the normal distribution before the sigmoid
+    timestep_scale: float = identity(1.0, above=0.0, most=20.0)  # its standard deviation
     time_per: str = identity("sample")  # one t a sample | a block
     # share of the blocks that keep their first k in [1, S-1] latents clean
     known_prefix_probability: float = identity(0.05, least=0.0, most=1.0)
@@ -113,18 +113,18 @@ class OptimizerConfig:
     """
 
     name: str = identity("adamw")  # adamw | muon
-    learning_rate: float = identity(1.5e-4, above=0.0)
-    initial_learning_rate: float = identity(1e-6, least=0.0)
-    final_learning_rate: float = identity(1e-5, least=0.0)
-    warmup_steps: int = identity(5000, least=0)
+    learning_rate: float = identity(1.5e-4, above=0.0)  # the peak, after the warm-up
+    initial_learning_rate: float = identity(1e-6, least=0.0)  # at step 0
+    final_learning_rate: float = identity(1e-5, least=0.0)  # at the end of the schedule
+    warmup_steps: int = identity(5000, least=0)  # steps of linear warm-up
     schedule: str = identity("cosine")  # after the warm-up: cosine | linear | constant | wsd (constant, then a decay)
     decay_steps: int = length(1_000_000, least=0)  # the step at which final_learning_rate is reached; 0: train.steps
     cooldown_steps: int = length(0, least=0)  # schedule=wsd: the steps of its decay, the last before decay_steps
     cooldown_form: str = length("sqrt")  # schedule=wsd: sqrt (1 - sqrt, arXiv 2405.18392) | linear | cosine
-    b1: float = identity(0.9, least=0.0, below=1.0)
-    b2: float = identity(0.95, least=0.0, below=1.0)
-    eps: float = identity(1e-8, above=0.0)
-    weight_decay: float = identity(0.01, least=0.0)
+    b1: float = identity(0.9, least=0.0, below=1.0)  # decay of Adam's first moment
+    b2: float = identity(0.95, least=0.0, below=1.0)  # decay of Adam's second moment
+    eps: float = identity(1e-8, above=0.0)  # added to the root of the second moment
+    weight_decay: float = identity(0.01, least=0.0)  # decoupled; times the learning rate
     clip_norm: float = identity(1.0, least=0.0)  # global gradient norm; 0: no clip
     muon_momentum: float = identity(0.95, least=0.0, below=1.0)
     muon_steps: int = identity(5, least=1, most=100)  # Newton-Schulz iterations
@@ -136,13 +136,13 @@ class OptimizerConfig:
 class TrainConfig:
     """How long and how large."""
 
-    steps: int = length(1_000_000, traced=False, least=1)
+    steps: int = length(1_000_000, traced=False, least=1)  # updates of the whole run
     batch_size: int = identity(1408, least=1)  # rows of a global batch
     sequence_length: int = identity(512, least=1)  # L, tokens a row
     accumulate: int = placement(1, least=1)  # microbatches a step; the gradient equals that of the whole batch
-    log_every: int = reporting(50, least=1)
+    log_every: int = reporting(50, least=1)  # steps between lines of metrics
     eval_every: int = reporting(5000, least=0)  # 0: no held-out evaluation
-    eval_batches: int = reporting(8, least=1)
+    eval_batches: int = reporting(8, least=1)  # held-out batches of an evaluation
     plot_every: int = reporting(5000, least=0)  # 0: plots at the end only
     ema_decay: float = identity(0.0, least=0.0, below=1.0)  # of an average of the trained parameters; 0: none
     init_from: str = identity("", traced=False)  # a workdir, or a folder of released or LLaMA form; empty: draw all
@@ -158,12 +158,12 @@ class CheckpointConfig:
     every: int = reporting(5000, least=1)  # steps
     # and after so many minutes without one; 0: by steps alone
     every_minutes: float = reporting(0.0, least=0.0, most=1e6)
-    keep_last: int = reporting(3, least=1)
+    keep_last: int = reporting(3, least=1)  # newest checkpoints that stay
     keep_every: int = reporting(0, least=0)  # keep every checkpoint whose step is a multiple; 0: none
     # a held-out metric, e.g. "loss", whose lowest keep_best checkpoints stay; empty: none
     best_metric: str = reporting("")
-    keep_best: int = reporting(1, least=1)
-    asynchronous: bool = reporting(True)
+    keep_best: int = reporting(1, least=1)  # best checkpoints that stay besides
+    asynchronous: bool = reporting(True)  # write checkpoints in the background
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class RunConfig:
     """Everything one run is made of."""
 
     family: str = identity("cola")  # a key of families.FAMILIES
-    seed: int = identity(66, least=0, most=2**32 - 1)
+    seed: int = identity(66, least=0, most=2**32 - 1)  # of parameters, noise and every draw of training
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     vae: TextVAEConfig = TextVAEConfig()

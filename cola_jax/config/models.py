@@ -14,14 +14,14 @@ class VAEBlockConfig:
     activation: str = identity("swiglu")  # swiglu | silu | gelu
     post_norm: bool = identity(True)  # the released form x = LN(x) + Attn(x); False: pre-norm
     norm_affine: bool = identity(True)  # gain and bias of the attention norm; the other norms have theirs always
-    norm_eps: float = identity(1e-6, above=0.0, below=1.0)
+    norm_eps: float = identity(1e-6, above=0.0, below=1.0)  # added to the variance under a norm's root
     qk_norm: bool = identity(True)  # layer norm of q and k over the full width, before the split into heads
     qk_norm_affine: bool = identity(True)
     qk_bias: bool = identity(False)  # bias of the qkv projection
     bias: bool = identity(True)  # bias of the other dense layers, of all but patching and its inverse
     clip_qkv: float = identity(0.0, least=0.0)  # clip q, k, v to +-this before their norm; 0: no clip
     shared_heads_kv: int = identity(1, least=1)  # query heads that share one key/value head
-    rope_theta: float = identity(500_000.0, above=0.0)
+    rope_theta: float = identity(500_000.0, above=0.0)  # base of the rotary frequencies
     init_std: float = identity(0.02, above=0.0)  # normal, truncated at 3 standard deviations
 
 
@@ -30,11 +30,11 @@ class TextVAEConfig:
     """Text VAE: encoder q_phi and decoder p_theta (SPEC 1.1). Defaults are the released sizes."""
 
     vocab_size: int = identity(100_278, least=1)  # V; the embedding has one more row, the mask token
-    dim: int = identity(1536, least=1)
-    ffn_dim: int = identity(6144, least=1)
-    num_heads: int = identity(12, least=1)
-    encoder_blocks: int = identity(4, least=1)
-    decoder_blocks: int = identity(4, least=1)
+    dim: int = identity(1536, least=1)  # D, width
+    ffn_dim: int = identity(6144, least=1)  # hidden width of a feed-forward
+    num_heads: int = identity(12, least=1)  # attention heads
+    encoder_blocks: int = identity(4, least=1)  # transformer blocks of the encoder
+    decoder_blocks: int = identity(4, least=1)  # transformer blocks of the decoder
     latent_dim: int = identity(16, least=1)  # C
     patch_size: int = identity(1, least=1)  # P, tokens a latent
     block_size: int = identity(1, least=1)  # latents a block of the VAE's own block-causal mask; 1 is strictly causal
@@ -53,17 +53,17 @@ class TextVAEConfig:
 class DiTConfig:
     """Block-causal diffusion transformer v_psi (SPEC 1.2). Defaults are the released sizes."""
 
-    dim: int = identity(2048, least=1)
-    num_layers: int = identity(24, least=1)
-    num_heads: int = identity(16, least=1)
-    head_dim: int = identity(128, least=1)
+    dim: int = identity(2048, least=1)  # D, width
+    num_layers: int = identity(24, least=1)  # transformer blocks
+    num_heads: int = identity(16, least=1)  # attention heads
+    head_dim: int = identity(128, least=1)  # channels of a head
     expand_ratio: int = identity(4, least=1)  # MLP width / dim
     block_size: int = identity(16, least=1)  # S, latents a block
     rope_dim: int = identity(96, least=2)  # channels of a head that are rotated
-    rope_theta: float = identity(10_000.0, above=0.0)
-    norm_eps: float = identity(1e-5, above=0.0, below=1.0)
+    rope_theta: float = identity(10_000.0, above=0.0)  # base of the rotary frequencies
+    norm_eps: float = identity(1e-5, above=0.0, below=1.0)  # added to the variance under a norm's root
     qk_bias: bool = identity(False)  # bias of the qkv and attention output projections
-    time_frequencies: int = identity(128, least=1)
+    time_frequencies: int = identity(128, least=1)  # sinusoids that embed t
     zero_init: bool = identity(True)  # AdaLN and the output layer start at zero
 
 
@@ -75,13 +75,13 @@ class BackboneConfig:
     """
 
     vocab_size: int = identity(100_278, least=1)  # V
-    dim: int = identity(2048, least=1)
+    dim: int = identity(2048, least=1)  # D, width
     ffn_dim: int = identity(8192, least=1)  # of the SwiGLU, three matrices of dim x ffn_dim
-    num_layers: int = identity(27, least=1)
-    num_heads: int = identity(16, least=1)
+    num_layers: int = identity(27, least=1)  # transformer blocks
+    num_heads: int = identity(16, least=1)  # attention heads
     kv_heads: int = identity(16, least=1)  # key/value heads; each serves num_heads / kv_heads neighbouring query heads
-    rope_theta: float = identity(10_000.0, above=0.0)
-    norm_eps: float = identity(1e-5, above=0.0, below=1.0)
+    rope_theta: float = identity(10_000.0, above=0.0)  # base of the rotary frequencies
+    norm_eps: float = identity(1e-5, above=0.0, below=1.0)  # added to the variance under a norm's root
     tie_embeddings: bool = identity(False)  # the read-out is the embedding's transpose
     init_std: float = identity(0.02, above=0.0)  # normal, truncated at 3 standard deviations
 

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 
 from cola_jax.config.build import base, build, plain_of
 from cola_jax.config.change import Range
+from cola_jax.config.families import FACTS
+from cola_jax.config.families.facts import Switch
 from cola_jax.config.fields import CHOICES, RunConfig, SourceConfig
 from cola_jax.config.files import override
 from cola_jax.config.paths import defaults, metadata
-from cola_jax.config.reads import FAMILY_READS, SWITCHES, Switch, unread_fields
+from cola_jax.config.reads import SWITCHES, unread_fields
 from cola_jax.config.source_fields import READS
 
 HEAD = """# Configuration
@@ -145,10 +147,11 @@ def readers(path: str) -> str:
     kinds = [kind for kind, names in READS.items() if path.removeprefix("data.sources.0.") in names]
     if path.startswith("data.sources.0."):
         return f"read by kinds {', '.join(kinds)}" if kinds else "read by all families"
-    names = [family for family in FAMILY_READS if path not in _unread_by(family)]
-    who = "read by all families" if len(names) == len(FAMILY_READS) else f"read by {', '.join(names)}"
-    conditions = [condition(switch, path) for switch in SWITCHES if path in switch.names]
-    return " ".join([who, *conditions])
+    names = [family for family in FACTS if path not in _unread_by(family)]
+    who = "read by all families" if len(names) == len(FACTS) else f"read by {', '.join(names)}"
+    switches = [*SWITCHES, *(switch for family in names for switch in FACTS[family].switches)]
+    conditions = [condition(switch, path) for switch in switches if path in switch.names]
+    return " ".join([who, *dict.fromkeys(conditions)])
 
 
 @functools.cache

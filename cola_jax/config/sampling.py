@@ -29,7 +29,7 @@ class PlaidSamplingConfig:
 class SamplingConfig:
     """Generation (SPEC 3). Fields that speak of solver, guidance or first block belong to family cola."""
 
-    max_new_tokens: int = reporting(32, least=1)
+    max_new_tokens: int = reporting(32, least=1)  # tokens to generate
     steps: int = reporting(16, least=1)  # solver steps a block
     solver: str = reporting("euler")  # euler | midpoint | heun (two evaluations a step)
     guidance: float = reporting(7.0, least=0.0, most=1e4)  # s in v_u + s (v_c - v_u); 1: no guidance
@@ -42,8 +42,9 @@ class SamplingConfig:
     )  # t, first_block=repaint: below this time the known part is no longer put back
     temperature: float = reporting(0.0, least=0.0, most=1e4)  # 0: greedy
     top_k: int = reporting(0, least=0)  # 0: all
+    # the smallest set of tokens whose probabilities reach it; 1: all
     top_p: float = reporting(1.0, above=0.0, most=1.0)
     repetition_penalty: float = reporting(1.1, above=0.0, most=1e4)
-    stop_at_eos: bool = reporting(True)
+    stop_at_eos: bool = reporting(True)  # cut the text at the end of the document
     llada: LLaDASamplingConfig = LLaDASamplingConfig()
     plaid: PlaidSamplingConfig = PlaidSamplingConfig()

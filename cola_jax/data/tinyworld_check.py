@@ -12,7 +12,7 @@ from cola_jax.data.tinyworld_state import ANSWER_CLASS, Event, Question, World, 
 
 
 @dataclass(frozen=True)
-class Report:
+class StoryReport:
     """What a text is as a story.
 
     Attributes:
@@ -59,8 +59,8 @@ def finished(text: str) -> str:
     return re.sub(r"[^.?:]+$", "", text)
 
 
-def check(text: str) -> Report:
-    """Reads `text` as a story; see Report. The first question counts, and what is told after it changes nothing.
+def check(text: str) -> StoryReport:
+    """Reads `text` as a story; see StoryReport. The first question counts, and what is told after it changes nothing.
 
     Never raises, whatever the text.
     """
@@ -89,7 +89,7 @@ def check(text: str) -> Report:
                     apply(world, event)
     expected = (answer(world, question) or "") if question else ""
     choices = candidates(world, question) if question else ()
-    return Report(len(pieces), good, impossible, question.kind if question else "", expected, given, choices)
+    return StoryReport(len(pieces), good, impossible, question.kind if question else "", expected, given, choices)
 
 
 def _agrees(world: World, event: Event) -> bool:

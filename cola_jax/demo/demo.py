@@ -14,7 +14,7 @@ from cola_jax import config, runs
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data.tinyworld_check import by_question
 from cola_jax.demo import world_report
-from cola_jax.demo.world_report import Plan
+from cola_jax.demo.world_report import ReportPlan
 from cola_jax.errors import Preempted
 from cola_jax.evaluate import stories
 from cola_jax.evaluate.report import machine, write_report
@@ -48,7 +48,7 @@ def demo(
     seed: int | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     stream: TextIO | None = None,
-    plan: Plan | None = None,
+    plan: ReportPlan | None = None,
 ) -> dict[str, Any]:
     """Trains both stages in `workdir`, evaluates the result and writes WORKDIR/report/index.html.
 
@@ -57,7 +57,7 @@ def demo(
     Args:
       seed: of parameters and noise, in place of the config's; the data stays the same.
       overrides: ("a.b", "VALUE") assignments to the configs of both stages; what one of them does not read goes to the other.
-      plan: how much is evaluated; `Plan()` by default.
+      plan: how much is evaluated; `ReportPlan()` by default.
 
     Returns:
       The figures, as in WORKDIR/report/figures.json; see `evaluate`.
@@ -74,7 +74,7 @@ def demo(
         if interrupted:
             clock.say("stopped; the same command continues")
             raise Preempted
-    return evaluate(workdir, plan or Plan(), clock)
+    return evaluate(workdir, plan or ReportPlan(), clock)
 
 
 def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str, str]]) -> dict[str, RunConfig]:
@@ -101,7 +101,7 @@ def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str
     return configs
 
 
-def evaluate(workdir: Path, plan: Plan, clock: Clock) -> dict[str, Any]:
+def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
     """Evaluates the second stage of a demo and writes the report.
 
     Returns:
@@ -139,7 +139,7 @@ def evaluate(workdir: Path, plan: Plan, clock: Clock) -> dict[str, Any]:
     return figures
 
 
-def continue_aloud(writer: Writer, plan: Plan, clock: Clock) -> list[stories.Pair]:
+def continue_aloud(writer: Writer, plan: ReportPlan, clock: Clock) -> list[stories.Pair]:
     """Continues held-out openings; prints the first as it is written and a few more after it."""
     opening = stories.heldout_prompts(writer.cfg, 1)[0]
     print(f"   {opening} |", end="", file=clock.stream, flush=True)

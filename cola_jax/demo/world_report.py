@@ -20,7 +20,7 @@ TRACED_LATENTS = 8  # of the blocks that follow an opening
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReportPlan:
     """How much is evaluated."""
 
     headline_prompts: int = 256
@@ -33,7 +33,9 @@ class Plan:
     shown: int = 8  # samples of each kind on the page
 
 
-def draw(writer: Writer, workdir: Path, folder: Path, rows: Sequence[dict[str, Any]], plan: Plan) -> dict[str, Any]:
+def draw(
+    writer: Writer, workdir: Path, folder: Path, rows: Sequence[dict[str, Any]], plan: ReportPlan
+) -> dict[str, Any]:
     """Draws every picture into `folder`.
 
     Returns:
@@ -64,7 +66,7 @@ def _trace(writer: Writer) -> tuple[trace.Trace, list[str]]:
     return traced, [tokenizer.decode(traced.tokens[:, step].ravel().tolist()) for step in range(traced.tokens.shape[1])]
 
 
-def captions(plan: Plan) -> list[tuple[str, str, str]]:
+def captions(plan: ReportPlan) -> list[tuple[str, str, str]]:
     """Returns (file name, title, line under it) of every picture."""
     return [
         ("losses", "Training", "Losses of both stages on training batches and on held-out stories."),

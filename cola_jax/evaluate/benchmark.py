@@ -88,7 +88,7 @@ def run(request: Request, sampling: dict[str, Any]) -> Evaluated:
     writer = Writer.load(workdir, step, mesh, request.ema).with_sampling(**sampling)
     size = request.batch_size if mesh is None else -(-request.batch_size // mesh.size) * mesh.size
     share = harness.Share(jax.process_index(), jax.process_count())
-    plan = harness.Plan(step, request.seed, size, request.context, request.ema)
+    plan = harness.EvaluationPlan(step, request.seed, size, request.context, request.ema)
     folder = storage.local(
         request.output or workdir / "evaluation" / (f"{step}-ema" if request.ema else str(step)), "--output"
     )

@@ -32,7 +32,7 @@ LEAST_BUCKET = 16  # tokens
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationPlan:
     """How a task is run.
 
     Attributes:
@@ -61,7 +61,7 @@ ALONE = Share(0, 1)
 
 
 @dataclass(frozen=True)
-class Question:
+class AskedQuestion:
     """A record as the model sees it: its prompt's text and tokens, how many tokens were cut off its front, lost characters."""
 
     number: int
@@ -73,7 +73,7 @@ class Question:
 
 
 def evaluate(
-    writer: Writer, task: Task, records: Sequence[Record], folder: Path, plan: Plan, share: Share = ALONE
+    writer: Writer, task: Task, records: Sequence[Record], folder: Path, plan: EvaluationPlan, share: Share = ALONE
 ) -> list[dict[str, Any]]:
     """Answers the records that have no answer in `folder` yet, scores all, and writes the files above.
 
@@ -110,7 +110,7 @@ def evaluate(
     return storage.read_json(place / "result.json")
 
 
-def dealt(questions: Sequence[Question], share: Share) -> list[Question]:
+def dealt(questions: Sequence[AskedQuestion], share: Share) -> list[AskedQuestion]:
     """Returns the questions of a process: all are dealt out by length, so that everyone has as much to do."""
     by_length = sorted(questions, key=lambda question: (len(question.tokens), question.number))
     return sorted(by_length[share.index :: share.count], key=lambda question: question.number)
@@ -131,7 +131,7 @@ def join(place: Path, questions: int) -> None:
         file.unlink()
 
 
-def _score(task: Task, questions: Sequence[Question], place: Path) -> None:
+def _score(task: Task, questions: Sequence[AskedQuestion], place: Path) -> None:
     """Writes result.json of a task whose questions are all answered."""
     lines = list(_kept(place / "answers.jsonl", len(questions)))
     generations = [
@@ -153,7 +153,7 @@ def _wait(share: Share, what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> list[Question]:
+def ask(writer: Writer, task: Task, records: Sequence[Record], plan: EvaluationPlan) -> list[AskedQuestion]:
     """Makes the prompts, cut from the front to what the context leaves beside the answer.
 
     Raises:
@@ -172,7 +172,9 @@ def ask(writer: Writer, task: Task, records: Sequence[Record], plan: Plan) -> li
         tokens = writer.tokenizer.encode(prompt)
         writer.check_row(f"{record.where}: the prompt", tokens)
         kept = tuple(tokens[-room:])
-        questions.append(Question(number, record, prompt, kept, len(tokens) - len(kept), writer.tokenizer.lost(prompt)))
+        questions.append(
+            AskedQuestion(number, record, prompt, kept, len(tokens) - len(kept), writer.tokenizer.lost(prompt))
+        )
     scoring.check(records, {scorer: task.rule_of(scorer) for scorer in scoring.SCORERS}, task.signs)
     return questions
 
@@ -185,9 +187,9 @@ def bucket(length: int) -> int:
     return size
 
 
-def batches(questions: Sequence[Question], batch_size: int) -> list[tuple[int, list[Question]]]:
+def batches(questions: Sequence[AskedQuestion], batch_size: int) -> list[tuple[int, list[AskedQuestion]]]:
     """Returns (padded length, questions) of every batch, the longest first; a batch has questions of one bucket."""
-    groups: dict[int, list[Question]] = {}
+    groups: dict[int, list[AskedQuestion]] = {}
     for question in questions:
         groups.setdefault(bucket(len(question.tokens)), []).append(question)
     return [
@@ -198,14 +200,16 @@ def batches(questions: Sequence[Question], batch_size: int) -> list[tuple[int, l
 
 
 def write(
-    writer: Writer, questions: Sequence[Question], plan: Plan, title: str, shown: bool = True
-) -> Iterator[tuple[Question, str]]:
+    writer: Writer, questions: Sequence[AskedQuestion], plan: EvaluationPlan, title: str, shown: bool = True
+) -> Iterator[tuple[AskedQuestion, str]]:
     """Yields every question with its answer's text, batch by batch; the time that is left is shown on stderr."""
     answered = _answered(writer, questions, plan)
     return bar(answered, title, "answers", len(questions)) if shown else answered
 
 
-def _answered(writer: Writer, questions: Sequence[Question], plan: Plan) -> Iterator[tuple[Question, str]]:
+def _answered(
+    writer: Writer, questions: Sequence[AskedQuestion], plan: EvaluationPlan
+) -> Iterator[tuple[AskedQuestion, str]]:
     for length, batch in batches(questions, plan.batch_size):
         filled = batch + [batch[-1]] * (plan.batch_size - len(batch))  # so that every batch has one shape
         rows, numbers = [q.tokens for q in filled], [q.number for q in filled]
@@ -215,7 +219,7 @@ def _answered(writer: Writer, questions: Sequence[Question], plan: Plan) -> Iter
         yield from zip(batch, texts)
 
 
-def setting_of(writer: Writer, task: Task, questions: Sequence[Question], plan: Plan) -> dict[str, Any]:
+def setting_of(writer: Writer, task: Task, questions: Sequence[AskedQuestion], plan: EvaluationPlan) -> dict[str, Any]:
     """Returns what the answers depend on, as JSON has it."""
     asked = [(q.prompt, q.cut, q.record.choices, q.record.answers) for q in questions]
     fields = {
@@ -282,7 +286,7 @@ def whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def _line(task: Task, question: Question, text: str) -> dict[str, Any]:
+def _line(task: Task, question: AskedQuestion, text: str) -> dict[str, Any]:
     record = question.record
     generation = Generation(record, text)
     right = {

@@ -12,7 +12,7 @@ from typing import Any
 
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import harness
-from cola_jax.evaluate.harness import Plan, Question
+from cola_jax.evaluate.harness import AskedQuestion, EvaluationPlan
 from cola_jax.evaluate.records import Record
 from cola_jax.runs.writer import Writer
 
@@ -49,7 +49,7 @@ def cut(text: str, until: Sequence[str]) -> str:
     return text[: min((text.find(end) for end in until if end and end in text), default=len(text))]
 
 
-def answer(writer: Writer, asks: Sequence[Ask], plan: Plan) -> list[str]:
+def answer(writer: Writer, asks: Sequence[Ask], plan: EvaluationPlan) -> list[str]:
     """Writes every answer, batched by length; those of one setting of the sampler together.
 
     Raises:
@@ -68,13 +68,15 @@ def answer(writer: Writer, asks: Sequence[Ask], plan: Plan) -> list[str]:
             if (ask.max_new_tokens, ask.temperature) == setting:
                 ids = chosen.tokenizer.encode(ask.prompt)
                 record = Record(f"request {number}", number, {}, ask.prompt, (), ("",))
-                questions.append(Question(number, record, ask.prompt, tuple(ids[-room:]), max(len(ids) - room, 0), ""))
+                questions.append(
+                    AskedQuestion(number, record, ask.prompt, tuple(ids[-room:]), max(len(ids) - room, 0), "")
+                )
         for question, text in harness.write(chosen, questions, plan, "generate_until"):
             texts[question.number] = cut(text, asks[question.number].until)
     return [texts[number] for number in range(len(asks))]
 
 
-def model_of(writer: Writer, plan: Plan, max_new_tokens: int) -> Any:
+def model_of(writer: Writer, plan: EvaluationPlan, max_new_tokens: int) -> Any:
     """Returns the run as a `lm_eval.api.model.LM`.
 
     Raises:
@@ -103,7 +105,12 @@ def model_of(writer: Writer, plan: Plan, max_new_tokens: int) -> Any:
 
 
 def evaluate(
-    writer: Writer, plan: Plan, tasks: Sequence[str], include: str | Path | None, limit: int | None, max_new_tokens: int
+    writer: Writer,
+    plan: EvaluationPlan,
+    tasks: Sequence[str],
+    include: str | Path | None,
+    limit: int | None,
+    max_new_tokens: int,
 ) -> dict[str, Any]:
     """Runs tasks of the package, and of the YAML files in the folder `include`. Returns its results.
 

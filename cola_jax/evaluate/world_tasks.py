@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from cola_jax.data import tinyworld
 from cola_jax.data.errors import DataError
-from cola_jax.data.tinyworld_check import Report, check
+from cola_jax.data.tinyworld_check import StoryReport, check
 from cola_jax.data.tokenizers import Tokenizer
 from cola_jax.evaluate import stories
 from cola_jax.evaluate.protocol import BUILT_IN, Task
@@ -32,7 +32,7 @@ PATIENCE = 100  # stories looked at for each record that is asked for
 
 
 @dataclass(frozen=True)
-class Form:
+class TaskForm:
     """A format: options (0: none are given), rule and paper_rule, and which kinds of question it takes (none: all)."""
 
     options: int
@@ -44,14 +44,14 @@ class Form:
 
 
 FORMS = {
-    "lambada": Form(0, "first_word", "first_word"),
-    "mmlu": Form(4, "choice", "choice"),
-    "obqa": Form(4, "choice", "choice", ("colour", "where_thing", "inside")),
-    "hellaswag": Form(4, "exact", "choice"),
-    "race": Form(4, "choice", "choice", sentences=LONG),
-    "siqa": Form(3, "choice", "choice", ("who_has", "who_owns", "first_deed", "last_deed")),
-    "squad": Form(0, "exact", "exact"),
-    "story_cloze": Form(2, "exact", "choice", mentioned=2),
+    "lambada": TaskForm(0, "first_word", "first_word"),
+    "mmlu": TaskForm(4, "choice", "choice"),
+    "obqa": TaskForm(4, "choice", "choice", ("colour", "where_thing", "inside")),
+    "hellaswag": TaskForm(4, "exact", "choice"),
+    "race": TaskForm(4, "choice", "choice", sentences=LONG),
+    "siqa": TaskForm(3, "choice", "choice", ("who_has", "who_owns", "first_deed", "last_deed")),
+    "squad": TaskForm(0, "exact", "exact"),
+    "story_cloze": TaskForm(2, "exact", "choice", mentioned=2),
 }
 
 
@@ -105,27 +105,29 @@ def _ended(record: Record) -> str:
     return f"{record.answers[0]}."
 
 
-def _suits(form: Form, report: Report) -> bool:
+def _suits(form: TaskForm, report: StoryReport) -> bool:
     right_kind = not form.kinds or report.question in form.kinds
     mentioned = not form.mentioned or len(report.choices) == form.mentioned
     return right_kind and mentioned and report.sentences >= form.sentences and report.entailed
 
 
-def _class(report: Report, story: str) -> str:
+def _class(report: StoryReport, story: str) -> str:
     """What kind of thing answers the question, so far as wrong options must be alike: its kind and the words around it."""
     return f"{report.question}/{_form(report, story)}"
 
 
-def _form(report: Report, story: str) -> str:
+def _form(report: StoryReport, story: str) -> str:
     """The answer with a gap where the bare one stands, e.g. "the {}"."""
     return tinyworld.answer_of(story).rstrip(".").replace(report.given, "{}")
 
 
-def _phrases(report: Report, story: str) -> list[str]:
+def _phrases(report: StoryReport, story: str) -> list[str]:
     return [_form(report, story).replace("{}", choice) for choice in report.choices]
 
 
-def _record(name: str, form: Form, story: str, report: Report, known: Sequence[str], rng: random.Random) -> Record:
+def _record(
+    name: str, form: TaskForm, story: str, report: StoryReport, known: Sequence[str], rng: random.Random
+) -> Record:
     """Makes a record; `known` are phrases of the answer's class in this story and in earlier ones."""
     right, prompt = tinyworld.answer_of(story).rstrip("."), tinyworld.question_prompt(story)
     if name.endswith("/lambada"):

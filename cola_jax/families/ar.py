@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import RunConfig, without_kernels
-from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
+from cola_jax.families.cost import TRAINED, Cost, CostPart, of_parts
 from cola_jax.families.family import (
     Family,
     Generator,
@@ -26,13 +26,13 @@ from cola_jax.families.family import (
 from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import next_token, tokens
-from cola_jax.generate.next_token import Stretch
+from cola_jax.generate.next_token import DecodedChunk
 from cola_jax.generate.prompts import Place, PromptError, pad_prompts
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
-STRETCH = 16  # tokens that are written between two returns to the host
+CHUNK = 16  # tokens that are written between two returns to the host
 GROUPS = ("backbone",)
 PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 
@@ -90,7 +90,7 @@ def generate(
     samples: Sequence[int] | None = None,
     prompt_tokens: int = 0,
     place: Place = jnp.asarray,
-) -> Iterator[tuple[list[list[int]], Stretch]]:
+) -> Iterator[tuple[list[list[int]], DecodedChunk]]:
     """Continues prompts, token by token, as cfg.sampling says.
 
     Args:
@@ -101,7 +101,7 @@ def generate(
       place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
-      for each stretch of at most STRETCH tokens, its new tokens by row, and the stretch itself.
+      for each chunk of at most CHUNK tokens, its new tokens by row, and the chunk itself.
 
     Raises:
       PromptError: for no prompts, an empty one, or a token outside the vocabulary.
@@ -114,16 +114,16 @@ def generate(
     if empty:
         raise PromptError(f"prompt {empty[0]} is empty: family 'ar' continues a text of at least one token")
     keys_B = place(sample_keys(seed, len(prompts), samples))
-    count = min(STRETCH, cfg.sampling.max_new_tokens)
-    stretches = -(-cfg.sampling.max_new_tokens // count)
+    count = min(CHUNK, cfg.sampling.max_new_tokens)
+    chunks = -(-cfg.sampling.max_new_tokens // count)
     networks, choice = build.of_backbone(cfg), tokens.choice_of(cfg.sampling)
     values = jax.tree.map(place, tokens.values_of(cfg.sampling, len(prompts)))
     rows, ends = place(batch.tokens), place(batch.known)
-    progress = next_token.read_prompt(networks, params, rows, ends, stretches * count)
-    for index in range(stretches):
+    progress = next_token.read_prompt(networks, params, rows, ends, chunks * count)
+    for index in range(chunks):
         first = jnp.int32(index * count)
-        stretch, progress = next_token.write_tokens(networks, choice, params, values, progress, keys_B, first, count)
-        yield jax.device_get(stretch.tokens).tolist(), stretch
+        chunk, progress = next_token.write_tokens(networks, choice, params, values, progress, keys_B, first, count)
+        yield jax.device_get(chunk.tokens).tolist(), chunk
 
 
 def cost(cfg: RunConfig) -> Cost:
@@ -132,7 +132,7 @@ def cost(cfg: RunConfig) -> Cost:
         "backbone": flops.backbone(net, length, pairs.block_causal(length, 1, cfg.compute)),
         "logits": flops.dense(length, net.dim, net.vocab_size),
     }
-    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
+    return of_parts(cfg, init, {name: CostPart(work, TRAINED) for name, work in works.items()}, ("backbone",))
 
 
 def log_likelihood(
@@ -186,7 +186,7 @@ FAMILY = Family(
     groups=GROUPS,
     objective=Objective(init, text_batch, draw, loss, summarize, cost),
     training=trains_all(GROUPS),
-    generator=Generator(generate, partial(next_token.abstract_step, count=STRETCH), needs_prompt=True),
+    generator=Generator(generate, partial(next_token.abstract_step, count=CHUNK), needs_prompt=True),
     likelihood=LikelihoodEstimator(log_likelihood, options=()),
     forms=("llama",),
 )

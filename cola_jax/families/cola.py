@@ -17,7 +17,7 @@ import numpy as np
 from cola_jax.config import ConfigError, RunConfig, without_kernels
 from cola_jax.diffusion import path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
-from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, mean, of_parts
+from cola_jax.families.cost import FORWARD, TRAINED, Cost, CostPart, mean, of_parts
 from cola_jax.families.family import (
     Family,
     Generator,
@@ -81,7 +81,7 @@ def flow_matching(
     params: Any,
     z0_BNC: jax.Array,
     noise: dict[str, jax.Array],
-    where: vae_terms.Layout,
+    where: vae_terms.LatentPositions,
 ) -> tuple[jax.Array, jax.Array]:
     """The velocity of every block given the clean blocks before it, and the sum of L_FM's squared errors.
 
@@ -241,10 +241,12 @@ def _step_cost(cfg: RunConfig, vae_trained: bool, vae_moments: bool) -> Cost:
     parts = vae_terms.cost_parts(cfg, vae_trained)
     frozen = training(cfg, 0).frozen
     if frozen:
-        parts["reference"] = Part(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
+        parts["reference"] = CostPart(flops.encoder(cfg.vae, length, cfg.compute), FORWARD)
     times = latents // cfg.dit.block_size if cfg.flow.time_per == "block" else 1
     shared = cfg.train.accumulate / cfg.train.batch_size  # the clean stream's t = 0 is embedded once a microbatch
-    parts["dit"] = Part(flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, cfg.compute), TRAINED)
+    parts["dit"] = CostPart(
+        flops.dit_training(cfg.dit, cfg.vae.latent_dim, latents, times + shared, cfg.compute), TRAINED
+    )
     return of_parts(cfg, init, parts, GROUPS if vae_moments else ("dit",), frozen)
 
 

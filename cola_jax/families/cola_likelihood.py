@@ -96,7 +96,7 @@ def log_weights(
     real = jnp.arange(tokens_BL.shape[1]) < length_B[:, None]
     blocks_B = -(-length_B // (size * patch))
     counted = (jnp.arange(latents) // size < blocks_B[:, None]).astype(jnp.float32)
-    where = vae_terms.Layout(positions, None, counted)
+    where = vae_terms.LatentPositions(positions, None, counted)
     posterior = vae_terms.posterior_of(cfg, params, tokens_BL, where)
 
     def once(number):

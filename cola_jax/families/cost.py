@@ -52,7 +52,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Part:
+class CostPart:
     """One part of a step for one row: its forward work, and what its gradient costs (TRAINED, PASSED or FORWARD)."""
 
     work: Work
@@ -70,7 +70,7 @@ class Part:
 def of_parts(
     cfg: RunConfig,
     init: Callable[..., Any],
-    parts: dict[str, Part],
+    parts: dict[str, CostPart],
     trained: tuple[str, ...],
     frozen: tuple[str, ...] = (),
 ) -> Cost:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import RunConfig, mask_id, without_kernels
-from cola_jax.families.cost import TRAINED, Cost, Part, of_parts
+from cola_jax.families.cost import TRAINED, Cost, CostPart, of_parts
 from cola_jax.families.family import (
     Family,
     Generator,
@@ -223,7 +223,7 @@ def cost(cfg: RunConfig) -> Cost:
         "backbone": flops.backbone(net, length, pairs.full(length)),
         "logits": flops.dense(length, net.dim, net.vocab_size),
     }
-    return of_parts(cfg, init, {name: Part(work, TRAINED) for name, work in works.items()}, ("backbone",))
+    return of_parts(cfg, init, {name: CostPart(work, TRAINED) for name, work in works.items()}, ("backbone",))
 
 
 FAMILY = Family(

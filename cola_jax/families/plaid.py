@@ -18,7 +18,7 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.diffusion import noise_schedule
-from cola_jax.families.cost import FORWARD, TRAINED, Cost, Part, of_parts
+from cola_jax.families.cost import FORWARD, TRAINED, Cost, CostPart, of_parts
 from cola_jax.families.family import (
     Family,
     Generator,
@@ -188,7 +188,9 @@ def generate(
       PromptError: for no prompts, or a token outside the vocabulary.
     """
     batch = padded(cfg, prompts, pad_id, prompt_tokens)
-    canvas = embedding_diffusion.Canvas(*map(place, embedding_diffusion.canvas_of(cfg, batch.tokens, batch.known)))
+    canvas = embedding_diffusion.EmbeddingCanvas(
+        *map(place, embedding_diffusion.canvas_of(cfg, batch.tokens, batch.known))
+    )
     keys_B = place(sample_keys(seed, len(prompts), samples))
     sampling = cfg.sampling
     temperature = place(jnp.full(len(prompts), sampling.plaid.score_temperature, jnp.float32))
@@ -295,9 +297,9 @@ def cost(cfg: RunConfig) -> Cost:
         "backbone": ends + flops.backbone(net, length, pairs.full(length)),
         "logits": flops.dense(length, net.dim + 2 * channels, net.vocab_size),
     }
-    parts = {name: Part(work, TRAINED) for name, work in works.items()}
+    parts = {name: CostPart(work, TRAINED) for name, work in works.items()}
     if cfg.plaid.self_condition_probability > 0:
-        parts |= {f"{name} of the first pass": Part(work, FORWARD) for name, work in works.items()}
+        parts |= {f"{name} of the first pass": CostPart(work, FORWARD) for name, work in works.items()}
     return of_parts(cfg, init, parts, GROUPS)
 
 

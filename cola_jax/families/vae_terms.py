@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import RunConfig, without_kernels
-from cola_jax.families.cost import FORWARD, TRAINED, Part
+from cola_jax.families.cost import FORWARD, TRAINED, CostPart
 from cola_jax.families.keys import key_of, row_keys
 from cola_jax.models import build, flops
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -21,7 +21,7 @@ from cola_jax.models.text_vae import Posterior
 LOG_2PI_E = 2.8378770664093453
 
 
-class Layout(NamedTuple):
+class LatentPositions(NamedTuple):
     """A batch seen from the latents: positions (B, N) int32, segments (B, N) or None, weights (B, N) 1 where in a document."""
 
     positions: jax.Array
@@ -39,13 +39,13 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
     return {"encoder": encoder_params["params"], "decoder": decoder_params["params"]}
 
 
-def layout(cfg: RunConfig, batch: dict[str, jax.Array]) -> Layout:
+def layout(cfg: RunConfig, batch: dict[str, jax.Array]) -> LatentPositions:
     """Reads positions and segments of the latents off those of the tokens."""
     patch = cfg.vae.patch_size
     segments = batch["segments"][:, ::patch]
     positions = batch["positions"][:, ::patch] // patch
     packed = cfg.data.packing != "concat"
-    return Layout(positions, segments if packed else None, (segments > 0).astype(jnp.float32))
+    return LatentPositions(positions, segments if packed else None, (segments > 0).astype(jnp.float32))
 
 
 def is_fixed(cfg: RunConfig) -> bool:
@@ -93,57 +93,63 @@ class Encoded(NamedTuple):
     copies: int
 
 
-def encode(cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], where: Layout) -> Encoded:
+def encode(
+    cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], where: LatentPositions
+) -> Encoded:
     """Encodes and samples z0 = mu + sigma eps, clean and masked rows in one pass."""
     tokens, eps, copies = batch["tokens"], noise["posterior"], 1
     if "masked" in noise:
         masked = jnp.where(noise["masked"], cfg.vae.vocab_size, tokens)  # row V of the embedding is the mask token
-        tokens, copies = in_turns(tokens, masked), 2
-        eps = in_turns(eps, noise["posterior_masked"])
+        tokens, copies = interleave(tokens, masked), 2
+        eps = interleave(eps, noise["posterior_masked"])
     both = repeat(where, copies)
     posterior = posterior_of(cfg, params, tokens, both, copies)
     z0 = posterior.mean if posterior.logvar is None else posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
-    first = lambda leaf: apart(leaf, copies)[:, 0]
+    first = lambda leaf: deinterleave(leaf, copies)[:, 0]
     return Encoded(jax.tree.map(first, posterior), first(z0), z0, copies)
 
 
-def in_turns(*copies: jax.Array) -> jax.Array:
+def interleave(*copies: jax.Array) -> jax.Array:
     """Returns copies of a batch with the copies of a row beside each other: where rows are split over devices, none moves."""
     together = jnp.stack(copies, axis=1)
     return together.reshape(-1, *together.shape[2:])
 
 
-def apart(x: jax.Array, copies: int) -> jax.Array:
-    """The inverse of `in_turns`: (copies B, ...) -> (B, copies, ...)."""
+def deinterleave(x: jax.Array, copies: int) -> jax.Array:
+    """The inverse of `interleave`: (copies B, ...) -> (B, copies, ...)."""
     return x.reshape(-1, copies, *x.shape[1:])
 
 
-def posterior_of(cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: Layout, copies: int = 1) -> Posterior:
+def posterior_of(
+    cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: LatentPositions, copies: int = 1
+) -> Posterior:
     """q_phi of token rows, its variance set by `fixed_logsnr` where the config says so, for each of the batch's copies."""
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, where.positions, where.segments)
     if cfg.vae.fixed_logsnr is None:
         return posterior
-    squares = apart(jnp.square(posterior.mean) * where.weights[..., None], copies)
+    squares = deinterleave(jnp.square(posterior.mean) * where.weights[..., None], copies)
     total = jnp.sum(squares, axis=(0, 2, 3))[:, None, None]
-    latents = jnp.sum(apart(where.weights, copies), axis=(0, 2))[:, None, None]
+    latents = jnp.sum(deinterleave(where.weights, copies), axis=(0, 2))[:, None, None]
     power = jnp.where(latents > 0, total / jnp.maximum(latents * cfg.vae.latent_dim, 1.0), 1.0)
     logvar = jax.lax.stop_gradient(jnp.log(power)) - cfg.vae.fixed_logsnr  # sigma^2 = mean(mu^2) e^{-logSNR}, SPEC 2
     shape = posterior.mean.shape
-    return Posterior(posterior.mean, jnp.broadcast_to(logvar, apart(posterior.mean, copies).shape).reshape(shape))
+    return Posterior(
+        posterior.mean, jnp.broadcast_to(logvar, deinterleave(posterior.mean, copies).shape).reshape(shape)
+    )
 
 
 def decode_sums(
-    cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], encoded: Encoded, where: Layout
+    cfg: RunConfig, params: Any, batch: dict[str, Any], noise: dict[str, Any], encoded: Encoded, where: LatentPositions
 ) -> dict[str, jax.Array]:
     """Sums over tokens of the reconstruction and mask cross-entropies and of correctly reconstructed tokens."""
     net, variables = build.decoder(cfg), {"params": params["decoder"]}
     both = repeat(where, encoded.copies)
     hidden, _ = net.apply(variables, encoded.all_z0, both.positions, both.segments, method="hidden")
-    targets = in_turns(*[batch["tokens"]] * encoded.copies)
+    targets = interleave(*[batch["tokens"]] * encoded.copies)
     losses, correct = chunked_cross_entropy(
         lambda h: net.apply(variables, h, True, method="to_logits"), hidden, targets, cfg.compute.cross_entropy_chunk
     )
-    losses, correct = apart(losses, encoded.copies), apart(correct, encoded.copies)
+    losses, correct = deinterleave(losses, encoded.copies), deinterleave(correct, encoded.copies)
     sums = {
         "reconstruction": jnp.sum(losses[:, 0] * batch["weights"]),
         "correct": jnp.sum(correct[:, 0] * batch["weights"]),
@@ -153,7 +159,7 @@ def decode_sums(
     return sums
 
 
-def posterior_sums(posterior: Posterior, where: Layout) -> dict[str, jax.Array]:
+def posterior_sums(posterior: Posterior, where: LatentPositions) -> dict[str, jax.Array]:
     """Sums over latents of mean^2, variance, KL to N(0, I) and E log q, channels added up."""
     weights = where.weights[..., None]
     sums = {"mean_square": jnp.sum(jnp.square(posterior.mean) * weights)}
@@ -166,7 +172,7 @@ def posterior_sums(posterior: Posterior, where: Layout) -> dict[str, jax.Array]:
     return sums
 
 
-def kl_between(q: Posterior, reference: Posterior, where: Layout) -> jax.Array:
+def kl_between(q: Posterior, reference: Posterior, where: LatentPositions) -> jax.Array:
     """Sum over latents and channels of KL(q || reference)."""
     ratio = jnp.exp(q.logvar - reference.logvar)
     distance = jnp.square(q.mean - reference.mean) * jnp.exp(-reference.logvar)
@@ -194,12 +200,12 @@ def summarize(means: dict[str, Any]) -> dict[str, Any]:
     return metrics
 
 
-def repeat(where: Layout, copies: int) -> Layout:
+def repeat(where: LatentPositions, copies: int) -> LatentPositions:
     """The layout of a batch whose rows stand `copies` times in its batch axis."""
-    return jax.tree.map(lambda leaf: in_turns(*[leaf] * copies), where)
+    return jax.tree.map(lambda leaf: interleave(*[leaf] * copies), where)
 
 
-def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
+def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, CostPart]:
     """Returns what the VAE's terms cost a row; with the mask loss, every row goes through it twice."""
     tokens, compute = cfg.train.sequence_length, cfg.compute
     gradient, copies = TRAINED if trained else FORWARD, 2 if masks(cfg) else 1
@@ -208,4 +214,4 @@ def cost_parts(cfg: RunConfig, trained: bool) -> dict[str, Part]:
         "decoder": flops.decoder(cfg.vae, tokens, compute),
         "logits": flops.dense(tokens, cfg.vae.dim, cfg.vae.vocab_size),
     }
-    return {name: Part(work.times(copies), gradient) for name, work in works.items()}
+    return {name: CostPart(work.times(copies), gradient) for name, work in works.items()}

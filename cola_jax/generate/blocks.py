@@ -63,7 +63,7 @@ class BlockValues(NamedTuple):
     repaint_time: jax.Array
 
 
-class Progress(NamedTuple):
+class BlockState(NamedTuple):
     """What is carried from block to block."""
 
     dit_cache: Caches
@@ -94,7 +94,7 @@ class Entries(NamedTuple):
     decoder: Caches
 
 
-def natural_positions(progress: Progress, block_size: int) -> BlockPositions:
+def natural_positions(progress: BlockState, block_size: int) -> BlockPositions:
     """Positions as in training: from 0, one a latent."""
     new = progress.length[:, None] + jnp.arange(block_size)
     return BlockPositions(jnp.arange(slots(progress.dit_cache))[None], new, new)
@@ -146,7 +146,7 @@ def read_prompt(
     known_B: jax.Array,
     new_blocks: int,
     positions_BN: jax.Array | None = None,
-) -> tuple[Progress, FirstBlock]:
+) -> tuple[BlockState, FirstBlock]:
     """Encodes prompts to posterior means and fills the caches with their whole blocks.
 
     There is room for `new_blocks` more but the last, which no block follows that would read it.
@@ -168,7 +168,7 @@ def read_prompt(
     ending = jax.vmap(lambda row, start: jax.lax.dynamic_slice_in_dim(row, start, size))
     z0 = ending(jnp.pad(z0, ((0, 0), (0, size), (0, 0))), whole)
     first = FirstBlock(z0, jnp.arange(size) < (known_B - whole)[:, None])
-    return Progress(grow(dit_cache, room), grow(decoder_cache, room), whole, seen), first
+    return BlockState(grow(dit_cache, room), grow(decoder_cache, room), whole, seen), first
 
 
 @partial(jax.jit, static_argnums=0)
@@ -177,7 +177,7 @@ def write_block(
     params: Any,
     prepared: Prepared,
     values: BlockValues,
-    progress: Progress,
+    progress: BlockState,
     first: FirstBlock | None,
     noise_BSC: jax.Array,
     keys_B: jax.Array,
@@ -212,10 +212,10 @@ def write_block(
 
 
 @partial(jax.jit, donate_argnums=0)
-def commit(progress: Progress, block: Block, entries: Entries) -> Progress:
+def commit(progress: BlockState, block: Block, entries: Entries) -> BlockState:
     """Appends a written block to what is carried on. A program of its own, so that the caches are written where they lie."""
     length, rows = progress.length, jnp.arange(block.tokens.shape[0])[:, None]
-    return Progress(
+    return BlockState(
         append(progress.dit_cache, entries.dit, length),
         append(progress.decoder_cache, entries.decoder, length),
         length + block.latents.shape[1],

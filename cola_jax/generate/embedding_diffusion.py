@@ -21,7 +21,7 @@ from cola_jax.models.build import PlaidNetworks
 from cola_jax.models.denoiser import estimate
 
 
-class Canvas(NamedTuple):
+class EmbeddingCanvas(NamedTuple):
     """Rows of prompt, room for new tokens, and padding: tokens (B, L) int32; start and end of the new ones, (B,)."""
 
     tokens: jax.Array
@@ -29,10 +29,10 @@ class Canvas(NamedTuple):
     end: jax.Array
 
 
-def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray) -> Canvas:
+def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray) -> EmbeddingCanvas:
     """Puts room for cfg.sampling.max_new_tokens behind prompts that end at `length_B`; nothing sees what stands behind it."""
     room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)))
-    return Canvas(room, length_B, length_B + np.int32(cfg.sampling.max_new_tokens))
+    return EmbeddingCanvas(room, length_B, length_B + np.int32(cfg.sampling.max_new_tokens))
 
 
 def unit_rows(table_VE: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ def unit_rows(table_VE: jax.Array) -> jax.Array:
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[Any, tuple[Any, ...]]:
     """Returns `denoise` and its arguments as shapes, for `rows` prompts of `prompt` tokens."""
     of = jax.ShapeDtypeStruct
-    canvas = Canvas(
+    canvas = EmbeddingCanvas(
         of((rows, prompt + cfg.sampling.max_new_tokens), "int32"), of((rows,), "int32"), of((rows,), "int32")
     )
     networks, sampling = build.of_plaid(cfg), cfg.sampling
@@ -57,7 +57,7 @@ def denoise(
     steps: int,
     new_tokens: int,
     params: Any,
-    canvas: Canvas,
+    canvas: EmbeddingCanvas,
     score_temperature_B: jax.Array,
     keys_B: jax.Array,
 ) -> jax.Array:

@@ -1,7 +1,7 @@
-"""The token loop of an autoregressive model: read the prompts, then write a stretch of tokens, again and again.
+"""The token loop of an autoregressive model: read the prompts, then write a chunk of tokens, again and again.
 
-Each function is one compiled program a shape; inside a stretch nothing returns to the host.
-Axes: B batch, L padded prompt tokens, T tokens of a stretch, V vocabulary.
+Each function is one compiled program a shape; inside a chunk nothing returns to the host.
+Axes: B batch, L padded prompt tokens, T tokens of a chunk, V vocabulary.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cola_jax.models.build import BackboneNetworks
 from cola_jax.models.cache import Caches, grow
 
 
-class Progress(NamedTuple):
+class TokenState(NamedTuple):
     """What is carried from token to token."""
 
     cache: Caches
@@ -31,7 +31,7 @@ class Progress(NamedTuple):
     logits: jax.Array  # (B, V) of the next token, fp32
 
 
-class Stretch(NamedTuple):
+class DecodedChunk(NamedTuple):
     """Written tokens (B, T) int32, and log p of each under the model as it is, whatever the sampling, (B, T) fp32."""
 
     tokens: jax.Array
@@ -41,7 +41,7 @@ class Stretch(NamedTuple):
 @partial(jax.jit, static_argnums=(0, 4))
 def read_prompt(
     networks: BackboneNetworks, params: Any, tokens_BL: jax.Array, length_B: jax.Array, new_tokens: int
-) -> Progress:
+) -> TokenState:
     """Fills the cache with prompts that end at `length_B` (at least 1), leaving room for new tokens.
 
     What stands behind a prompt's end is never seen: queries look back only, and new tokens overwrite it in the cache.
@@ -52,7 +52,7 @@ def read_prompt(
     last = jnp.take_along_axis(hidden, (length_B - 1)[:, None, None], axis=1)
     logits = net.apply(variables, last, method="to_logits")[:, 0]
     seen = jnp.zeros((batch, networks.backbone.vocab_size), bool)
-    return Progress(grow(cache, longest + new_tokens), length_B, seen, logits)
+    return TokenState(grow(cache, longest + new_tokens), length_B, seen, logits)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 7), donate_argnums=4)
@@ -61,11 +61,11 @@ def write_tokens(
     choice: Choice,
     params: Any,
     values: ChoiceValues,
-    progress: Progress,
+    progress: TokenState,
     keys_B: jax.Array,
     first: jax.Array,
     count: int,
-) -> tuple[Stretch, Progress]:
+) -> tuple[DecodedChunk, TokenState]:
     """Writes `count` tokens. keys_B: one key a row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
     net, backbone = build.backbone(networks), params["backbone"]
     if not networks.compute.scan_layers:
@@ -78,10 +78,10 @@ def write_tokens(
         log_prob = jax.nn.log_softmax(progress.logits)[rows, chosen[:, 0]]
         logits, cache = net.apply(variables, chosen, progress.cache, progress.length, method="extend")
         seen = progress.seen.at[rows, chosen[:, 0]].set(True)
-        return Progress(cache, progress.length + 1, seen, logits[:, 0]), (chosen[:, 0], log_prob)
+        return TokenState(cache, progress.length + 1, seen, logits[:, 0]), (chosen[:, 0], log_prob)
 
     progress, (chosen_TB, log_probs_TB) = jax.lax.scan(body, progress, first + jnp.arange(count))
-    return Stretch(chosen_TB.T, log_probs_TB.T), progress
+    return DecodedChunk(chosen_TB.T, log_probs_TB.T), progress
 
 
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int, count: int) -> tuple[Any, tuple[Any, ...]]:

@@ -45,7 +45,7 @@ class Model(NamedTuple):
         return value if self.judged else None
 
 
-class Rows(NamedTuple):
+class GoldenRows(NamedTuple):
     """Samples as one batch: values (B, longest, ...), and the length of each."""
 
     values: jax.Array
@@ -81,7 +81,7 @@ def check_vae(model: Model, cases: Cases) -> list[Case]:
     if "vae.ids.0" in cases:
         patch = cfg.vae.patch_size
         ids = padded(cases.numbered("vae.ids"), patch * cfg.vae.block_size)
-        latents = Rows(ids.values[:, ::patch], [length // patch for length in ids.lengths])
+        latents = GoldenRows(ids.values[:, ::patch], [length // patch for length in ids.lengths])
         encode = jax.jit(build.encoder(cfg).apply)
         posterior = encode({"params": model.params["encoder"]}, ids.values, *places(latents))
         results += compare_rows("vae.mean", posterior.mean, cases, bound)
@@ -194,16 +194,16 @@ def undo_nothing(cfg: RunConfig, params: Any) -> Any:
     return params | {"decoder": params["decoder"] | {"input": changed}}
 
 
-def padded(rows: list[np.ndarray], multiple: int) -> Rows:
+def padded(rows: list[np.ndarray], multiple: int) -> GoldenRows:
     """Returns samples (length, ...) as one batch with zeros behind the shorter ones, its length a multiple."""
     if not rows:
         raise ReleasedFormatError("a case lacks the arrays that it is computed from")
     longest = -(-max(map(len, rows)) // multiple) * multiple
     values = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
-    return Rows(jnp.asarray(np.stack(values)), [len(row) for row in rows])
+    return GoldenRows(jnp.asarray(np.stack(values)), [len(row) for row in rows])
 
 
-def places(rows: Rows) -> tuple[jax.Array, jax.Array]:
+def places(rows: GoldenRows) -> tuple[jax.Array, jax.Array]:
     """Returns positions and segments (B, longest): what pads a sample is another document."""
     batch, longest = rows.values.shape[:2]
     return jnp.tile(jnp.arange(longest), (batch, 1)), rows.real.astype(jnp.int32)

@@ -22,7 +22,7 @@ from cola_jax.interop.llama import is_llama
 CASES = "cases.npz"
 
 
-class Form(NamedTuple):
+class GoldenForm(NamedTuple):
     """One kind of golden folder.
 
     Attributes:
@@ -37,8 +37,10 @@ class Form(NamedTuple):
 
 
 FORMS = (
-    Form("cola", lambda folder: (folder / "cola_vae").is_dir() or (folder / "cola_dit").is_dir(), cola_cases.check),
-    Form("llama", is_llama, llama_cases.check),
+    GoldenForm(
+        "cola", lambda folder: (folder / "cola_vae").is_dir() or (folder / "cola_dit").is_dir(), cola_cases.check
+    ),
+    GoldenForm("llama", is_llama, llama_cases.check),
 )
 
 
@@ -55,7 +57,7 @@ class Golden(NamedTuple):
         return not self.error and all(case.passed for case in self.cases)
 
 
-class Report(NamedTuple):
+class GoldenReport(NamedTuple):
     """All folders' results. In a dtype other than float32 no case has a bound, and none fails."""
 
     dtype: str
@@ -66,7 +68,7 @@ class Report(NamedTuple):
         return all(golden.passed for golden in self.goldens)
 
 
-def check(folder: Path, dtype: str) -> Report:
+def check(folder: Path, dtype: str) -> GoldenReport:
     """Checks the goldens of `folder`, or of the folders in it. dtype: of matmuls, float32 | bfloat16.
 
     Raises:
@@ -79,7 +81,7 @@ def check(folder: Path, dtype: str) -> Report:
     if not found:
         raise ReleasedFormatError(f"{folder} holds no {CASES}, and no folder in it does")
     with jax.default_matmul_precision("highest"):
-        return Report(dtype, [_check_one(path, dtype) for path in found])
+        return GoldenReport(dtype, [_check_one(path, dtype) for path in found])
 
 
 def _check_one(folder: Path, dtype: str) -> Golden:
@@ -96,7 +98,7 @@ def _check_one(folder: Path, dtype: str) -> Golden:
     return Golden(folder, form.name, results, error or ("" if results else f"{folder / CASES} holds no case"))
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: GoldenReport) -> dict[str, Any]:
     """Returns the report as plain values."""
     goldens = [
         {
@@ -112,7 +114,7 @@ def as_json(report: Report) -> dict[str, Any]:
     return json.loads(json.dumps(plain), parse_constant=lambda constant: None)  # JSON has no infinity
 
 
-def as_text(report: Report) -> str:
+def as_text(report: GoldenReport) -> str:
     """Returns the report as lines."""
     lines = []
     for golden in report.goldens:

@@ -52,7 +52,7 @@ MODULES = {"cola_vae": VAE_MODULES, "cola_dit": DIT_MODULES}
 GROUPS = {"cola_vae": ("encoder", "decoder"), "cola_dit": ("dit",)}
 
 
-class Layout(NamedTuple):
+class TensorLayout(NamedTuple):
     """How one layer's parameter is turned: from the released form to ours, and back. Both take and return numpy arrays."""
 
     ours: Callable[[np.ndarray], np.ndarray]
@@ -74,7 +74,7 @@ class Row(NamedTuple):
     names: tuple[str, ...]
     stacked: bool
     shape: tuple[int, ...]
-    layout: Layout
+    layout: TensorLayout
 
 
 def rows(part: str, cfg: RunConfig, leaves: dict[str, Any]) -> list[Row]:
@@ -100,25 +100,25 @@ def _row(part: str, cfg: RunConfig, path: str, shape: tuple[int, ...]) -> Row:
     return Row(path, names, stacked, layout.theirs(one).shape, layout)
 
 
-def _layout(cfg: RunConfig, module: str, kind: str) -> Layout:
+def _layout(cfg: RunConfig, module: str, kind: str) -> TensorLayout:
     if module in ("dit/blocks/q_norm", "dit/blocks/k_norm"):
         order = rope_order(cfg.dit)
-        return Layout(lambda x: x[order], lambda x: x[np.argsort(order)])
+        return TensorLayout(lambda x: x[order], lambda x: x[np.argsort(order)])
     if module == "dit/blocks/qkv":
         order = rope_order(cfg.dit)
         turn = np.transpose if kind == "kernel" else lambda x: x
-        return Layout(
+        return TensorLayout(
             lambda x: turn(_reorder_qkv(x, cfg.dit, order)), lambda x: _reorder_qkv(turn(x), cfg.dit, np.argsort(order))
         )
     if kind != "kernel":
-        return Layout(lambda x: x, lambda x: x)
+        return TensorLayout(lambda x: x, lambda x: x)
     if module == "encoder/patch":  # (out, in, P): a convolution of width and stride P
         patch = cfg.vae.patch_size
-        return Layout(
+        return TensorLayout(
             lambda x: x.transpose(2, 1, 0).reshape(-1, x.shape[0]),
             lambda x: x.reshape(patch, x.shape[0] // patch, x.shape[1]).transpose(2, 1, 0),
         )
-    return Layout(np.transpose, np.transpose)
+    return TensorLayout(np.transpose, np.transpose)
 
 
 def rope_order(config: DiTConfig) -> np.ndarray:

@@ -15,14 +15,14 @@ import jax.numpy as jnp
 
 from cola_jax.config import ComputeConfig
 from cola_jax.models import cudnn, splash, visibility
-from cola_jax.models.axes import lay_out, shards
+from cola_jax.models.axes import shard_activations, shards
 from cola_jax.models.cache import KVCache
 from cola_jax.models.chunks import block_mask, query_chunks
 
 MASKED = -1e30  # finite, so that a query without any key gives a mean instead of NaN
 
 
-def attend_behind(
+def attend_with_cache(
     q_AHQK: jax.Array,
     k_AHQK: jax.Array,
     v_AHQK: jax.Array,
@@ -196,12 +196,12 @@ def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
     on_past, on_own = jnp.split(weights, [k_past.shape[2]], axis=-1)
     mixed = jnp.einsum("bhqm,bhmk->bhqk", on_past, v_past)
     mixed += jnp.einsum("bhnqm,bhnmk->bhnqk", in_blocks(on_own), v_own).reshape(mixed.shape)
-    return clean_out, lay_out(by_head(mixed), "batch", "length", "heads", None)
+    return clean_out, shard_activations(by_head(mixed), "batch", "length", "heads", None)
 
 
 def _everywhere(x_BNHK: jax.Array) -> jax.Array:
     """Keys or values of whole rows, wherever their positions lie."""
-    return lay_out(x_BNHK, "batch", None, "heads", None)
+    return shard_activations(x_BNHK, "batch", None, "heads", None)
 
 
 def _attend(q_BHQK: jax.Array, k_BHMK: jax.Array, v_BHMK: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -19,7 +19,7 @@ def shards(axis: str) -> int:
     return 1 if mesh.empty else math.prod(mesh.shape.get(name, 1) for name in LOGICAL_AXES[axis])
 
 
-def lay_out(x: jax.Array, *axes: str | None) -> jax.Array:
+def shard_activations(x: jax.Array, *axes: str | None) -> jax.Array:
     """Returns `x` laid out by the logical names of its axes; an axis that its shards do not divide stays whole."""
     splits = [1 if axis is None else shards(axis) for axis in axes]
     if all(split == 1 for split in splits):

@@ -14,8 +14,8 @@ from flax import linen as nn
 
 from cola_jax.config import BackboneConfig, ComputeConfig
 from cola_jax.models import attention, layers, visibility
-from cola_jax.models.axes import lay_out
-from cola_jax.models.cache import Caches, append_layer, lay_down, slots
+from cola_jax.models.axes import shard_activations
+from cola_jax.models.cache import Caches, append_layer, slots, to_cache_layout
 
 Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, ComputeConfig], jax.Array]
 
@@ -65,14 +65,18 @@ class BackboneBlock(nn.Module):
         kv_width = net.kv_heads * self.head_dim
         q, k, v = jnp.split(self.qkv(self.norm_attn(x_BLD)), [net.dim, net.dim + kv_width], axis=-1)
         q, k = layers.split_heads(q, net.num_heads), layers.split_heads(k, net.kv_heads)
-        q, k, v = (lay_out(x, "batch", "length", "heads", None) for x in (q, k, layers.split_heads(v, net.kv_heads)))
+        q, k, v = (
+            shard_activations(x, "batch", "length", "heads", None) for x in (q, k, layers.split_heads(v, net.kv_heads))
+        )
         return layers.rope_half(q, rope_BL2K), layers.rope_half(k, rope_BL2K), v
 
     def finish(self, x_BLD: jax.Array, heads_BLHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
-        x = x_BLD + self._scaled(lay_out(self.attn_out(layers.merge_heads(heads_BLHK)), "batch", "length", None))
-        gate, up = jnp.split(lay_out(self.ffn_in(self.norm_ffn(x)), "batch", "length", "hidden"), 2, axis=-1)
-        return x + self._scaled(lay_out(self.ffn_out(nn.silu(gate) * up), "batch", "length", None))
+        x = x_BLD + self._scaled(
+            shard_activations(self.attn_out(layers.merge_heads(heads_BLHK)), "batch", "length", None)
+        )
+        gate, up = jnp.split(shard_activations(self.ffn_in(self.norm_ffn(x)), "batch", "length", "hidden"), 2, axis=-1)
+        return x + self._scaled(shard_activations(self.ffn_out(nn.silu(gate) * up), "batch", "length", None))
 
     def _scaled(self, branch_BLD: jax.Array) -> jax.Array:
         return branch_BLD if self.branch_scale == 1.0 else branch_BLD * self.branch_scale
@@ -111,7 +115,7 @@ class Backbone(nn.Module):
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
             heads = pattern(q, k, v, segments_BL, self.compute)
-            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
+            return self.block.apply({"params": params}, x, heads, method="finish"), to_cache_layout(k, v)
 
         x = self.embed(tokens_BL)
         x, cache = layers.over_layers(
@@ -134,7 +138,7 @@ class Backbone(nn.Module):
             (x, caches), (params, index) = carry, layer
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
             caches, cache = append_layer(caches, index, k, v, length_B)
-            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), cache, past_mask, own)
+            heads = attention.attend_with_cache(*map(attention.by_head, (q, k, v)), cache, past_mask, own)
             return (self.block.apply({"params": params}, x, heads, method="finish"), caches), None
 
         scan, count = self.compute.scan_layers, self.config.num_layers
@@ -144,7 +148,9 @@ class Backbone(nn.Module):
         return self.to_logits(self.final_norm(x)), caches
 
     def embed(self, tokens_BL: jax.Array) -> jax.Array:
-        return lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
+        return shard_activations(
+            jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None
+        )
 
     def to_logits(self, h_BLD: jax.Array, padded: bool = False) -> jax.Array:
         """Returns fp32 logits (B, L, V); padded: see `layers.ToVocabulary`."""

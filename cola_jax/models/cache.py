@@ -21,7 +21,7 @@ class KVCache(NamedTuple):
 Caches = KVCache | list[KVCache]  # of all layers: stacked on a leading axis if they are scanned, else a list
 
 
-def lay_down(k_BMHK: jax.Array, v_BMHK: jax.Array) -> KVCache:
+def to_cache_layout(k_BMHK: jax.Array, v_BMHK: jax.Array) -> KVCache:
     """Returns the cache of one layer that holds these keys and values."""
     return KVCache(jnp.einsum("bmhk->bhkm", k_BMHK), jnp.einsum("bmhk->bhmk", v_BMHK))
 

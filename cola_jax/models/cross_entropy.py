@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from cola_jax.models.axes import lay_out
+from cola_jax.models.axes import shard_activations
 
 
 def chunked_cross_entropy(
@@ -23,7 +23,7 @@ def chunked_cross_entropy(
     """
 
     def piece(h_BcD, targets_Bc):
-        return _cross_entropy(to_logits(lay_out(h_BcD, "batch", "length", None)), targets_Bc)
+        return _cross_entropy(to_logits(shard_activations(h_BcD, "batch", "length", None)), targets_Bc)
 
     return in_pieces(piece, chunk, h_BLD, targets_BL)
 

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from cola_jax.config import BackboneConfig, ComputeConfig, PlaidConfig
 from cola_jax.models import layers
-from cola_jax.models.axes import lay_out
+from cola_jax.models.axes import shard_activations
 from cola_jax.models.backbone import BackboneBlock, bidirectional, dense_init
 from cola_jax.models.cross_entropy import in_pieces
 
@@ -67,7 +67,7 @@ class Denoiser(nn.Module):
         features = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         x = self.input((z_BLE * jax.lax.rsqrt(variance)[:, None, None]).astype(self.dtype))
         x = x + self.self_condition((channels**0.5 * estimate_BLE).astype(self.dtype))
-        x = lay_out(x + self.noise_level(features.astype(self.dtype))[:, None], "batch", "length", None)
+        x = shard_activations(x + self.noise_level(features.astype(self.dtype))[:, None], "batch", "length", None)
 
         def body(x, params):
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")

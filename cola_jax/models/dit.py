@@ -17,8 +17,8 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, DiTConfig
 from cola_jax.models import attention, layers
-from cola_jax.models.axes import lay_out, shards
-from cola_jax.models.cache import Caches, KVCache, lay_down, slots
+from cola_jax.models.axes import shard_activations, shards
+from cola_jax.models.cache import Caches, KVCache, slots, to_cache_layout
 from cola_jax.models.dit_block import DiTBlock, Modulation, ada_init
 from cola_jax.models.layers import rope_half as rotate
 from cola_jax.models.layers import rotate_halves
@@ -46,7 +46,7 @@ class Context(NamedTuple):
 
     Attributes:
       layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated and, behind
-        `length`, as `attention.attend_behind` wants them.
+        `length`, as `attention.attend_with_cache` wants them.
       length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
       rope: rotations of the block's own queries and keys, (2, B, S, 2, R / 2).
     """
@@ -179,7 +179,7 @@ class DiT(nn.Module):
             mod = self._apply(params, "modulation", emb)
             q, k, v = self._apply(params, "project", x, mod)
             heads = self._block_causal(rotate(q, rope), rotate(k, rope), v, None)
-            return self._apply(params, "finish", x, heads, mod), lay_down(k, v)
+            return self._apply(params, "finish", x, heads, mod), to_cache_layout(k, v)
 
         x, scan = self._embed(z_BNC), self.compute.scan_layers
         return layers.over_layers(body, x, layers.blocks_of(self), scan=scan, remat="none")[1]
@@ -236,7 +236,7 @@ class DiT(nn.Module):
             qk, v = self._apply(params, "project_by_head", x, place(x.shape[0], mod_t, mod_0))
             x, qk, v = all_copies(x), all_copies(qk, 1), all_copies(v)
             q, k = rotate_halves(qk, cos, sin)
-            heads = attention.attend_behind(q, k, v, past, context.mask, repeated=True)
+            heads = attention.attend_with_cache(q, k, v, past, context.mask, repeated=True)
             fresh = KVCache(jnp.swapaxes(qk[1, :batch], -1, -2), v[:batch])
             return self._apply(params, "finish", x, heads, place(x.shape[0], mod_t, mod_0)), fresh
 
@@ -260,7 +260,7 @@ class DiT(nn.Module):
         return layers.rope_table(positions_BN, self.config.rope_dim, self.config.rope_theta)
 
     def _embed(self, z_BNC):
-        return lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
+        return shard_activations(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
 
     def _output_modulation(self, emb):
         return tuple(jnp.split(self.output_ada(nn.silu(emb)).astype(jnp.float32), 2, axis=-1))

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from cola_jax.config import DiTConfig
 from cola_jax.models import attention, layers
-from cola_jax.models.axes import lay_out
+from cola_jax.models.axes import shard_activations
 
 
 class Modulation(NamedTuple):
@@ -84,15 +84,15 @@ class DiTBlock(nn.Module):
         dit = self.config
         h = layers.modulate(x_BND, mod.attn_shift, mod.attn_scale, dit.norm_eps)
         parts = (layers.split_heads(part, dit.num_heads) for part in jnp.split(self.qkv(h), 3, axis=-1))
-        return (lay_out(part, "batch", "length", "heads", None) for part in parts)
+        return (shard_activations(part, "batch", "length", "heads", None) for part in parts)
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array, mod: Modulation) -> jax.Array:
         """Adds the gated attention output and the gated MLP."""
-        a = lay_out(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
+        a = shard_activations(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
         x = x_BND + (mod.attn_gate * a).astype(x_BND.dtype)
         h = layers.modulate(x, mod.mlp_shift, mod.mlp_scale, self.config.norm_eps)
-        f = self.mlp_out(layers.gelu_tanh(lay_out(self.mlp_in(h), "batch", "length", "hidden")))
-        f = lay_out(f, "batch", "length", None)
+        f = self.mlp_out(layers.gelu_tanh(shard_activations(self.mlp_in(h), "batch", "length", "hidden")))
+        f = shard_activations(f, "batch", "length", None)
         return x + (mod.mlp_gate * f).astype(x.dtype)
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cola_jax.models.axes import lay_out, shards
+from cola_jax.models.axes import shard_activations, shards
 
 
 class LayerNorm(nn.Module):
@@ -68,8 +68,8 @@ class ToVocabulary(nn.Module):
 def vocabulary_logits(h_BLD: jax.Array, kernel_DV: jax.Array, vocab_size: int) -> jax.Array:
     """h W with W's columns padded to a multiple of the vocabulary's shards and split over them."""
     pad = -vocab_size % shards("vocabulary")
-    kernel = lay_out(jnp.pad(kernel_DV, ((0, 0), (0, pad))), None, "vocabulary")
-    return lay_out(h_BLD @ kernel, "batch", "length", "vocabulary")
+    kernel = shard_activations(jnp.pad(kernel_DV, ((0, 0), (0, pad))), None, "vocabulary")
+    return shard_activations(h_BLD @ kernel, "batch", "length", "vocabulary")
 
 
 def finish_logits(logits_BLV: jax.Array, vocab_size: int, padded: bool) -> jax.Array:

@@ -13,8 +13,8 @@ from flax import linen as nn
 
 from cola_jax.config import ComputeConfig, TextVAEConfig
 from cola_jax.models import attention, layers, visibility
-from cola_jax.models.axes import lay_out
-from cola_jax.models.cache import Caches, lay_down, slots
+from cola_jax.models.axes import shard_activations
+from cola_jax.models.cache import Caches, slots, to_cache_layout
 
 LOGVAR_RANGE = (-30.0, 20.0)
 
@@ -66,12 +66,12 @@ class VAEBlock(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = layers.split_heads(q, vae.num_heads), layers.split_heads(k, self.kv_heads)
         v = layers.split_heads(v, self.kv_heads)
-        q, k, v = (lay_out(x, "batch", "length", "heads", None) for x in (q, k, v))
+        q, k, v = (shard_activations(x, "batch", "length", "heads", None) for x in (q, k, v))
         return layers.rope_half(q, rope_BN2K), layers.rope_half(k, rope_BN2K), v
 
     def finish(self, x_BND: jax.Array, heads_BNHK: jax.Array) -> jax.Array:
         """Adds the attention output and the feed-forward."""
-        a = lay_out(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
+        a = shard_activations(self.attn_out(layers.merge_heads(heads_BNHK)), "batch", "length", None)
         if self.config.block.post_norm:
             x = self.norm_attn(x_BND) + a
             return x + self.norm_ffn(self.feed_forward(x))
@@ -79,7 +79,7 @@ class VAEBlock(nn.Module):
         return x + self.feed_forward(self.norm_ffn(x))
 
     def feed_forward(self, x_BND: jax.Array) -> jax.Array:
-        h = lay_out(self.ffn_in(x_BND), "batch", "length", "hidden")
+        h = shard_activations(self.ffn_in(x_BND), "batch", "length", "hidden")
         match self.config.block.activation:
             case "swiglu":
                 value, gate = jnp.split(h, 2, axis=-1)
@@ -88,7 +88,7 @@ class VAEBlock(nn.Module):
                 h = nn.silu(h)
             case "gelu":
                 h = nn.gelu(h, approximate=False)
-        return lay_out(self.ffn_out(h), "batch", "length", None)
+        return shard_activations(self.ffn_out(h), "batch", "length", None)
 
 
 class BlockStack(nn.Module):
@@ -125,7 +125,7 @@ class BlockStack(nn.Module):
                 segments_BN=segments_BN,
                 compute=compute,
             )
-            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
+            return self.block.apply({"params": params}, x, heads, method="finish"), to_cache_layout(k, v)
 
         return layers.over_layers(body, x_BND, layers.blocks_of(self), scan=compute.scan_layers, remat=compute.remat)
 
@@ -140,8 +140,8 @@ class BlockStack(nn.Module):
         def body(x, layer):
             params, past = layer
             q, k, v = self.block.apply({"params": params}, x, rope, method="project")
-            heads = attention.attend_behind(*map(attention.by_head, (q, k, v)), past, past_mask, own)
-            return self.block.apply({"params": params}, x, heads, method="finish"), lay_down(k, v)
+            heads = attention.attend_with_cache(*map(attention.by_head, (q, k, v)), past, past_mask, own)
+            return self.block.apply({"params": params}, x, heads, method="finish"), to_cache_layout(k, v)
 
         scan = self.compute.scan_layers
         every = layers.zip_layers(layers.blocks_of(self), cache, scan=scan)
@@ -175,9 +175,9 @@ class Encoder(nn.Module):
         """Encodes token ids (B, L) int32. positions: of latents, from 0 in every document; segments: see attention."""
         vae = self.config
         batch, length = tokens_BL.shape
-        x = lay_out(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
+        x = shard_activations(jnp.take(self.embedding.astype(self.dtype), tokens_BL, axis=0), "batch", "length", None)
         x = self.patch(x.reshape(batch, length // vae.patch_size, vae.patch_size * vae.dim))
-        x = lay_out(x, "batch", "length", None)
+        x = shard_activations(x, "batch", "length", None)
         x, _ = self.stack(x, positions_BN, segments_BN)
         h = self.head(x.astype(jnp.float32))
         mean, logvar = h[..., : vae.latent_dim], None
@@ -215,7 +215,7 @@ class Decoder(nn.Module):
         segments_BN: jax.Array | None,
     ) -> tuple[jax.Array, Caches]:
         """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
-        x = lay_out(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
+        x = shard_activations(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
         x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
 
@@ -230,7 +230,9 @@ class Decoder(nn.Module):
 
     def _unpatch(self, x_BND: jax.Array) -> jax.Array:
         batch, length, dim = x_BND.shape
-        x = lay_out(self.unpatch(x_BND), "batch", "length", None).reshape(batch, length, dim, self.config.patch_size)
+        x = shard_activations(self.unpatch(x_BND), "batch", "length", None).reshape(
+            batch, length, dim, self.config.patch_size
+        )
         return self.final_norm(jnp.einsum("bndp->bnpd", x).reshape(batch, -1, dim))
 
 

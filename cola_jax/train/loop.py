@@ -27,7 +27,7 @@ from cola_jax.train.claim import claimed
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
-from cola_jax.train.run import SAVE, STOP, Run, absorb, check_best_metric, judge, plot, update_for
+from cola_jax.train.run import SAVE, STOP, Run, check_best_metric, evaluate_heldout, plot, process_metrics, update_for
 from cola_jax.train.state import TrainState, abstract_state, complete, init_state, shardings_of
 from cola_jax.train.workdir import check, write_config
 
@@ -174,7 +174,7 @@ def _loop(
     for done in range(start + 1, cfg.train.steps + 1):
         update = update_for(run, run.family.training(cfg, done - 1).groups)
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
-        asked = absorb(run)
+        asked = process_metrics(run)
         vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)
         run.pending = (done, metrics, vote)
         if isinstance(vote, int):  # known at once in a single process; among several, when the step is
@@ -184,10 +184,10 @@ def _loop(
         evaluate = cfg.train.eval_every > 0 and (last or done % cfg.train.eval_every == 0)
         scores = {}
         if evaluate or (save and cfg.checkpoint.best_metric):
-            asked = max(asked, absorb(run))
-            scores = judge(run, state, done)
+            asked = max(asked, process_metrics(run))
+            scores = evaluate_heldout(run, state, done)
         if save or asked:
-            asked = max(asked, absorb(run))
+            asked = max(asked, process_metrics(run))
             run.save(state, scores)
         if last or (cfg.train.plot_every > 0 and done % cfg.train.plot_every == 0):
             plot(run)

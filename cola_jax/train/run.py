@@ -95,7 +95,7 @@ def update_for(run: Run, trained: tuple[str, ...]) -> Callable:
     return run.updates[trained]
 
 
-def absorb(run: Run) -> int:
+def process_metrics(run: Run) -> int:
     """Fetches the metrics that are pending and deals with them; returns the highest vote: STOP, SAVE or 0.
 
     Raises:
@@ -119,7 +119,7 @@ def absorb(run: Run) -> int:
     return int(vote)
 
 
-def judge(run: Run, state: TrainState, step: int) -> dict[str, float]:
+def evaluate_heldout(run: Run, state: TrainState, step: int) -> dict[str, float]:
     """Evaluates held-out text after `step` and writes the metrics; returns them without their prefix."""
     if not run.heldout_batches:
         return {}

@@ -10,7 +10,7 @@ from cola_jax import runs
 from cola_jax.config import ConfigError
 from cola_jax.data import tokenizers
 from cola_jax.demo.demo import Clock, demo, evaluate, stage_configs
-from cola_jax.demo.world_report import Plan
+from cola_jax.demo.world_report import ReportPlan
 from cola_jax.errors import Preempted
 from cola_jax.families import FAMILIES
 from cola_jax.parallel.mesh import make_mesh
@@ -47,7 +47,7 @@ SMALL = [
     ("sampling.steps", "2"),
     ("sampling.max_new_tokens", "8"),
 ]
-PLAN = Plan(
+PLAN = ReportPlan(
     headline_prompts=3, sweep_prompts=2, batch_size=2, guidances=(2.0,), steps=(), noise_levels=3, heldout_batches=1
 )
 

@@ -18,7 +18,7 @@ from cola_jax.evaluate.records import read_records
 from cola_jax.generate import blocks as block_loop
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAN = harness.Plan(step=3, seed=5, batch_size=4, context=64)
+PLAN = harness.EvaluationPlan(step=3, seed=5, batch_size=4, context=64)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_answers_are_kept_through_a_kill(writer, asked, answered, tmp_path, monk
 
 
 def test_the_batch_size_does_not_change_an_answer(writer, asked, answered, tmp_path):
-    harness.evaluate(writer, *asked[:2], tmp_path, harness.Plan(3, 5, 3, 64))
+    harness.evaluate(writer, *asked[:2], tmp_path, harness.EvaluationPlan(3, 5, 3, 64))
     assert lines_of(tmp_path) == lines_of(answered[0])
 
 
@@ -120,7 +120,7 @@ def test_the_batch_size_does_not_change_an_answer(writer, asked, answered, tmp_p
     [({"step": 4}, "step: 3 -> 4"), ({"seed": 6}, "seed: 5 -> 6"), ({"context": 16}, "prompts: ")],
 )
 def test_answers_of_another_setting_are_not_mixed_in(writer, asked, answered, changes, part):
-    plan = harness.Plan(**{**vars(PLAN), **changes})
+    plan = harness.EvaluationPlan(**{**vars(PLAN), **changes})
     with pytest.raises(DataError, match="made with another setting") as error:
         harness.evaluate(writer, *asked[:2], answered[0], plan)
     assert part in str(error.value)
@@ -129,14 +129,14 @@ def test_answers_of_another_setting_are_not_mixed_in(writer, asked, answered, ch
 
 
 def test_a_prompt_that_is_too_long_is_cut_from_its_front_and_counted(writer, asked):
-    plan = harness.Plan(3, 5, 4, context=26)  # 8 of them are the answer's
+    plan = harness.EvaluationPlan(3, 5, 4, context=26)  # 8 of them are the answer's
     questions = harness.ask(writer, *asked[:2], plan)
     for question in questions:
         whole = question.prompt.encode()
         assert bytes(question.tokens) == whole[-18:] and question.cut == max(len(whole) - 18, 0)
     assert sum(question.cut > 0 for question in questions) == sum(len(r.fields["question"]) > 10 for r in asked[1])
     with pytest.raises(DataError, match="max_new_tokens=8, which leaves no room for a prompt in a context of 8 tokens"):
-        harness.ask(writer, *asked[:2], harness.Plan(3, 5, 4, context=8))
+        harness.ask(writer, *asked[:2], harness.EvaluationPlan(3, 5, 4, context=8))
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_user_evaluates_a_run_on_a_task_of_their_own(capsys, trained, tmp_path
     assert status == 0 and out.splitlines()[-1] == str(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "my_task" / "answers.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [
-        "Question: Who has the apples?\nAnswer:", "Question: Is it 3?\n(A) yes\n(B) no\nAnswer:",
+        "AskedQuestion: Who has the apples?\nAnswer:", "AskedQuestion: Is it 3?\n(A) yes\n(B) no\nAnswer:",
     ]  # fmt: skip
     report = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (report["family"], report["step"], report["sampling"]["steps"]) == ("cola", 3, 1)

@@ -7,10 +7,10 @@ import small_world
 
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import lm_harness
-from cola_jax.evaluate.harness import Plan
+from cola_jax.evaluate.harness import EvaluationPlan
 from cola_jax.evaluate.lm_harness import Ask
 
-PLAN = Plan(step=1, seed=5, batch_size=2, context=64)
+PLAN = EvaluationPlan(step=1, seed=5, batch_size=2, context=64)
 TASK = """
 task: apples
 dataset_path: json

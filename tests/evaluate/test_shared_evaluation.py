@@ -19,7 +19,7 @@ from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAN = harness.Plan(step=3, seed=5, batch_size=2, context=64)
+PLAN = harness.EvaluationPlan(step=3, seed=5, batch_size=2, context=64)
 TASK = Task("riddle", "exact", "exact", 0, (), (), 4, "", ())
 RECORDS = [Record(f"of {n}", 0, {}, "x" * n, (), ("y",)) for n in (14, 1, 20, 12, 4)]
 
@@ -68,7 +68,7 @@ def test_what_a_lost_process_had_answered_is_kept_by_those_that_come_after(write
 
 
 def test_a_process_that_finds_another_setting_says_so_before_it_waits(writer, alone):
-    plan = harness.Plan(step=4, seed=5, batch_size=2, context=64)
+    plan = harness.EvaluationPlan(step=4, seed=5, batch_size=2, context=64)
     with pytest.raises(DataError, match="step: 3 -> 4"):
         harness.evaluate(writer, TASK, RECORDS, alone[0].parent, plan, Share(1, 2))
 

@@ -18,7 +18,7 @@ from cola_jax.config import CHOICES
 from cola_jax.config.families import FACTS, backbone
 from cola_jax.config.families.facts import CUT, Facts
 from cola_jax.families import FAMILIES
-from cola_jax.families.cost import TRAINED, Part, of_parts
+from cola_jax.families.cost import TRAINED, CostPart, of_parts
 from cola_jax.families.family import (
     Family,
     Generator,
@@ -73,7 +73,7 @@ def summarize(cfg, sums):
 
 def cost(cfg):
     work = flops.dense(cfg.train.sequence_length, 1, cfg.backbone.vocab_size)
-    return of_parts(cfg, init, {"table": Part(work, TRAINED)}, GROUPS)
+    return of_parts(cfg, init, {"table": CostPart(work, TRAINED)}, GROUPS)
 
 
 def padded(cfg, prompts, pad_id):

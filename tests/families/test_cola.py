@@ -49,7 +49,7 @@ def flow(cfg, params):
         @jax.jit
         def run(z0, weights, known):
             def errors(z0):
-                where = vae_terms.Layout(place, None, weights)
+                where = vae_terms.LatentPositions(place, None, weights)
                 return cola.flow_matching(chosen, params, z0, noise | {"known": known}, where)[::-1]
 
             gradient, v = jax.grad(errors, has_aux=True)(z0)

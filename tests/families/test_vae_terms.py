@@ -14,7 +14,9 @@ B, N, C = 2, 6, 4
 
 
 def where(weights=None):
-    return vae_terms.Layout(jnp.zeros((B, N), jnp.int32), None, jnp.ones((B, N)) if weights is None else weights)
+    return vae_terms.LatentPositions(
+        jnp.zeros((B, N), jnp.int32), None, jnp.ones((B, N)) if weights is None else weights
+    )
 
 
 def posterior(seed):

@@ -7,7 +7,7 @@ import pytest
 from tiny import config, parameters
 
 from cola_jax.generate import next_token
-from cola_jax.models.cache import append, append_layer, grow, lay_down
+from cola_jax.models.cache import append, append_layer, grow, to_cache_layout
 
 ROWS, PROMPT, COUNT = 5, 16, 4
 
@@ -36,12 +36,12 @@ def test_no_token_copies_a_cache(scan, compiled_as_in_use):
 def test_a_layer_takes_new_entries_where_the_caches_of_all_layers_would(stacked):
     keys = jax.random.split(jax.random.PRNGKey(0), 8)
     draw = lambda key, size: jax.random.normal(key, (3, size, 2, 4))  # rows, positions, heads, channels
-    caches = grow([lay_down(draw(keys[2 * i], 5), draw(keys[2 * i + 1], 5)) for i in range(2)], 9)
+    caches = grow([to_cache_layout(draw(keys[2 * i], 5), draw(keys[2 * i + 1], 5)) for i in range(2)], 9)
     k, v = draw(keys[6], 2), draw(keys[7], 2)
     length = jax.numpy.array([0, 3, 7])
     whole = jax.tree.map(lambda *layers: jax.numpy.stack(layers), *caches) if stacked else caches
     found, layer = append_layer(whole, jax.numpy.int32(1) if stacked else 1, k, v, length)
-    expected = append(caches[1], lay_down(k, v), length)
+    expected = append(caches[1], to_cache_layout(k, v), length)
     of = (lambda i: jax.tree.map(lambda x: x[i], found)) if stacked else (lambda i: found[i])
     for one, other in ((layer, expected), (of(1), expected), (of(0), caches[0])):
         assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), one, other))

@@ -13,7 +13,7 @@ from cola_jax import cli
 from cola_jax.interop import cola_cases, goldens
 from cola_jax.interop.cases import Case, Cases
 from cola_jax.interop.golden_rope import GoldenRope
-from cola_jax.interop.goldens import Golden, Report
+from cola_jax.interop.goldens import Golden, GoldenReport
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 NAMES = ("base", "block16", "patch2")
@@ -52,7 +52,7 @@ def report_of(plain):
     """The report that was printed as JSON."""
     case = lambda fields: Case(**{name: value for name, value in fields.items() if name != "passed"})
     each = [Golden(Path(g["folder"]), g["form"], [case(c) for c in g["cases"]], g["error"]) for g in plain["goldens"]]
-    return Report(plain["dtype"], each)
+    return GoldenReport(plain["dtype"], each)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from tiny import close, normal
 
 from cola_jax.config import ComputeConfig
 from cola_jax.models import attention, layers, visibility
-from cola_jax.models.cache import append, grow, lay_down, slots
+from cola_jax.models.cache import append, grow, slots, to_cache_layout
 from cola_jax.models.chunks import chunk_bounds
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
@@ -75,7 +75,7 @@ def test_attention_behind_a_cache_is_the_softmax_mean_of_what_the_masks_let_thro
     length, own = np.array([5, 2]), np.tri(4, dtype=bool)
     past_mask = attention.past_mask(jnp.asarray(length), 5)
     by_head = map(attention.by_head, (q, k, v))
-    found = attention.attend_behind(*by_head, lay_down(k_past, v_past), past_mask, jnp.asarray(own))
+    found = attention.attend_with_cache(*by_head, to_cache_layout(k_past, v_past), past_mask, jnp.asarray(own))
     for row in range(3):
         seen = length[row] if row < 2 else 0
         keys, values = (
@@ -105,7 +105,7 @@ def test_the_predicates_are_those_of_the_specification():
 
 
 def test_a_cache_grows_with_zeros_and_takes_new_entries_behind_each_rows_own():
-    layer = lambda seed, size: lay_down(normal(seed, 3, size, 1, 2), normal(seed + 1, 3, size, 1, 2))
+    layer = lambda seed, size: to_cache_layout(normal(seed, 3, size, 1, 2), normal(seed + 1, 3, size, 1, 2))
     caches, fresh = [layer(0, 4), layer(2, 4)], [layer(4, 2), layer(6, 2)]
     grown = grow(caches, 7)
     filled = append(grown, fresh, jnp.array([0, 3, 5]))
