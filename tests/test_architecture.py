@@ -12,7 +12,7 @@ PACKAGE = ROOT / "cola_jax"
 FOLDERS = ("cola_jax", "experiments", "tests", "benchmarks", "launch")
 
 # Who may import whom; everyone may import config, errors and storage, and a room itself.
-# `family` is families.family and families.cost: what a family is and costs. `table` is FAMILIES.
+# `family` is families.family, cost and keys: what a family is, costs and draws from. `table` is FAMILIES.
 FOR_ALL = {"config", "errors", "storage"}
 BELOW_FAMILIES = {"models", "diffusion", "generate"}
 TRAINED = {"parallel", "family", "table", "scaling"}
@@ -62,9 +62,8 @@ def room(module):
     """The room of a module. Of the families, `family` and the table FAMILIES are told apart from what is in them."""
     parts = module.split(".")[1:]
     if parts and parts[0] == "families":
-        return {("families",): "table", ("families", "family"): "family", ("families", "cost"): "family"}.get(
-            tuple(parts), "families"
-        )
+        what = parts[1] if len(parts) > 1 else ""
+        return {"": "table", "family": "family", "cost": "family", "keys": "family"}.get(what, "families")
     return parts[0] if parts else "cola_jax"
 
 

@@ -21,9 +21,7 @@ def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
     Raises:
       ConfigError: where compute.attention names a kernel that cannot do what the config asks.
     """
-    dtype = c.compute.dtype
-    if dtype == "auto":
-        dtype = "float32" if platform == "cpu" else "bfloat16"
+    dtype = matmul_dtype(c.compute.dtype, platform)
     kernel, why = c.compute.attention, ""
     problem = kernel_problem(c, platform, "splash" if kernel == "auto" else kernel)
     if kernel == "auto":
@@ -34,6 +32,11 @@ def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
     compute = dataclasses.replace(c.compute, dtype=dtype, attention=kernel)
     line = f"compute: {dtype} matmuls, attention by {kernel}{why}, remat {compute.remat}"
     return dataclasses.replace(c, compute=compute), line
+
+
+def matmul_dtype(name: str, platform: str) -> str:
+    """Returns compute.dtype, "auto" replaced: float32 on CPUs and bfloat16 elsewhere."""
+    return name if name != "auto" else "float32" if platform == "cpu" else "bfloat16"
 
 
 def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:

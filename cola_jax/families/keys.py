@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,11 @@ import jax.numpy as jnp
 def key_of(rng: jax.Array, name: str) -> jax.Array:
     """Returns the key of a named use of `rng`."""
     return jax.random.fold_in(rng, zlib.crc32(name.encode()))
+
+
+def key_for(seed: int, use: str, index: Any) -> jax.Array:
+    """Returns the key of one use of a run at one index: fold_in(fold_in(PRNGKey(seed), use), index)."""
+    return jax.random.fold_in(key_of(jax.random.PRNGKey(seed), use), index)
 
 
 def row_keys(rng: jax.Array, name: str, rows: jax.Array) -> jax.Array:

@@ -7,10 +7,7 @@ of step 0 that training begins with. Its folder released/ remembers the files it
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +18,12 @@ from ml_collections import ConfigDict
 from cola_jax import storage
 from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
 from cola_jax.data import tokenizers
-from cola_jax.data.errors import DataError
+from cola_jax.data.new_folder import check_free, new_folder
 from cola_jax.families import FAMILIES
 from cola_jax.interop import record, release, released
 from cola_jax.interop.errors import ReleasedFormatError
-from cola_jax.interop.released_config import check_pair, read_json
+from cola_jax.interop.import_tokenizer import copy_files_beside, import_tokenizer, special_names
+from cola_jax.interop.released_config import check_pair
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import MeshError, make_mesh
@@ -49,8 +47,8 @@ def import_released(
       explicit: paths of fields that the user set, "a.b.c".
 
     Raises:
-      ReleasedFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
-      DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
+      ReleasedFormatError: where the folder cannot be used. ConfigError: where `tree` does not fit.
+      DataError: where the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
     source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
@@ -58,14 +56,13 @@ def import_released(
     vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
     check_pair(source / "cola_dit", vae)
     cfg = _config(tree, explicit, source, {"vae": dataclasses.asdict(vae), "dit": dataclasses.asdict(dit)}, say)
-    tokenizer = _tokenizer(cfg, source)
-    _check_vocabulary(source, cfg, tokenizer)
-    with new_folder(workdir) as partial:
+    tokenizer = import_tokenizer(cfg, source)
+    with new_folder(check_free(workdir, "target")) as partial:
         mesh, params = roomiest_mesh(cfg), {}
         for part in PARTS:
             params |= released.read_part(part, source / part, cfg, mesh)
             record.keep(source, part, cfg, partial / RECORD)
-        beside_the_tokenizer(source, partial / RECORD)
+        copy_files_beside(source, partial / RECORD)
         tokenizers.save(tokenizer, partial / TOKENIZER)
         save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
         write_config(partial, cfg)
@@ -85,7 +82,7 @@ def export_released(
 
     Raises:
       ReleasedFormatError: where the model has no released form. CheckpointError: where there is no such checkpoint.
-      WorkdirError: where `target` is not empty.
+      DataError: where `target` is not empty.
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
@@ -94,7 +91,7 @@ def export_released(
         exported = [name for name, family in FAMILIES.items() if family.forms]
         raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: {', '.join(exported)} can be exported")
     tokenizer = tokenizers.load(workdir / TOKENIZER)
-    with new_folder(target) as partial:
+    with new_folder(check_free(target, "target")) as partial:
         _, params = load_params(workdir, step, roomiest_mesh(cfg, parts), ema=ema)
         for part in parts:
             groups = {group: params[group] for group in GROUPS[part]}
@@ -103,7 +100,7 @@ def export_released(
             release.write_part(part, partial / part, cfg, leaves, kept, dtype)
         if tokenizer.kind == "huggingface":
             (partial / "tokenizer.json").write_bytes(tokenizer.model)
-            beside_the_tokenizer(workdir / RECORD, partial)
+            copy_files_beside(workdir / RECORD, partial)
     if tokenizer.kind != "huggingface":
         say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
     say(f"{target}: {', '.join(parts)}")
@@ -119,12 +116,6 @@ def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
     if target.resolve().is_relative_to(workdir.resolve()):
         raise WorkdirError(f"{target} lies in the workdir {workdir}: export to a folder outside of it")
     return workdir, target
-
-
-def beside_the_tokenizer(source: Path, target: Path) -> None:
-    for name in record.BESIDE_THE_TOKENIZER:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 def roomiest_mesh(cfg: RunConfig, parts: tuple[str, ...] = PARTS) -> Mesh:
@@ -144,28 +135,6 @@ def roomiest_mesh_of(trees: list[Any]) -> Mesh:
             continue
         return mesh
     raise MeshError("no device can hold the parameters: parallel.rules.RULES does not know all of them")
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder to fill that becomes `path` when all went well, and is gone else.
-
-    Raises:
-      WorkdirError: where `path` holds something.
-    """
-    path = path.resolve()  # a link's target is filled, not the link replaced
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise WorkdirError(f"{path} is not an empty folder: remove it, or name another one")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # nobody else's, so that it can be removed
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise WorkdirError(f"{path} cannot be made: {error.filename}: {storage.reason(error)}") from error
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str, Any], say: Say) -> RunConfig:
@@ -194,36 +163,3 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str
     if changed:
         say(f"the released checkpoint replaces fields of the config: {'; '.join(changed)}")
     return resolve(tree, assigned=list(forced))
-
-
-def special_names(source: Path) -> dict[str, str]:
-    """Returns pad_token and eos_token as far as the files beside tokenizer.json name them."""
-    found: dict[str, str] = {}
-    for name in record.BESIDE_THE_TOKENIZER:
-        fields = read_json(source / name) if (source / name).is_file() else {}
-        for key in ("pad_token", "eos_token"):
-            token = fields.get(key)
-            token = token.get("content") if isinstance(token, dict) else token
-            if isinstance(token, str):
-                found.setdefault(key, token)
-    return found
-
-
-def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
-    """The released tokenizer, which wins over that of a prepared corpus; training says if the two differ."""
-    if cfg.tokenizer.kind == "file":
-        return tokenizers.from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
-    if cfg.tokenizer.kind == "sentencepiece" and cfg.data.sources[0].kind != "prepared":
-        raise DataError(
-            f"{source} has no tokenizer.json, and one trained on another corpus would not fit the model: "
-            "give tokenizer.kind='file' and tokenizer.path, or tokenizer.kind='bytes'"
-        )
-    return tokenizers.build(cfg)
-
-
-def _check_vocabulary(source: Path, cfg: RunConfig, tokenizer: tokenizers.Tokenizer) -> None:
-    if tokenizer.vocab_size > cfg.vae.vocab_size:
-        raise DataError(
-            f"the tokenizer has {tokenizer.vocab_size} tokens, but {source}/cola_vae/config.json has "
-            f"vocab_size={cfg.vae.vocab_size}: its last tokens have no embedding (a smaller tokenizer would be fine)"
-        )

@@ -1,6 +1,6 @@
 """The Hugging Face LLaMA form in and out of workdirs of the families ar and llada, whose networks it is.
 
-What an imported workdir holds is told in `convert`.
+`convert` describes what an imported workdir holds.
 """
 
 from __future__ import annotations
@@ -14,19 +14,11 @@ from ml_collections import ConfigDict
 from cola_jax import storage
 from cola_jax.config import ConfigError, RunConfig, differences, facts, resolve, to_dict
 from cola_jax.data import tokenizers
-from cola_jax.data.corpus import check_vocabulary
-from cola_jax.data.errors import DataError
+from cola_jax.data.new_folder import check_free, new_folder
 from cola_jax.families import FAMILIES
 from cola_jax.interop import llama
-from cola_jax.interop.convert import (
-    RECORD,
-    Say,
-    beside_the_tokenizer,
-    new_folder,
-    outside,
-    roomiest_mesh_of,
-    special_names,
-)
+from cola_jax.interop.convert import RECORD, Say, outside, roomiest_mesh_of
+from cola_jax.interop.import_tokenizer import copy_files_beside, import_tokenizer, special_names
 from cola_jax.parallel import rules
 from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
 from cola_jax.train.workdir import TOKENIZER, stored_config, write_config
@@ -44,22 +36,21 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
       explicit: paths of fields that the user set, "a.b.c".
 
     Raises:
-      LlamaFormatError: where the folder cannot be used. WorkdirError: where the workdir is not empty.
-      DataError: where there is no tokenizer, or it has more tokens than the model. ConfigError: where `tree` does not fit.
+      LlamaFormatError: where the folder cannot be used. ConfigError: where `tree` does not fit.
+      DataError: where the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
     source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
     net = llama.read_config(source)
     cfg = _config(tree, explicit, source, dataclasses.asdict(net), say)
-    tokenizer = _tokenizer(cfg, source)
-    check_vocabulary(cfg, tokenizer)
-    with new_folder(workdir) as partial:
+    tokenizer = import_tokenizer(cfg, source)
+    with new_folder(check_free(workdir, "target")) as partial:
         params = llama.read(source, net)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         params = jax.tree.map(jax.device_put, params, rules.shardings(shapes, roomiest_mesh_of([shapes])))
         (partial / RECORD).mkdir()
-        beside_the_tokenizer(source, partial / RECORD)
+        copy_files_beside(source, partial / RECORD)
         tokenizers.save(tokenizer, partial / TOKENIZER)
         save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
         write_config(partial, cfg)
@@ -76,13 +67,13 @@ def export_llama(
     """Writes a checkpoint of a run of family ar or llada in the LLaMA form, fp32 or of `dtype`.
 
     Raises:
-      CheckpointError: where there is no such checkpoint. WorkdirError: where `target` is not empty.
+      CheckpointError: where there is no such checkpoint. DataError: where `target` is not empty.
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
-    with new_folder(target) as partial:
+    with new_folder(check_free(target, "target")) as partial:
         _, params = load_params(workdir, step, roomiest_mesh_of([shapes]), ema=ema)
         length = cfg.train.sequence_length
         llama.write(
@@ -98,7 +89,7 @@ def export_llama(
         (partial / "llama").rmdir()
         if tokenizer.kind == "huggingface":
             (partial / "tokenizer.json").write_bytes(tokenizer.model)
-            beside_the_tokenizer(workdir / RECORD, partial)
+            copy_files_beside(workdir / RECORD, partial)
     if tokenizer.kind != "huggingface":
         say(f"the tokenizer is of kind {tokenizer.kind}: no tokenizer.json was written")
     if not all(part.masked for part in facts(cfg).attention(cfg)):
@@ -129,14 +120,3 @@ def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, sa
     if lines:
         say(f"the imported model replaces fields of the config: {'; '.join(lines)}")
     return resolve(new, assigned=("family", "tokenizer.kind"))
-
-
-def _tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
-    if cfg.tokenizer.kind == "sentencepiece" and cfg.data.sources[0].kind != "prepared":
-        raise DataError(
-            f"{source} has no tokenizer.json, and one trained on another corpus would not fit the model: "
-            "give tokenizer.kind='file' and tokenizer.path, or tokenizer.kind='bytes'"
-        )
-    if cfg.tokenizer.kind == "file":
-        return tokenizers.from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
-    return tokenizers.build(cfg)

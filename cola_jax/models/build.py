@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import BackboneConfig, ComputeConfig, DiTConfig, PlaidConfig, RunConfig, TextVAEConfig
+from cola_jax.config.platform import matmul_dtype
 from cola_jax.models.backbone import Backbone
 from cola_jax.models.denoiser import Denoiser
 from cola_jax.models.dit import DiT
@@ -15,10 +16,8 @@ from cola_jax.models.text_vae import Decoder, Encoder
 
 
 def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
-    """The matmul dtype: fp32 on CPU and bfloat16 elsewhere unless the config names one."""
-    if compute.dtype == "auto":
-        return jnp.dtype(jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
-    return jnp.dtype(compute.dtype)
+    """The matmul dtype of a config, on the default backend where it is "auto"."""
+    return jnp.dtype(compute.dtype if compute.dtype != "auto" else matmul_dtype("auto", jax.default_backend()))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 
 from cola_jax.config import ConfigError as ConfigError
 from cola_jax.config import RunConfig, resolve, to_dict, without_kernels
+from cola_jax.config.paths import flat
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
@@ -67,7 +68,7 @@ class Writer:
           ConfigError: for a field that does not exist or a value that cannot be.
         """
         fields = to_dict(self.cfg)
-        known = _flat(fields["sampling"])
+        known = flat(fields["sampling"])
         wrong = sorted(set(changes) - set(known))
         if wrong:
             raise ConfigError(f"no such sampling field: {', '.join(wrong)} (known: {', '.join(known)})")
@@ -176,14 +177,6 @@ class Writer:
 
     def _stop_id(self) -> int | None:
         return self.tokenizer.eos_id if self.cfg.sampling.stop_at_eos else None
-
-
-def _flat(fields: dict[str, Any], prefix: str = "") -> list[str]:
-    """Returns the dotted names of all fields of a group."""
-    names = []
-    for name, value in fields.items():
-        names += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [prefix + name]
-    return names
 
 
 class Cut:

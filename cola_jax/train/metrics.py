@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
+
+from cola_jax import storage
 
 
 def metrics_path(workdir: str | Path) -> Path:
@@ -39,9 +40,7 @@ def truncate(workdir: str | Path, step: int) -> None:
     path = metrics_path(workdir)
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
-        partial = path.with_suffix(".jsonl.partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, path)
+        storage.write_bytes(path, "".join(kept).encode())
 
 
 class MetricsLog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
 from cola_jax.families.family import Family
+from cola_jax.families.keys import key_for
 from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import replicated
 from cola_jax.train import optimizer
@@ -40,11 +40,6 @@ class TrainState:
     opt_state: Tree
     frozen: Tree
     ema: Tree = field(default_factory=dict)
-
-
-def key_for(seed: int, use: str, index: Any) -> jax.Array:
-    """Returns the key of one use at one index: fold_in(fold_in(PRNGKey(seed), use), index)."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.PRNGKey(seed), zlib.crc32(use.encode())), index)
 
 
 def _builder(cfg: RunConfig, family: Family) -> Callable[[Tree], TrainState]:

@@ -16,9 +16,10 @@ from jax.sharding import Mesh
 
 from cola_jax.config import RunConfig
 from cola_jax.families.family import Batch, Family, Tree
+from cola_jax.families.keys import key_for
 from cola_jax.parallel.mesh import batch_sharding, check_batch, check_model, microbatch_sharding, replicated
 from cola_jax.train import optimizer
-from cola_jax.train.state import TrainState, key_for, shardings_of
+from cola_jax.train.state import TrainState, shardings_of
 
 Metrics = dict[str, Any]
 

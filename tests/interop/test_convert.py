@@ -240,8 +240,8 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_refused_with_both_sizes(capsy
     large = copy_of(source, tmp_path / "released")
     write_tokenizer(large / "tokenizer.json", more=[f"word{i}" for i in range(80)])
     status, _, err = command(capsys, "convert", "import", large, tmp_path / "run")
-    [size] = re.findall(r"has (\d+) tokens", err)
-    assert status == 2 and int(size) > 97 and "vocab_size=97" in err and "smaller tokenizer would be fine" in err
+    [size] = re.findall(r"vae.vocab_size=97 is smaller than the tokenizer's (\d+)", err)
+    assert status == 2 and int(size) > 97 and "smaller tokenizer would be fine" in err
     assert not list(tmp_path.glob("run*"))
 
 

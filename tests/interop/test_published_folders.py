@@ -252,6 +252,9 @@ def test_targets_are_links_to_fill_and_never_in_the_workdir(capsys, folder, tmp_
     (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "link.partial").mkdir()
+    status, err = imported(capsys, folder, tmp_path / "link")
+    assert status == 2 and "which does not exist" in err
+    (tmp_path / "real").mkdir()
     assert imported(capsys, folder, tmp_path / "link")[0] == 0
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "config.json").is_file()
     assert (tmp_path / "link.partial").is_dir(), "what is not ours is left alone"
