@@ -88,7 +88,7 @@ def train(cfg: RunConfig, mesh: jax.sharding.Mesh, repeats: int) -> dict:
 
 
 def generation_rate(cfg: RunConfig, mesh: jax.sharding.Mesh, params, rows: int, prompt: int, repeats: int) -> float:
-    """New tokens a second of block generation with caches, `rows` a device."""
+    """New tokens per second of block generation with caches, `rows` a device."""
     cfg, count = without_kernels(cfg), rows * mesh.size
     prompts = np.random.default_rng(1).integers(0, cfg.vae.vocab_size, (count, prompt)).tolist()
     place = lambda array: jax.device_put(jnp.asarray(array), batch_sharding(mesh))

@@ -35,7 +35,7 @@ from cola_jax.train.metrics import read_metrics
 from cola_jax.train.workdir import TOKENIZER, check
 
 COMPARED = ("cola", "ar", "llada", "plaid")
-CONDITIONAL = ("ar", "llada")  # what they tell of a text behind another is no difference of bounds
+CONDITIONAL = ("ar", "llada")  # their likelihood of a text after another is no difference of bounds
 HELDOUT_LOSS = "heldout/loss"  # chooses a learning rate
 SPEED_ROWS = 64  # prompts continued at once where speed is measured
 
@@ -51,7 +51,7 @@ class Plan:
       budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
       rates: learning rates that are tried first, over the config's. extensions: how many more may be: `rate_search.search`.
       tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
-      stories: openings and questions continued. texts: whose likelihood is told.
+      stories: openings and questions continued. texts: whose likelihood is estimated.
       repeats: of the timed generation.
     """
 
@@ -243,10 +243,10 @@ def different_answers(cfg: RunConfig, asked: Sequence[stories.Pair]) -> dict[str
 
 
 def likelihood(writer: Writer, count: int) -> dict[str, Any]:
-    """Returns how likely whole held-out stories are, their end included.
+    """Returns the log-likelihood of whole held-out stories, their end included.
 
-    AR and LLaDA tell it behind the end of another document. Before Cola's and Plaid's nothing stands: a difference of two
-    bounds would be none.
+    AR and LLaDA estimate it after the end of another document, Cola and Plaid without a prompt: a difference of two bounds
+    would be no bound.
     """
     cfg, tokenizer = writer.cfg, writer.tokenizer
     before = (tokenizer.eos_id,) if cfg.family in CONDITIONAL else ()
@@ -257,7 +257,7 @@ def likelihood(writer: Writer, count: int) -> dict[str, Any]:
 
 
 def speed(writer: Writer, repeats: int) -> float:
-    """Returns new tokens a second of SPEED_ROWS continuations of sampling.max_new_tokens each, compiled beforehand."""
+    """Returns new tokens per second of SPEED_ROWS continuations of sampling.max_new_tokens each, compiled beforehand."""
     writer = writer.with_sampling(stop_at_eos=False)
     prompts = stories.heldout_prompts(writer.cfg, SPEED_ROWS)
     seconds = measure.seconds(lambda: len(writer.write(prompts)), repeats)
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budget", type=float, default=Plan.budget, help="training FLOPs of each run")
     parser.add_argument("--records", type=int, default=Plan.records, help="of each built-in task")
     parser.add_argument("--stories", type=int, default=Plan.stories, help="openings and questions continued")
-    parser.add_argument("--texts", type=int, default=Plan.texts, help="stories whose likelihood is told")
+    parser.add_argument("--texts", type=int, default=Plan.texts, help="stories whose likelihood is estimated")
     options = parser.parse_args(arguments)
     plan = Plan(
         config=options.config, families=tuple(options.families), seeds=tuple(range(options.seeds)), budget=options.budget,

@@ -72,10 +72,10 @@ def _figures(rows: Rows, families: list[str]) -> str:
         add(f"{text}: entailed", lambda row, part=part: 100 * row[part]["entailed"], f"{chance:.1f}")
     right = statistics.mean(row["answers"]["right"] for row in rows)
     add(f"different answers, of {right:.0f} that are right", lambda row: row["answers"]["given"])
-    add("-log p of held-out stories, nats a token", lambda row: row["likelihood"]["nats_per_token"], digits=3)
+    add("-log p of held-out stories, nats per token", lambda row: row["likelihood"]["nats_per_token"], digits=3)
     kinds = {row["family"]: row["likelihood"]["kind"] for row in rows}
     lines["which is"] = [*({"bound": "at most"}.get(kinds[f], kinds[f]) for f in families), ""]
-    add("new tokens a second, batch of 64", lambda row: row["tokens_per_second"], digits=0)
+    add("new tokens per second, batch of 64", lambda row: row["tokens_per_second"], digits=0)
     lines["runs"] = [str(sum(row["family"] == f for row in rows)) for f in families] + [""]
     return _table(["", *families, "chance"], lines)
 

@@ -4,7 +4,7 @@ python -m benchmarks.generation [--batch 8] [--repeats 3]
 
 DiT D 256, 6 layers, 4 heads, S 16, C 16; Text VAE 2 + 2 blocks, D 256, FFN 1024, 4 heads, V 1024, block size 1; prompt 64
 tokens, 64 new ones, 16 Euler steps, guidance 7, greedy. Both programs start from the same noise; the share of tokens on which
-they agree is printed, and what each multiplies a new token: their ratio is what the arithmetic allows at equal FLOPs a second.
+they agree is printed, and the FLOPs of each per new token, whose ratio bounds the speedup at equal FLOPs per second.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def main() -> None:
             f"batch {options.batch}  {name:10s} {new / time:8.1f} new tokens/s  {work / new / 1e6:8.1f} MFLOPs/token  "
             f"{work / time / 1e9:6.1f} GFLOP/s"
         )
-    print(f"at equal FLOPs a second the ratio would be {works[1] / works[0]:.2f}")
+    print(f"at equal FLOPs per second the ratio would be {works[1] / works[0]:.2f}")
     print(f"ratio {plain / ours:.2f}, {100 * same:.1f} % of the tokens agree, peak memory {measure.peak_memory()}")
 
 

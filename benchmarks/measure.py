@@ -40,7 +40,7 @@ def compiled(function: Callable, *arguments: object) -> tuple[Callable, float, f
 
 
 def matmul_rate(size: int, repeats: int) -> float:
-    """Returns the FLOPs a second of bf16 matmuls of (size, size) by (size, size) on the first device, MATMULS in a row."""
+    """Returns the FLOPs per second of bf16 matmuls of (size, size) by (size, size) on the first device, MATMULS in a row."""
     keys = jax.random.split(jax.random.PRNGKey(0))
     x, w = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in keys)
     chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, MATMULS, lambda _, y: y @ w, x))

@@ -1,6 +1,6 @@
-"""How the 2 B configs lie on machines: mesh and microbatches for the paper's 1408 rows of 512 tokens a step.
+"""How the 2 B configs lie on machines: mesh and microbatches for the paper's 1408 rows of 512 tokens per step.
 
-A machine is a TPU topology (`cola-jax compile --topology` has the same names) or nodes of eight GPUs. 2 B parameters want to be
+A machine is a TPU topology (`cola-jax compile --topology` has the same names) or nodes of eight GPUs. 2 B parameters must be
 split: over every device of a TPU slice or of a node (fsdp), and repeated in every node (replica), so that gradients alone
 travel between nodes. `cola-jax compile` says what each needs.
 """

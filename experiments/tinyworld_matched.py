@@ -6,20 +6,20 @@ cola-jax train --config tinyworld_matched:cola,W --workdir W2      stage 2
 cola-jax train --config tinyworld_matched:ar --workdir W3          likewise llada, plaid
 
 Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of twice the length: rows
-that end with their document would never show LLaDA and Plaid, which write a window of fixed size, what stands behind an end.
+that end with their document would never show LLaDA and Plaid, which generate a window of fixed size, what follows an end.
 The core is the DiT's 4 layers of 18 D^2, 1.18 M parameters, against 5 LLaMA layers whose feed-forwards make up the same number
 to 0.05 %. The paper has nine layers of 16 D^2 for eight of those, which here would be four and a half. Steps and learning rates
 here are tinyworld.py's; the comparison sets both (equal FLOPs, a search).
 
 Plaid trains with AdamW: under Muon it stays at the entropy of single tokens (a bound of 3.9 to 4.1 nats per token whatever the
-rate, with 4 rows a step or 32), under AdamW it learns to use context from the first hundred steps (1.74 after 1,616 steps).
+rate, with 4 rows per step or 32), under AdamW it learns to use context from the first hundred steps (1.74 after 1,616 steps).
 Its gradients are dominated by few noise levels of a few rows; orthogonalised, all directions of one step count alike.
 
 At these lengths LLaDA generates well-formed sentences and answers every question of a kind alike, with its commonest answer,
 whatever sampling.llada.block_length, max_new_tokens and guidance say: it has learnt what kind of word a question asks for, and
 not yet to look the word up. To learn that it needs rows in which the answer is masked and what it follows from is not. With p
 uniform in (0, 1) a row has an answer masked and four given words clear in one of thirty cases, where AR has all that is behind
-a token at every token. Three times the steps (6,580) change the bound, 1.41 to 1.33 nats a token, and no answer.
+a token at every token. Three times the steps (6,580) change the bound, 1.41 to 1.33 nats per token, and no answer.
 """
 
 import math
@@ -39,7 +39,7 @@ def get_config(arg: str | None = None):
     c.data.packing = "concat"
     c.train.sequence_length *= 2
     c.compute.cross_entropy_chunk = c.train.sequence_length
-    c.train.batch_size //= 2  # as many tokens a step as in tinyworld.py
+    c.train.batch_size //= 2  # as many tokens per step as in tinyworld.py
     return c if family in ("vae", "cola") else baseline(c, family)
 
 

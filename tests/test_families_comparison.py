@@ -65,7 +65,7 @@ def test_the_table_has_every_family_and_figure(compared):
     rows = rows_of(table)
     assert rows[""][:4] == list(families.COMPARED)
     wanted = ["tinyworld/mmlu", "average of 1", "answered questions: entailed"]
-    for name in [*wanted, "continued openings: well-formed sentences", "new tokens a second, batch of 64"]:
+    for name in [*wanted, "continued openings: well-formed sentences", "new tokens per second, batch of 64"]:
         assert all(float(cell) >= 0 for cell in rows[name][:4]), name
     assert rows["which is"][:4] == ["at most", "exact", "at most", "at most"]
     assert rows["runs"][:4] == ["1"] * 4

@@ -1,6 +1,6 @@
 """Models small enough to compile in a second, with every parameter away from the value it starts at.
 
-Axes: B batch, L tokens, N latents, S latents a block, C latent channels.
+Axes: B batch, L tokens, N latents, S latents per block, C latent channels.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
     """Returns the true program of a run on a mesh: the update of the groups its first step trains, or a step of generation.
 
     Args:
-      name: one of PROGRAMS. rows, prompt: prompts of a batch and tokens a prompt, of generation.
+      name: one of PROGRAMS. rows, prompt: prompts of a batch and tokens per prompt, of generation.
 
     Raises:
       MeshError: where sizes do not fit. ConfigError: where the family does not write text.

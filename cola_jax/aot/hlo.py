@@ -113,7 +113,7 @@ def _instruction(name: str, text: str) -> Instruction:
 
 
 def _inside(text: str) -> str:
-    """The operands of an instruction: what stands before its closing bracket."""
+    """The operands of an instruction: the text before its closing bracket."""
     depth = 1
     for index, letter in enumerate(text):
         depth += {"(": 1, ")": -1}.get(letter, 0)

@@ -10,7 +10,9 @@ from cola_jax.commands.arguments import command, local_path
 
 def add(commands) -> None:
     example = "cola-jax compare cola_2b:joint,PREPARED,W ar_2b:PREPARED llada_2b:PREPARED"
-    parser = command(commands, "compare", run, "say how configs differ, and what is not matched", example)
+    parser = command(
+        commands, "compare", run, "compare configs or runs: fields, parameters, FLOPs, and what is not matched", example
+    )
     parser.add_argument(
         "configs",
         nargs="+",

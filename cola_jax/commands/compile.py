@@ -11,7 +11,7 @@ from cola_jax.commands.arguments import Misuse, command, config_arguments, local
 
 def add(commands) -> None:
     example = "cola-jax compile --config cola_2b:joint,PREPARED,W --topology v5p:2x2x4 --topology v5e:8x8"
-    text = "compile a config's programs for machines that are not here, and say what they need"
+    text = "compile a config's programs for a topology that is not here, and report memory, FLOPs and time"
     parser = command(commands, "compile", run, text, example)
     config_arguments(parser, required=False)
     parser.add_argument(
@@ -20,7 +20,7 @@ def add(commands) -> None:
     )  # fmt: skip
     parser.add_argument("--program", choices=("train", "generate", "all"), default="all", help="which steps to compile")
     parser.add_argument("--rows", type=int, default=16, help="prompts of a batch of the generate step")
-    parser.add_argument("--prompt", type=int, default=256, help="tokens a prompt of the generate step")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens per prompt of the generate step")
     parser.add_argument("--json", action="store_true", help="one JSON list in place of lines")
     parser.add_argument(
         "--save",

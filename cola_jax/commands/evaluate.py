@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     is_folder(options)
     sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
-        raise Misuse("--sampling.max_new_tokens: the protocol says how much a task generates; give --protocol FILE")
+        raise Misuse("--sampling.max_new_tokens: the protocol sets how much a task generates; give --protocol FILE")
     request = benchmark.Request(
         workdir=Path(options.workdir),
         step=step,

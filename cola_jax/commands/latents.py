@@ -14,7 +14,13 @@ PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where land
 
 def add(commands) -> None:
     example = "cola-jax latents --workdir runs/notes/joint --pictures latents --landscapes 4"
-    parser = command(commands, "latents", run, "say what the latents of a run hold and how far they moved", example)
+    parser = command(
+        commands,
+        "latents",
+        run,
+        "probe the latents of a run, decode them under noise, and measure their drift",
+        example,
+    )
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a run of family text_vae or cola")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument("--batches", type=int, default=4, help="held-out batches to look at")
@@ -50,19 +56,19 @@ def run(options: argparse.Namespace) -> int:
 
     _check(options)
     times = [index / (options.levels - 1) for index in range(options.levels)]
-    told = probes.of_run(options.workdir, options.batches, times, options.seed, step_of(options.step))
+    found = probes.of_run(options.workdir, options.batches, times, options.seed, step_of(options.step))
     pictures = _draw(options) if options.pictures else []
     if options.json:
-        print(json.dumps(told | {"pictures": [str(path) for path in pictures]}, indent=2))
+        print(json.dumps(found | {"pictures": [str(path) for path in pictures]}, indent=2))
         return 0
-    print(f"step {told['step']}, {told['latents']} latents of held-out text")
-    for name, value in told["probe"].items():
+    print(f"step {found['step']}, {found['latents']} latents of held-out text")
+    for name, value in found["probe"].items():
         print(f"linear probe, {name}: {value:.3f}")
-    for level in told["noise"]:
+    for level in found["noise"]:
         print(f"reconstruction at t = {level['t']:.3f}: {level['accuracy']:.3f}")
-    for row in told["drift"]:
+    for row in found["drift"]:
         moved = f"cosine {row['cosine']:.3f}, moved {row['moved']:.3f}, CKA {row['cka']:.3f}"
-        print(f"step {row['step']} against step {told['step']}: {moved}")
+        print(f"step {row['step']} against step {found['step']}: {moved}")
     for path in pictures:
         print(path)
     return 0

@@ -26,7 +26,7 @@ PROMPT_TOKENS = 16
 
 def add(commands) -> None:
     example = "cola-jax likelihood --workdir runs/notes/joint --draws 8 --estimator iwae"
-    parser = command(commands, "likelihood", run, "tell how likely a run finds text", example)
+    parser = command(commands, "likelihood", run, "estimate text log-likelihood", example)
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     ema_argument(parser)
@@ -39,7 +39,7 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--prompt-tokens", type=int, default=None,
-        help=f"of a held-out document, given before the text whose likelihood is asked for; {PROMPT_TOKENS} by default",
+        help=f"of a held-out document, in front of the text that is estimated; {PROMPT_TOKENS} by default",
     )  # fmt: skip
     parser.add_argument("--limit", type=int, default=256, help="only so many texts, the first")
     parser.add_argument("--batch-size", type=int, default=32, help="texts at once")

@@ -39,7 +39,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--context", type=int, default=0, help="tokens of prompt and answer; a training row's by default"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not say max_gen_toks")
+    parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not set max_gen_toks")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--output", type=local_path, metavar="FILE", help="JSON with results and samples")
     parser.add_argument(
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
     check_output(options.output)
     sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
-        raise Misuse("--sampling.max_new_tokens: a task says how much it generates, or --max-new-tokens")
+        raise Misuse("--sampling.max_new_tokens: a task sets how much it generates, or --max-new-tokens")
     step = chosen_step(options.workdir, chosen)
     writer = Writer.load(options.workdir, step, ema=options.ema).with_sampling(**sampling)
     plan = EvaluationPlan(step, options.seed, options.batch_size, options.context)

@@ -1,4 +1,4 @@
-"""How a command that runs on several hosts is told of the others."""
+"""Options of a command that runs on several hosts."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from cola_jax.commands.arguments import (
 
 def add(commands) -> None:
     example = "cola-jax quality out.jsonl --judge runs/ar"
-    parser = command(commands, "quality", run, "say how varied, repetitive and likely free text is", example)
+    parser = command(
+        commands, "quality", run, "measure diversity, repetition and generative perplexity of free text", example
+    )
     parser.add_argument(
         "file", type=local_path, help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it"
     )

@@ -11,7 +11,7 @@ from cola_jax.commands.arguments import Misuse, command, local_path
 def add(commands) -> None:
     example = "cola-jax score --task mmlu generations/mmlu.jsonl --json"
     parser = command(commands, "score", run, "score generations that exist already", example)
-    parser.add_argument("--task", required=True, help="a task of the protocol, which says how an answer is judged")
+    parser.add_argument("--task", required=True, help="a task of the protocol, which defines how an answer is scored")
     parser.add_argument(
         "files", nargs="+", type=local_path, metavar="FILE", help="JSONL with generate, answer or ground_truth, choices"
     )

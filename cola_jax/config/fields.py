@@ -87,7 +87,7 @@ class FlowConfig:
 class ObjectiveConfig:
     """Weights of the loss terms and the latent policy (SPEC 2). The paper does not publish the weights: these are ours.
 
-    Every ELBO term is in nats a token, so that kl_weight = 1 is the bound itself.
+    Every ELBO term is in nats per token, so that kl_weight = 1 is the bound itself.
     """
 
     kl_weight: float = identity(1e-3, least=0.0)  # beta
@@ -138,7 +138,7 @@ class TrainConfig:
 
     steps: int = length(1_000_000, traced=False, least=1)  # updates of the whole run
     batch_size: int = identity(1408, least=1)  # rows of a global batch
-    sequence_length: int = identity(512, least=1)  # L, tokens a row
+    sequence_length: int = identity(512, least=1)  # L, tokens per row
     accumulate: int = placement(1, least=1)  # microbatches a step; the gradient equals that of the whole batch
     log_every: int = reporting(50, least=1)  # steps between lines of metrics
     eval_every: int = reporting(5000, least=0)  # 0: no held-out evaluation

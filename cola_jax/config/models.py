@@ -37,7 +37,7 @@ class TextVAEConfig:
     decoder_blocks: int = identity(4, least=1)  # transformer blocks of the decoder
     latent_dim: int = identity(16, least=1)  # C
     patch_size: int = identity(1, least=1)  # P, tokens a latent
-    block_size: int = identity(1, least=1)  # latents a block of the VAE's own block-causal mask; 1 is strictly causal
+    block_size: int = identity(1, least=1)  # latents per block of the VAE's own block-causal mask; 1 is strictly causal
     use_variation: bool = identity(True)  # False: an autoencoder without a posterior
     # layer norm of the mean over C, no gain or bias; a plain autoencoder always has it
     encoder_last_ln: bool = identity(True)
@@ -58,7 +58,7 @@ class DiTConfig:
     num_heads: int = identity(16, least=1)  # attention heads
     head_dim: int = identity(128, least=1)  # channels of a head
     expand_ratio: int = identity(4, least=1)  # MLP width / dim
-    block_size: int = identity(16, least=1)  # S, latents a block
+    block_size: int = identity(16, least=1)  # S, latents per block
     rope_dim: int = identity(96, least=2)  # channels of a head that are rotated
     rope_theta: float = identity(10_000.0, above=0.0)  # base of the rotary frequencies
     norm_eps: float = identity(1e-5, above=0.0, below=1.0)  # added to the variance under a norm's root

@@ -78,7 +78,7 @@ def _splash_problem(c: RunConfig, part: Attention) -> str:
     if block_size & (block_size - 1) or own % block_size:
         return f"{name} has blocks of {block_size}, not a power of two that divides the {own} positions of a device"
     if shards > 1 and own & (own - 1):
-        return f"{name} has {own} positions a device, not a power of two"
+        return f"{name} has {own} positions per device, not a power of two"
     return f"{name} has heads of {head_dim} channels, not a multiple of {LANES}" if head_dim % LANES else ""
 
 

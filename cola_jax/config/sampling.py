@@ -30,8 +30,8 @@ class SamplingConfig:
     """Generation (SPEC 3). Fields that speak of solver, guidance or first block belong to family cola."""
 
     max_new_tokens: int = reporting(32, least=1)  # tokens to generate
-    steps: int = reporting(16, least=1)  # solver steps a block
-    solver: str = reporting("euler")  # euler | midpoint | heun (two evaluations a step)
+    steps: int = reporting(16, least=1)  # solver steps per block
+    solver: str = reporting("euler")  # euler | midpoint | heun (two evaluations per step)
     guidance: float = reporting(7.0, least=0.0, most=1e4)  # s in v_u + s (v_c - v_u); 1: no guidance
     first_block: str = reporting(
         "clean"

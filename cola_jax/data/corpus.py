@@ -95,7 +95,7 @@ def encoded(documents: Documents, tokenizer: Tokenizer, name: str, unknown: Unkn
         yield ids
 
 
-def tell(name: str, division: Division, unknown: Unknown, warn: Warn) -> None:
+def report_division(name: str, division: Division, unknown: Unknown, warn: Warn) -> None:
     """Warns of what a source's rows do not hold: files passed over, records skipped, characters without a token."""
     for note in division.notes:
         warn(note)

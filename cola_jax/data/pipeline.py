@@ -13,7 +13,7 @@ import numpy as np
 
 from cola_jax.config import RunConfig
 from cola_jax.config.fields import SourceConfig
-from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
+from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, report_division
 from cola_jax.data.errors import DataError, Warn, to_stderr
 from cola_jax.data.packing import Row, pack
 from cola_jax.data.prepare import open_prepared
@@ -26,7 +26,7 @@ Batch = dict[str, np.ndarray]
 def build_corpus(cfg: RunConfig, tokenizer: Tokenizer, warn: Warn = to_stderr) -> Corpus:
     """Tokenizes and packs the sources of `cfg` in memory, or opens the prepared corpus that it names.
 
-    Needs 9 bytes a token; prepare a larger corpus once instead.
+    Needs 9 bytes per token; prepare a larger corpus once instead.
 
     Args:
       warn: takes a line about what the corpus leaves out: files, records, characters.
@@ -47,7 +47,7 @@ def _part(cfg: RunConfig, source: SourceConfig, tokenizer: Tokenizer, warn: Warn
         for documents, keep_tail in ((division.train, False), (division.heldout, True))
     )
     check_rows(name, len(train))
-    tell(name, division, unknown, warn)
+    report_division(name, division, unknown, warn)
     return Part(name, source.weight, train, heldout)
 
 

@@ -20,7 +20,7 @@ from cola_jax import storage
 from cola_jax.config import RunConfig, tokens_of_block
 from cola_jax.config.fields import SourceConfig
 from cola_jax.data import tokenizers
-from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, tell
+from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabulary, encoded, report_division
 from cola_jax.data.errors import DataError, Warn, WriteError, to_stderr
 from cola_jax.data.files import given
 from cola_jax.data.new_folder import check_free, new_folder, writing
@@ -98,7 +98,7 @@ def _write_source(
         content.update(f"/{side}".encode())
         entry[side] = {"documents": len(documents), "shards": [shard for shard in shards if shard["rows"]]}
     check_rows(name, sum(shard["rows"] for shard in entry["train"]["shards"]))
-    tell(name, division, unknown, warn)
+    report_division(name, division, unknown, warn)
     return entry | {"fingerprint": content.hexdigest()}
 
 

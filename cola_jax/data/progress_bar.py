@@ -10,7 +10,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 SHOW_AFTER = 5.0  # seconds, on a terminal
-TOLD_EVERY = 30.0  # seconds, elsewhere
+PRINT_EVERY = 30.0  # seconds, elsewhere
 T = TypeVar("T")
 
 
@@ -26,11 +26,11 @@ def bar(iterable: Iterable[T], label: str, unit: str, total: int | None = None) 
     if sys.stderr.isatty():
         yield from tqdm(iterable, label, total, unit=f" {unit}", delay=SHOW_AFTER)
         return
-    begun = told = time.monotonic()
+    begun = printed = time.monotonic()
     for done, item in enumerate(iterable):
         now = time.monotonic()
-        if done and now - told >= TOLD_EVERY:
+        if done and now - printed >= PRINT_EVERY:
             left = "" if total is None else f" of {total}, {(now - begun) / done * (total - done):,.0f} s left"
             print(f"{label}: {done} {unit}{left}", file=sys.stderr, flush=True)
-            told = now
+            printed = now
         yield item

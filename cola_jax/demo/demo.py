@@ -116,10 +116,10 @@ def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
     stories.check_world(writer.cfg)
     folder, seed, batch = workdir / "report", writer.cfg.seed, plan.batch_size
     with clock.part("held-out stories"):
-        told = continue_aloud(writer, plan, clock)
+        free = continue_aloud(writer, plan, clock)
         asked = stories.continuations(writer, plan.headline_prompts, seed, "question", batch_size=batch)
         figures = {
-            "headline": stories.story_figures(told, stories.training_stories(writer.cfg)),
+            "headline": stories.story_figures(free, stories.training_stories(writer.cfg)),
             "questions": stories.story_figures(asked),
             "by_question": by_question(prompt + answer for prompt, answer in asked),
         }
@@ -130,7 +130,7 @@ def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
         drawn = world_report.draw(writer, workdir, folder, figures["sweep"], plan)
     pictures = drawn.pop("pictures")
     figures |= drawn | {"seconds": clock.seconds, "machine": machine()}
-    pairs = {"Stories continued from their opening": told, "Questions answered": asked}
+    pairs = {"Stories continued from their opening": free, "Questions answered": asked}
     report = world_report.assemble(writer.cfg, workdir, figures, pairs, pictures, plan.shown)
     page = write_report(folder, report, figures)
     for name, value, remark in report.headline:
@@ -149,8 +149,8 @@ def continue_aloud(writer: Writer, plan: ReportPlan, clock: Clock) -> list[stori
             print(pieces[0], end="", file=clock.stream, flush=True)
 
     count, seed = plan.headline_prompts, writer.cfg.seed
-    told = stories.continuations(writer, count, seed, batch_size=plan.batch_size, watch=watch)
+    free = stories.continuations(writer, count, seed, batch_size=plan.batch_size, watch=watch)
     clock.say("")
-    for prompt, continuation in told[1:SHOWN]:
+    for prompt, continuation in free[1:SHOWN]:
         clock.say(f"   {prompt} |{continuation}")
-    return told
+    return free

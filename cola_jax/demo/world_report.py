@@ -95,12 +95,12 @@ def captions(plan: ReportPlan) -> list[tuple[str, str, str]]:
     ]
 
 
-def headline_of(told: dict[str, float], asked: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Returns (name, value, remark) of what a reader should see first: stories told from an opening, questions answered."""
+def headline_of(free: dict[str, float], asked: dict[str, float]) -> list[tuple[str, str, str]]:
+    """Returns (name, value, remark) of the headline: stories continued from an opening, questions answered."""
     chance = lambda part: f"chance {100 * part['chance']:.0f} %"
     return [
-        ("well-formed sentences", percent(told["well_formed"]), ""),
-        ("entailed answers", percent(told["entailed"]), chance(told)),
+        ("well-formed sentences", percent(free["well_formed"]), ""),
+        ("entailed answers", percent(free["entailed"]), chance(free)),
         ("entailed answers to held-out questions", percent(asked["entailed"]), chance(asked)),
     ]
 
@@ -114,14 +114,14 @@ def assemble(
     shown: int,
 ) -> Report:
     """Returns the page's content; `pairs` by title, `figures` as `demo` returns them."""
-    told, asked = figures["headline"], figures["questions"]
+    free, asked = figures["headline"], figures["questions"]
     setting = f"{cfg.sampling.steps} {cfg.sampling.solver} steps, guidance {cfg.sampling.guidance:g}"
     kinds = [
         {"question": kind or "none"} | {name: values[name] for name in ("stories", "entailed", "chance")}
         for kind, values in figures["by_question"].items()
     ]
     tables = [
-        table_of(f"Held-out stories ({setting})", [{"prompt": "opening", **told}, {"prompt": "question", **asked}]),
+        table_of(f"Held-out stories ({setting})", [{"prompt": "opening", **free}, {"prompt": "question", **asked}]),
         table_of("Answers by kind of question", kinds),
         table_of("Settings of the sampler", figures["sweep"]),
         Table("Model and run", ("", "stage 1 and 2"), summary(cfg)),
@@ -130,7 +130,7 @@ def assemble(
     ]
     return Report(
         title="Cola DLM on a small world of stories",
-        headline=headline_of(told, asked),
+        headline=headline_of(free, asked),
         samples=[(title, samples_of(some[:shown])) for title, some in pairs.items()],
         pictures=pictures,
         tables=tables,

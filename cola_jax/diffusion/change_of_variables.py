@@ -1,7 +1,7 @@
 """The density of a flow by the instantaneous change of variables (SPEC 4).
 
 [z, l]' = [v, div v] from t = 0 (data) to t = 1 (noise); log p(z_0) = log N(z_1; 0, I) + l_1.
-Axes: B batch, N positions, S positions a block, C channels, M probes.
+Axes: B batch, N positions, S positions per block, C channels, M probes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 Velocity = Callable[[jax.Array, Any], jax.Array]
 
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2}  # velocity evaluations a step
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2}  # velocity evaluations per step
 
 
 def evaluation_times(solver: str, steps: int) -> jax.Array:

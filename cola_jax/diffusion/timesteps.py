@@ -1,6 +1,6 @@
 """What the flow matching loss draws: times, and which latents of a block are given (SPEC 2).
 
-Axes: NB blocks, S latents a block.
+Axes: NB blocks, S latents per block.
 """
 
 from __future__ import annotations

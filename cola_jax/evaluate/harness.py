@@ -137,13 +137,13 @@ def _score(task: Task, questions: Sequence[AskedQuestion], place: Path) -> None:
     generations = [
         Generation(question.record, line["generate"]) for question, line in zip(questions, lines, strict=True)
     ]
-    told = {
+    found = {
         "prompts_cut": sum(question.cut > 0 for question in questions),
         "prompts_with_lost_characters": sum(bool(question.lost) for question in questions),
     }
     if world_tasks.is_built_in(task.name):
-        told |= world_tasks.checked([(line["prompt"], line["generate"]) for line in lines])
-    rows = [{"task": task.name} | row | told for row in summary.scored(task, generations, scoring.SCORERS)]
+        found |= world_tasks.checked([(line["prompt"], line["generate"]) for line in lines])
+    rows = [{"task": task.name} | row | found for row in summary.scored(task, generations, scoring.SCORERS)]
     storage.write_json(place / "result.json", rows)
 
 

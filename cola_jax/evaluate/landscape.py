@@ -2,7 +2,7 @@
 
 z0 are posterior means of held-out text as the DiT sees them. d1 and d2 are the two leading principal directions of the blocks
 of held-out text nearest to z0^b, in units of their standard deviations along them.
-Axes: B batch, N latents, S latents a block, C channels, G points a side, K neighbours, M blocks of held-out text.
+Axes: B batch, N latents, S latents per block, C channels, G points a side, K neighbours, M blocks of held-out text.
 """
 
 from __future__ import annotations

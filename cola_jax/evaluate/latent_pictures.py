@@ -67,24 +67,24 @@ def draw(
     )
     around = landscape.of_run(cfg, params, tokenizer, rows, asked.count, asked.points, asked.extent, settings, seed)
     plots.plot_landscapes(around, folder / "landscapes.png")
-    told = dataclasses.asdict(asked) | {"landscapes": [landscape.as_dict(one) for one in around]}
-    _write(folder / "landscapes.json", told)
+    record = dataclasses.asdict(asked) | {"landscapes": [landscape.as_dict(one) for one in around]}
+    _write(folder / "landscapes.json", record)
     return [*files, folder / "landscapes.png", folder / "landscapes.json"]
 
 
 def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: Path, seed: int) -> list[Path]:
-    told: dict[str, Any] = {"labels": some.labels}
+    record: dict[str, Any] = {"labels": some.labels}
     files = []
     title = f"{len(some.labels)} latents of held-out text, by what their token is"
     for name in embeddings:
         if name == "pca":
             points, shares = latents.pca(some.means, 2)
-            axes, told["variance_shares"] = plots.principal(shares), shares.tolist()
+            axes, record["variance_shares"] = plots.principal(shares), shares.tolist()
         else:
             points, axes = embedding.tsne(some.means, seed), ("t-SNE, first coordinate", "second")
-        told[name] = points.tolist()
+        record[name] = points.tolist()
         files.append(plots.plot_points(points, some.labels, title, axes, folder / f"{name}.png"))
-    _write(folder / "embedding.json", told)
+    _write(folder / "embedding.json", record)
     return [*files, folder / "embedding.json"]
 
 

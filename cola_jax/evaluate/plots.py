@@ -18,10 +18,10 @@ from cola_jax.evaluate.trace import Trace
 WIDTH, DPI = 9.0, 100  # inches and pixels an inch
 HELDOUT = "heldout/"
 LOSSES = {
-    "vae": (("reconstruction", "reconstruction\n(nats a token)"), ("mask", "masked tokens\n(nats a token)")),
+    "vae": (("reconstruction", "reconstruction\n(nats per token)"), ("mask", "masked tokens\n(nats per token)")),
     "joint": (
         ("flow_matching", "flow matching\n(squared error)"),
-        ("reconstruction", "reconstruction\n(nats a token)"),
+        ("reconstruction", "reconstruction\n(nats per token)"),
     ),
 }
 SHARES = (("well_formed", "well-formed sentences"), ("entailed", "entailed answers"), ("chance", "answers by chance"))
@@ -121,7 +121,7 @@ def plot_sweep(rows: Lines, own: tuple[float, int], path: Path) -> Path:
     _quality(left, [row for row in rows if row["steps"] == steps], "guidance")
     left.set(xlabel=f"guidance scale ({steps} steps)", ylabel="share")
     _quality(right, [row for row in rows if row["guidance"] == guidance], "steps")
-    right.set(xlabel=f"solver steps a block (guidance {guidance:g})", xscale="log")
+    right.set(xlabel=f"solver steps per block (guidance {guidance:g})", xscale="log")
     counts = sorted({row["steps"] for row in rows if row["guidance"] == guidance})
     right.set_xticks(counts, [str(count) for count in counts])
     right.minorticks_off()

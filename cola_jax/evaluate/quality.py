@@ -53,18 +53,18 @@ def read(path: str | Path) -> list[Written]:
 def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
     """Returns texts, empty ones, words a text, distinct_n, self_repetition, and where asked what the world's checker finds."""
     texts = [one.text for one in written]
-    told: dict[str, float] = {"texts": len(texts), "empty": sum(not text.strip() for text in texts)}
-    told["words_per_text"] = sum(len(text.split()) for text in texts) / len(texts)
-    told |= {f"distinct_{n}": variety.distinct(texts, n) for n in ORDERS}
-    told[f"self_repetition_{REPEATED}"] = variety.self_repetition(texts, REPEATED)
+    measured: dict[str, float] = {"texts": len(texts), "empty": sum(not text.strip() for text in texts)}
+    measured["words_per_text"] = sum(len(text.split()) for text in texts) / len(texts)
+    measured |= {f"distinct_{n}": variety.distinct(texts, n) for n in ORDERS}
+    measured[f"self_repetition_{REPEATED}"] = variety.self_repetition(texts, REPEATED)
     if checker:
         found = stories.story_figures([(one.prompt, one.text) for one in written])
-        told |= {name: found[name] for name in ("well_formed", "entailed", "consistent", "chance")}
-    return told
+        measured |= {name: found[name] for name in ("well_formed", "entailed", "consistent", "chance")}
+    return measured
 
 
 def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size: int) -> dict[str, Any]:
-    """Returns nats a token of the judge's tokenizer with its interval, and perplexity, of the texts behind their prompts.
+    """Returns nats per token of the judge's tokenizer with its interval, and perplexity, of the texts behind their prompts.
 
     Without a prompt the end of a document stands before the text. Empty texts have no likelihood and are left out.
 
@@ -85,6 +85,6 @@ def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size:
     if not pairs:
         raise DataError("every text is empty: there is nothing to judge")
     rows = text_likelihood.measure(judge, pairs, text_likelihood.settings_of("ar", {}), 0, batch_size)
-    told = text_likelihood.summarize(rows, 0)
+    measured = text_likelihood.summarize(rows, 0)
     names = ("tokens", "nats_per_token", "low", "high", "perplexity")
-    return {f"generative_{name}": told[name] for name in names}
+    return {f"generative_{name}": measured[name] for name in names}

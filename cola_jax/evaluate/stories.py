@@ -118,7 +118,7 @@ def training_stories(cfg: RunConfig) -> frozenset[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One point of a sweep: guidance scale and solver steps a block."""
+    """One point of a sweep: guidance scale and solver steps per block."""
 
     guidance: float
     steps: int

@@ -83,7 +83,7 @@ def write(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Writes summary.csv and summary.json of all tasks that are done in `folder`. Returns their rows.
 
     Args:
-      facts: what else the JSON tells: the run, its step, sampling, machine.
+      facts: other entries of the JSON: the run, its step, sampling, machine.
     """
     rows = collect(folder)
     file = io.StringIO(newline="")

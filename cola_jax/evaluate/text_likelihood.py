@@ -1,4 +1,4 @@
-"""How likely a run finds text: log p(answer | prompt) of pairs, in nats a token, by what its family can tell (SPEC 4)."""
+"""Text log-likelihood by a run: log p(answer | prompt) of pairs, in nats per token, as its family estimates it (SPEC 4)."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _measured(
 
 
 def summarize(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
-    """Returns nats a token with its bootstrap interval over texts, perplexity, bits a byte, and the terms a token."""
+    """Returns nats per token with their bootstrap interval over texts, perplexity, bits per byte, and the terms per token."""
     tokens, nats = (np.array([row[name] for row in rows], float) for name in ("tokens", "log_p"))
     drawn = np.random.default_rng(seed).integers(0, len(rows), (RESAMPLES, len(rows)))
     resampled = -nats[drawn].sum(axis=1) / tokens[drawn].sum(axis=1)
@@ -179,5 +179,5 @@ def summarize(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def as_lines(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns one JSON object a line."""
+    """Returns one JSON object per line."""
     return "".join(json.dumps(row) + "\n" for row in rows)

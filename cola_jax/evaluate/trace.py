@@ -1,6 +1,6 @@
 """How blocks come out of noise: the solver's states, and what each decodes to.
 
-Axes: NB blocks, T solver steps, S latents a block, C latent channels, P tokens a latent.
+Axes: NB blocks, T solver steps, S latents per block, C latent channels, P tokens a latent.
 """
 
 from __future__ import annotations

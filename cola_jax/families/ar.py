@@ -58,7 +58,7 @@ def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array)
 
 
 def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
-    """Returns the microbatch's share of -log p of the predicted tokens, in nats a token, and its sums."""
+    """Returns the microbatch's share of -log p of the predicted tokens, in nats per token, and its sums."""
     net, variables = build.backbone(cfg), {"params": params["backbone"]}
     segments = None if cfg.data.packing == "concat" else batch["segments"]
     hidden, _ = net.apply(variables, batch["tokens"], batch["positions"], segments, causal, method="hidden")
@@ -147,7 +147,7 @@ def log_likelihood(
     prompt_tokens: int = 0,
     settings: MonteCarlo,
 ) -> Likelihood:
-    """Returns log p(answer | prompt), exactly: there is nothing to draw, and no settings to make.
+    """Returns log p(answer | prompt), exactly: nothing is drawn, and no setting is read.
 
     Raises:
       PromptError: for an empty prompt or answer, or a token outside the vocabulary.
@@ -155,7 +155,9 @@ def log_likelihood(
     for name, rows in (("prompt", prompts), ("answer", answers)):
         empty = [row for row, tokens in enumerate(rows) if not len(tokens)]
         if empty:
-            raise PromptError(f"{name} {empty[0]} is empty: family 'ar' tells the likelihood of a text behind another")
+            raise PromptError(
+                f"{name} {empty[0]} is empty: family 'ar' estimates the likelihood of a text after another"
+            )
     whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     batch = pad_prompts(
         whole, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,

@@ -2,7 +2,7 @@
 
 L = lambda_VAE (-E log p(x | z0) + beta E log q(z0 | x) + lambda_mask L_mask) + lambda_fm L_FM + lambda_ref KL(q || q_ref)
 
-Axes: B batch, L tokens, N = L / P latents, S latents a block, NB blocks, C latent channels.
+Axes: B batch, L tokens, N = L / P latents, S latents per block, NB blocks, C latent channels.
 """
 
 from __future__ import annotations

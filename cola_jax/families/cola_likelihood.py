@@ -1,6 +1,6 @@
 """The likelihood of text under Cola DLM (SPEC 4): log w = log p(x | z0) + log p(z0) - log q(z0 | x), z0 ~ q.
 
-Axes: B batch, L tokens, N = L / P latents, S latents a block, C latent channels, K draws.
+Axes: B batch, L tokens, N = L / P latents, S latents per block, C latent channels, K draws.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def log_likelihood(
 def log_weights(
     cfg: RunConfig, params: Any, tokens_BL: jax.Array, length_B: jax.Array, keys_B: jax.Array, settings: MonteCarlo
 ) -> Terms:
-    """Returns the terms of log w for texts of `length_B` tokens, one a row, L a multiple of the tokens of a block."""
+    """Returns the terms of log w for texts of `length_B` tokens, one per row, L a multiple of the tokens of a block."""
     size, patch = cfg.dit.block_size, cfg.vae.patch_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // patch
     positions = jnp.broadcast_to(jnp.arange(latents), (batch, latents))
@@ -145,7 +145,7 @@ def block_log_density(
 
     Args:
       past_NC: the clean latents before the block, a whole number of blocks, maybe none.
-      keys_G: of the directions that divergence=hutchinson takes, a key a block; equal keys take equal directions.
+      keys_G: of the directions that divergence=hutchinson takes, a key per block; equal keys take equal directions.
     """
     grid, size, channels = z0_GSC.shape
     length = past_NC.shape[0]

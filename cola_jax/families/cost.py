@@ -23,12 +23,12 @@ class Cost:
 
     Attributes:
       params: parameters by group.
-      forward: FLOPs a token by part, e.g. {"encoder": ..., "logits": ..., "dit": ...}.
+      forward: FLOPs per token by part, e.g. {"encoder": ..., "logits": ..., "dit": ...}.
       backward: the same of the gradient; parts that a step does not train cost nothing, or only what passes through them.
-      masked: FLOPs a token, forward and backward, that attention kernels spend on pairs that the pattern forbids. They are part
-        of `forward` and `backward`.
-      attention: FLOPs a token, forward and backward, of attention kernels, those on forbidden pairs included. They are part of
-        `forward` and `backward`.
+      masked: FLOPs per token, forward and backward, that attention kernels spend on masked pairs, part of `forward` and
+        `backward`.
+      attention: FLOPs per token, forward and backward, of attention kernels, masked pairs included, part of `forward` and
+        `backward`.
       state_bytes: fp32 parameters, two moments each (muon keeps one of a matrix, and needs less), frozen parts and the
         average of the parameters, on all devices together.
     """
@@ -42,12 +42,12 @@ class Cost:
 
     @property
     def total(self) -> float:
-        """FLOPs a token, forward and backward."""
+        """FLOPs per token, forward and backward."""
         return sum(self.forward.values()) + sum(self.backward.values())
 
     @property
     def useful(self) -> float:
-        """FLOPs a token without those on forbidden pairs: what MFU counts."""
+        """FLOPs per token without those on forbidden pairs: what MFU counts."""
         return self.total - self.masked
 
 

@@ -21,7 +21,7 @@ def key_for(seed: int, use: str, index: Any) -> jax.Array:
 
 
 def row_keys(rng: jax.Array, name: str, rows: jax.Array) -> jax.Array:
-    """Returns one key a row, of its index in the global batch: microbatches and meshes do not change it."""
+    """Returns one key per row, of its index in the global batch: microbatches and meshes do not change it."""
     return _fold_each(key_of(rng, name), rows)
 
 

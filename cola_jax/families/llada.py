@@ -67,7 +67,7 @@ def kept(batch: dict[str, jax.Array], noise: dict[str, jax.Array]) -> jax.Array:
 def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
     """Returns the microbatch's share of sum(CE / p over masked tokens) / tokens, and its sums.
 
-    A batch that is cut keeps its shape: what stands behind the cut is in segments of its own, which no kept token sees, is
+    A batch that is cut keeps its shape: positions after the cut are in segments of their own, which no kept token sees, is
     not masked, and is not counted. Padding is left out the same way.
     """
     net, variables = build.backbone(cfg), {"params": params["backbone"]}
@@ -92,7 +92,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
 
 
 def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
-    """Names the metrics: the bound on -log p in nats a token, and how well masked tokens are predicted."""
+    """Names the metrics: the bound on -log p in nats per token, and how well masked tokens are predicted."""
     tokens, masked = jnp.maximum(sums["tokens"], 1.0), jnp.maximum(sums["masked"], 1.0)
     bound = sums["bound"] / tokens
     return {

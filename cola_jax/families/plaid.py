@@ -1,6 +1,6 @@
 """The embedding diffusion baseline: token embeddings, noise schedule and network learnt by one bound (BASELINES 3).
 
--log p(x) <= reconstruction at t = 0 + prior at t = 1 + diffusion between them, in nats a token. The schedule's shape g
+-log p(x) <= reconstruction at t = 0 + prior at t = 1 + diffusion between them, in nats per token. The schedule's shape g
 minimises the mean square of the diffusion term instead, everything else the bound.
 Axes: B batch, L tokens, E embedding channels, V vocabulary.
 """
@@ -70,7 +70,7 @@ def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array)
 
 
 def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
-    """Returns the microbatch's share of the bound in nats a token, and its sums."""
+    """Returns the microbatch's share of the bound in nats per token, and its sums."""
     shape = noise_schedule.shape_of(params["schedule"], noise["t"])
     shape = jnp.where(noise["reconstructs"][:, None], jnp.array([0.0, 1.0]), shape)
     warmup = cfg.plaid.bias_warmup_steps
@@ -92,7 +92,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
 
 
 def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, noise: Any, bias: Any) -> dict[str, Any]:
-    """Returns, for each row, (B,): reconstruction, diffusion and prior in nats a token, and the share of right tokens.
+    """Returns, for each row, (B,): reconstruction, diffusion and prior in nats per token, and the share of right tokens.
 
     Every row has all of them, at its own time; the loss takes of each what its part is. The first pass of self-conditioning
     passes no gradient on.
@@ -153,7 +153,7 @@ def squared_for_the_schedule(rows: Any) -> Any:
 
 
 def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
-    """Names the metrics: the bound on -log p and its terms in nats a token, and how many tokens of noised rows are right."""
+    """Names the metrics: the bound on -log p and its terms in nats per token, and how many tokens of noised rows are right."""
     tokens = jnp.maximum(sums["tokens"], 1.0)
     terms = {name: sums[name] / tokens for name in ("reconstruction", "diffusion", "prior")}
     bound = sum(terms.values())

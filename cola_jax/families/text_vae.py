@@ -20,7 +20,7 @@ def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array)
 
 
 def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, counts: Any, step: Any) -> tuple[Any, Any]:
-    """Returns the microbatch's share of the stage 1 loss, in nats a token, and its sums."""
+    """Returns the microbatch's share of the stage 1 loss, in nats per token, and its sums."""
     where = vae_terms.layout(cfg, batch)
     encoded = vae_terms.encode(cfg, params, batch, noise, where)
     sums = vae_terms.decode_sums(cfg, params, batch, noise, encoded, where)

@@ -180,7 +180,7 @@ def kl_between(q: Posterior, reference: Posterior, where: LatentPositions) -> ja
 
 
 def per_token(cfg: RunConfig, sums: dict[str, Any], counts: dict[str, Any]) -> dict[str, Any]:
-    """Divides the VAE's sums by their counts: nats a token, shares, and means over channels."""
+    """Divides the VAE's sums by their counts: nats per token, shares, and means over channels."""
     counts = {name: jnp.maximum(value, 1.0) for name, value in counts.items()}
     tokens_of_latents = counts["latents"] * cfg.vae.patch_size
     denominators = {

@@ -1,7 +1,7 @@
 """The block loop of Cola DLM (SPEC 3): encode the prompt, denoise a block, decode it, commit it, again.
 
 Each function is one compiled program a shape; nothing returns to the host but what is written.
-Axes: B batch, N latents, S latents a block, C latent channels, P tokens a latent, V vocabulary, T solver steps.
+Axes: B batch, N latents, S latents per block, C latent channels, P tokens a latent, V vocabulary, T solver steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prepared(NamedTuple):
     """What all blocks of a generation share.
 
     Attributes:
-      steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations a step).
+      steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations per step).
       at_0: AdaLN at t = 0.
     """
 
@@ -187,7 +187,7 @@ def write_block(
 
     Args:
       first: the prompt's unfinished block, for the first block of a generation; None for all others.
-      noise_BSC: z_1, N(0, I). keys_B: one key a row, for token sampling and repainting.
+      noise_BSC: z_1, N(0, I). keys_B: one key per row, for token sampling and repainting.
       positions: RoPE positions to use in place of the natural ones.
 
     Returns:

@@ -30,7 +30,7 @@ class EmbeddingCanvas(NamedTuple):
 
 
 def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray) -> EmbeddingCanvas:
-    """Puts room for cfg.sampling.max_new_tokens behind prompts that end at `length_B`; nothing sees what stands behind it."""
+    """Puts room for cfg.sampling.max_new_tokens after prompts that end at `length_B`; nothing attends to what follows."""
     room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)))
     return EmbeddingCanvas(room, length_B, length_B + np.int32(cfg.sampling.max_new_tokens))
 
@@ -64,7 +64,7 @@ def denoise(
     """Returns the new tokens (B, new_tokens) int32, in so many steps.
 
     A prompt is held by replacement: its estimate is always its own embeddings, so its part of z is noised as in training.
-    keys_B: one key a row; position p of step i draws from fold_in(fold_in(key, i), p).
+    keys_B: one key per row; position p of step i draws from fold_in(fold_in(key, i), p).
     """
     net, table = build.denoiser(networks), unit_rows(params["embedding"]["table"])
     batch, length = canvas.tokens.shape

@@ -44,7 +44,7 @@ def read_prompt(
 ) -> TokenState:
     """Fills the cache with prompts that end at `length_B` (at least 1), leaving room for new tokens.
 
-    What stands behind a prompt's end is never seen: queries look back only, and new tokens overwrite it in the cache.
+    Positions after a prompt's end are never attended to: queries look back only, and new tokens overwrite it in the cache.
     """
     batch, longest = tokens_BL.shape
     net, variables = build.backbone(networks), {"params": params["backbone"]}
@@ -66,7 +66,7 @@ def write_tokens(
     first: jax.Array,
     count: int,
 ) -> tuple[DecodedChunk, TokenState]:
-    """Writes `count` tokens. keys_B: one key a row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
+    """Writes `count` tokens. keys_B: one key per row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
     net, backbone = build.backbone(networks), params["backbone"]
     if not networks.compute.scan_layers:
         backbone = {**backbone, "blocks": layers.split_layers(backbone["blocks"])}  # here, and not for every token

@@ -62,7 +62,7 @@ def choose(
 
     Args:
       seen_BV: tokens already decoded, on which the repetition penalty falls.
-      keys_B: one key a row, read only where tokens are drawn.
+      keys_B: one key per row, read only where tokens are drawn.
     """
     logits = logits_BTV.astype(jnp.float32)
     if choice.penalized:

@@ -107,7 +107,7 @@ def fill_block(
 ) -> tuple[jax.Array, Canvas]:
     """Fills block number `block` of `length` new tokens, fills_T[i] of them in pass i. Returns its tokens (B, M), and all.
 
-    keys_B: one key a row; pass i of the block draws from fold_in(key, passes before it).
+    keys_B: one key per row; pass i of the block draws from fold_in(key, passes before it).
     """
     begin = canvas.start + block * length
     rows = jnp.arange(keys_B.shape[0])[:, None]

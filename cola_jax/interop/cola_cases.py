@@ -3,7 +3,7 @@
 Each is computed by the code that trains and generates. Samples of different lengths are one batch; what pads them is a
 segment of its own.
 
-Axes: B samples, L tokens, N latents, S latents a block, C latent channels.
+Axes: B samples, L tokens, N latents, S latents per block, C latent channels.
 """
 
 from __future__ import annotations

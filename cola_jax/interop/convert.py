@@ -43,7 +43,8 @@ def import_released(
     """Makes a workdir that training continues and generation reads from a released folder. Returns its config.
 
     Args:
-      tree: data, training and sampling of the run; its model is replaced by the released one, and `say` told where they differ.
+      tree: data, training and sampling of the run; its model is replaced by the released one; `say` takes a line where
+        they differ.
       explicit: paths of fields that the user set, "a.b.c".
 
     Raises:

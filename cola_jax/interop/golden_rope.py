@@ -40,7 +40,7 @@ class GoldenRope:
         return self._remembered[asked]
 
     def prefix(self, length_B: np.ndarray, width: int) -> np.ndarray:
-        """Returns the positions (B, width) of prompts of these lengths in latents; what stands behind them is natural."""
+        """Returns the positions (B, width) of prompts of these lengths in latents, natural positions after them."""
         rows = np.tile(np.arange(width), (len(length_B), 1))
         for row, length in zip(rows, length_B):
             row[:length] = self._ask(0, int(length))

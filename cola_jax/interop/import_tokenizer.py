@@ -31,8 +31,8 @@ def import_tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
     ours = vocabulary(cfg)
     if tokenizer.vocab_size > ours.size:
         raise DataError(
-            f"{ours.field}={ours.size} is smaller than the tokenizer's {tokenizer.vocab_size}: the last tokens have no embedding in "
-            f"{source} (a smaller tokenizer would be fine)"
+            f"{ours.field}={ours.size} is smaller than the tokenizer's {tokenizer.vocab_size}: the last tokens have no "
+            f"embedding in {source} (a smaller tokenizer would be fine)"
         )
     check_vocabulary(cfg, tokenizer)
     return tokenizer

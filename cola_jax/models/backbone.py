@@ -1,6 +1,6 @@
 """The LLaMA-form stack that the baselines share: RMSNorm, RoPE, SwiGLU, no biases (SPEC 5, BASELINES 1).
 
-What tells one baseline's network from another's is its attention pattern, a function that is passed in.
+The baselines' networks differ in their attention pattern, a function that is passed in.
 Axes: B batch, L tokens, S new tokens, D width, F feed-forward width, H heads, K head channels, V vocabulary.
 """
 

@@ -3,7 +3,7 @@
 RoPE turns pairs of channels; here the two of a pair stand half of rope_dim apart, which accelerators and CPUs like better than
 neighbours. The released form has them next to each other: `interop.released` reorders q and k.
 
-Axes: B batch, N latents, S latents a block, NB = N / S blocks, C latent channels, D width, H heads, K head channels,
+Axes: B batch, N latents, S latents per block, NB = N / S blocks, C latent channels, D width, H heads, K head channels,
 T distinct times, M cached latents.
 """
 
@@ -125,7 +125,7 @@ class DiT(nn.Module):
 
         Args:
           z_clean_BNC: z0. z_noisy_BNC: z_t, with z0 where known.
-          t_BT: times in [0, 1], one a row (B, 1) or one a block (B, NB).
+          t_BT: times in [0, 1], one per row (B, 1) or one a block (B, NB).
           known_BN: latents of a block that are given, at t = 0; None where there are none.
           positions_BN: RoPE positions, from 0 in every document. segments_BN: documents, or None.
 
@@ -279,7 +279,7 @@ class _Placement(NamedTuple):
 
     batch: int
     length: int
-    times: int  # distinct times a row: 1 or NB
+    times: int  # distinct times per row: 1 or NB
     known_BN: jax.Array | None
 
     def __call__(self, m_TD: jax.Array) -> jax.Array:

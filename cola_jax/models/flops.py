@@ -2,7 +2,7 @@
 
 A matmul of m x k with k x n counts 2 m k n. Norms, activations, softmax and embedding look-ups are not counted: at the
 published sizes they are under 1 %. `Work` keeps apart what its gradient costs differently.
-Axes: L tokens, N latents, S latents a block, D width, H heads, K head channels.
+Axes: L tokens, N latents, S latents per block, D width, H heads, K head channels.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many query-key pairs an attention pattern lets through in a row of one document, and how many a kernel multiplies.
 
-Axes: N positions of a row, S positions a block.
+Axes: N positions of a row, S positions per block.
 """
 
 from __future__ import annotations

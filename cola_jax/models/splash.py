@@ -27,7 +27,7 @@ LARGEST_TILE = 512
 
 @dataclass(frozen=True)
 class Pattern(splash_attention.Mask):
-    """Which keys a query sees, by arithmetic on positions; block_size and own_keys are powers of two.
+    """Which keys per query sees, by arithmetic on positions; block_size and own_keys are powers of two.
 
     Attributes:
       queries: N. keys: N clean ones, and behind them, where noisy, `own_keys` noisy ones.

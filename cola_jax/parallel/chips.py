@@ -11,9 +11,9 @@ class Chip(NamedTuple):
     """One JAX device.
 
     Attributes:
-      flops: dense bf16 FLOPs a second, at the peak.
+      flops: dense bf16 FLOPs per second, at the peak.
       memory: bytes of memory that programs can have.
-      bandwidth: bytes a second between the device and its memory.
+      bandwidth: bytes per second between the device and its memory.
       clock: cycles a second of a TPU core, by which the compiler's estimates become time; 0 where it gives none.
     """
 

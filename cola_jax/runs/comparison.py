@@ -38,10 +38,10 @@ def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
         figures[name] = [found[name] for found in groups]
     for name in dict.fromkeys(group for cost in costs for group in cost.params):
         figures[f"group {name}"] = [cost.params.get(name, 0) for cost in costs]
-    figures["FLOPs a token, forward"] = [sum(cost.forward.values()) for cost in costs]
-    figures["FLOPs a token, backward"] = [sum(cost.backward.values()) for cost in costs]
-    figures["FLOPs a token"] = [cost.total for cost in costs]
-    figures["tokens a step"] = [accounting.tokens_of(cfg, 1) for cfg in configs]
+    figures["FLOPs per token, forward"] = [sum(cost.forward.values()) for cost in costs]
+    figures["FLOPs per token, backward"] = [sum(cost.backward.values()) for cost in costs]
+    figures["FLOPs per token"] = [cost.total for cost in costs]
+    figures["tokens per step"] = [accounting.tokens_of(cfg, 1) for cfg in configs]
     figures["tokens of the run"] = [accounting.tokens_of(cfg, cfg.train.steps) for cfg in configs]
     figures["EFLOPs of the run"] = [
         cost.total * accounting.tokens_of(cfg, cfg.train.steps) / accounting.EXA for cfg, cost in zip(configs, costs)
@@ -96,7 +96,7 @@ def not_matched(configs: Sequence[RunConfig], figures: dict[str, list[Any]], fie
         low, high = min(figures[name]), max(figures[name])
         if high - low > CORE_MATCH * high:
             said.append(f"{name} differ: {low:,} to {high:,}")
-    for name in ("parameters", "embeddings", "FLOPs a token"):
+    for name in ("parameters", "embeddings", "FLOPs per token"):
         low, high = min(figures[name]), max(figures[name])
         if high > low:
             said.append(f"{name}: the largest is {high / low:.3f} times the smallest" if low else f"{name} differ")

@@ -30,7 +30,7 @@ def run_training(
     corpus: pipeline.Corpus | None = None,
     executable: str | Path | None = None,
 ) -> RunSummary:
-    """Trains `cfg` in `workdir`, or continues what stands there.
+    """Trains `cfg` in `workdir`, or continues the run in it.
 
     Args:
       corpus: what `pipeline.build_corpus` made of this data by this run's tokenizer; made here by default.

@@ -28,13 +28,13 @@ def mfu(useful: float, tokens_per_second: float, peak: float) -> float:
     """Returns the model FLOPs utilisation, a share.
 
     Args:
-      useful: FLOPs a token, `Cost.useful`. peak: FLOPs a second of all devices together.
+      useful: FLOPs per token, `Cost.useful`. peak: FLOPs per second of all devices together.
     """
     return useful * tokens_per_second / peak
 
 
 def describe(cfg: RunConfig, cost: Cost) -> str:
-    """Returns what a run prints at its start: parameters, FLOPs a token by part, and the whole run on both axes."""
+    """Returns what a run prints at its start: parameters, FLOPs per token by part, and the whole run on both axes."""
     tokens = tokens_of(cfg, cfg.train.steps)
     params = ", ".join(f"{group} {size:,}" for group, size in cost.params.items())
     parts = ", ".join(f"{name} {share(cost, name):.1%}" for name in cost.forward)
@@ -42,7 +42,7 @@ def describe(cfg: RunConfig, cost: Cost) -> str:
     return "\n".join(
         [
             f"parameters: {sum(cost.params.values()):,} ({params})",
-            f"FLOPs a token: {cost.total:.4g} (forward {forward:.4g}, backward {backward:.4g}; {parts}), of which "
+            f"FLOPs per token: {cost.total:.4g} (forward {forward:.4g}, backward {backward:.4g}; {parts}), of which "
             f"{cost.masked / cost.total:.1%} on masked attention pairs",
             f"the run of {tokens:,} tokens: {cost.total * tokens / EXA:.4g} EFLOPs by that count, "
             f"{paper_exaflops(tokens):.4g} on the paper's axis (6 x 1.8e9 a token)",

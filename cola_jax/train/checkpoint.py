@@ -1,4 +1,4 @@
-"""The checkpoints of a run, in WORKDIR/checkpoints/STEP; what stands in one is told in `stored`.
+"""The checkpoints of a run, in WORKDIR/checkpoints/STEP; `stored` describes what one holds.
 
 Orbax writes into a temporary folder, in the background, and renames it when it is whole: what has a plain number for a name is
 complete, whenever the process died.
@@ -172,7 +172,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the checkpoint being written and removes those that need not stay."""
-        if self._failed:  # has been told of
+        if self._failed:  # reported already
             return
         self._wait()
         self._prune()

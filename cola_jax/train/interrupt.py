@@ -13,7 +13,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that tells whether SIGTERM or SIGINT has arrived; the old handlers come back at the end.
+    """Yields a function that returns whether SIGTERM or SIGINT has arrived; the old handlers come back at the end.
 
     A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, it is False.
     """

@@ -152,7 +152,7 @@ def _first_state(
 
 
 def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
-    """Returns tokens a second -> MFU, None where the peak of the mesh's devices is not known."""
+    """Returns tokens per second -> MFU, None where the peak of the mesh's devices is not known."""
     chip = chip_of(mesh.devices.flat[0])
     return None if chip is None else partial(accounting.mfu, cost.useful, peak=chip.flops * mesh.size)
 

@@ -1,4 +1,4 @@
-"""The metrics of a run: one JSON object a line in metrics.jsonl, and the same for TensorBoard.
+"""The metrics of a run: one JSON object per line in metrics.jsonl, and the same for TensorBoard.
 
 Training metrics have plain names, held-out ones start with "heldout/". A number that is not finite is null.
 """

@@ -28,7 +28,7 @@ class Progress:
         tokens_per_step: int,
         mfu_of: Callable[[float], float] | None = None,
     ):
-        """`stream` None says nothing, as all processes but the first do. mfu_of: tokens a second to MFU, where it is known."""
+        """stream: None prints nothing, as in all processes but the first. mfu_of: tokens per second to MFU, where known."""
         self._mfu_of = mfu_of
         self._stream, self._total, self._tokens = stream, total, tokens_per_step
         self._mark: tuple[int, float] | None = None  # a step and the moment it was done
@@ -59,7 +59,7 @@ class Progress:
         return rate if self._mfu_of is None else f"{rate}  MFU {self._mfu_of(self._rate):.1%}"
 
     def report(self, step: int, loss: float) -> float | None:
-        """Returns tokens a second since the last report, None if unknown yet; off a terminal writes a line too."""
+        """Returns tokens per second since the last report, None if unknown yet; off a terminal writes a line too."""
         now = time.monotonic()
         since, moment = self._mark or (step, now)
         seconds = now - moment - self._paused

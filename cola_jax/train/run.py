@@ -58,7 +58,7 @@ class Run:
     put: Callable[[Batch], Batch]
     heldout_batches: Sequence[Batch]
     updates: dict[tuple[str, ...], Callable] = field(default_factory=dict)
-    mfu_of: Callable[[float], float] | None = None  # tokens a second to MFU, where the devices' peak is known
+    mfu_of: Callable[[float], float] | None = None  # tokens per second to MFU, where the devices' peak is known
     claim: Claim | None = None  # of the first process
     checkpoints: Checkpoints | None = None
     log: MetricsLog | NoLog | None = None

@@ -1,6 +1,6 @@
 """Density landscapes: the known one of a Gaussian prior, along the directions in which neighbours lie; pictures of latents.
 
-Axes: G points a side, M blocks, S latents a block, C channels.
+Axes: G points a side, M blocks, S latents per block, C channels.
 """
 
 import json

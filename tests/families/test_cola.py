@@ -1,6 +1,6 @@
 """Stage 2, switch by switch: what reaches the encoder, what is drawn, what is trained.
 
-Axes: B rows, N latents, C channels, S latents a block.
+Axes: B rows, N latents, C channels, S latents per block.
 """
 
 import dataclasses

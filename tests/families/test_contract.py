@@ -107,7 +107,7 @@ def test_what_lies_apart_adds_to_the_loss_apart(name, apart):
     assert of(both) - of(batch) == pytest.approx(sum(effects), abs=2e-5)
 
 
-LEARNT = {  # a metric in nats a token, after how many steps, and what is good
+LEARNT = {  # a metric in nats per token, after how many steps, and what is good
     "ar": ("cross_entropy", 120, 0.1),
     "llada": ("masked_cross_entropy", 400, 0.6),
     "plaid": ("bound", 400, 0.5),

@@ -64,7 +64,7 @@ def test_the_schedule_rises_from_gamma_0_to_gamma_1_and_knows_its_slope():
 
 
 def plain_rows(cfg, params, shape, batch, noise, bias):
-    """Diffusion, reconstruction and prior of every row, nats a token, straight from BASELINES 3."""
+    """Diffusion, reconstruction and prior of every row, nats per token, straight from BASELINES 3."""
     low, high = params["schedule"]["lowest"], params["schedule"]["highest"]
     gamma, slope = low + (high - low) * shape[:, 0], (high - low) * shape[:, 1]
     table = params["embedding"]["table"]

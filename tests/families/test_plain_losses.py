@@ -39,7 +39,7 @@ def mean(values, weights):
 
 
 def vae_parts(cfg, params, batch, noise):
-    """z0, mean, logvar, and the cross-entropies of plain and of masked tokens in nats a token."""
+    """z0, mean, logvar, and the cross-entropies of plain and of masked tokens in nats per token."""
     vae, place = cfg.vae, batch["positions"]
     see = jnp.asarray(plain_vae.mask_of(place.shape[1], vae.block_size, batch["segments"]))
 

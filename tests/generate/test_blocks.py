@@ -1,6 +1,6 @@
 """The block loop: what a row's text depends on, and what a prompt that ends inside a block keeps.
 
-Axes: B rows, S = 4 latents a block.
+Axes: B rows, S = 4 latents per block.
 """
 
 import functools

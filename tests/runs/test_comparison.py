@@ -31,21 +31,21 @@ def test_the_published_sizes_are_matched_in_their_core_and_recipe(published):
     for column in range(4):
         parts = sum(figures[name][column] for name in ("embeddings", "core matrices", "VAE", "rest"))
         assert parts == figures["parameters"][column]
-    assert figures["tokens a step"] == [720_896] * 4
+    assert figures["tokens per step"] == [720_896] * 4
     assert not [said for said in published["not_matched"] if said.startswith(("core", "data", "train", "optimizer"))]
 
 
 def test_what_is_not_matched_is_said(published):
     said = " ".join(published["not_matched"])
-    assert "parameters: the largest is 1." in said and "FLOPs a token: the largest is" in said
+    assert "parameters: the largest is 1." in said and "FLOPs per token: the largest is" in said
     assert set(published["fields"]) >= {"family", "sampling.repetition_penalty", "train.init_from"}
 
 
 def test_fields_that_no_family_reads_are_left_out_and_others_differ_by_name():
     pair = comparison.compare_runs(["ar_2b:P", "llada_2b:P"])
     assert pair["fields"] == {"family": ["ar", "llada"], "sampling.repetition_penalty": [1.1, 1.0]}
-    assert pair["not_matched"] == ["FLOPs a token: the largest is {:.3f} times the smallest".format(
-        max(pair["figures"]["FLOPs a token"]) / min(pair["figures"]["FLOPs a token"]))]  # fmt: skip
+    assert pair["not_matched"] == ["FLOPs per token: the largest is {:.3f} times the smallest".format(
+        max(pair["figures"]["FLOPs per token"]) / min(pair["figures"]["FLOPs per token"]))]  # fmt: skip
     alike = comparison.compare_runs(["ar_2b:P", "ar_2b:P"])
     assert (alike["fields"], alike["not_matched"]) == ({}, [])
 
