@@ -18,6 +18,7 @@ from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data.errors import DataError
 from cola_jax.data.tokenizers import Tokenizer
 from cola_jax.evaluate import latents
+from cola_jax.families import FAMILIES
 from cola_jax.families.cola_likelihood import block_log_density
 from cola_jax.families.likelihood import MonteCarlo
 
@@ -74,7 +75,7 @@ def of_run(
     Raises:
       ConfigError: where the run is not of family cola. DataError: where there are too few blocks of held-out text.
     """
-    if cfg.family != "cola":
+    if "dit" not in FAMILIES[cfg.family].groups:
         raise ConfigError(f"a run of family {cfg.family!r} has no prior over latents: landscapes need cola")
     places, all_MSC = blocks_of(cfg, params, tokenizer, batches)
     if len(places) < count:

@@ -11,6 +11,7 @@ from typing import Any
 from cola_jax.config import ConfigError, resolve, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.evaluate import embedding, landscape, latents, plots
+from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.storage import local
 from cola_jax.train.checkpoint import load_params
@@ -54,7 +55,7 @@ def draw(
     workdir, folder = local(workdir, "workdir"), local(folder, "folder")
     tree, params = load_params(workdir, step)
     cfg = without_kernels(resolve(tree))
-    if cfg.family not in ("text_vae", "cola"):
+    if "encoder" not in FAMILIES[cfg.family].groups:
         raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     rows = latents.heldout_rows(cfg, tokenizer, batches)

@@ -16,6 +16,7 @@ from cola_jax.config import ConfigError, resolve
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import latents
+from cola_jax.families import FAMILIES
 from cola_jax.storage import local
 from cola_jax.train.checkpoint import chosen_step, load_params
 from cola_jax.train.stored import folder, steps_in
@@ -83,7 +84,7 @@ def of_run(
     workdir = local(workdir, "workdir")
     config, params = load_params(workdir, step)
     cfg = resolve(config)
-    if cfg.family not in ("text_vae", "cola"):
+    if "encoder" not in FAMILIES[cfg.family].groups:
         raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which has no latents: text_vae and cola have")
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     rows = latents.heldout_rows(cfg, tokenizer, batches)

@@ -13,6 +13,7 @@ from cola_jax.data.errors import DataError
 from cola_jax.evaluate import stories, text_likelihood, variety
 from cola_jax.evaluate.records import json_lines
 from cola_jax.evaluate.text_likelihood import Pair
+from cola_jax.families import FAMILIES
 from cola_jax.runs.writer import Writer
 
 ORDERS = (1, 2, 3, 4)  # n of distinct-n
@@ -71,7 +72,8 @@ def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size:
     Raises:
       ConfigError: where the judge is not autoregressive. DataError: where every text is empty.
     """
-    if judge.cfg.family != "ar":
+    estimator = FAMILIES[judge.cfg.family].likelihood
+    if estimator is None or not estimator.exact:
         raise ConfigError(
             f"--judge is a run of family {judge.cfg.family!r}: generative perplexity needs an exact judge, 'ar'"
         )

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig
-from cola_jax.families import vae_terms
+from cola_jax.families import FAMILIES, vae_terms
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import pad_prompts
@@ -37,7 +37,7 @@ def denoising_trace(
       ConfigError: where sampling.first_block is repaint, whose steps depend on their number, or the model is not cola.
       PromptError: see `pad_prompts`.
     """
-    if cfg.family != "cola":
+    if "dit" not in FAMILIES[cfg.family].groups:
         raise ConfigError(f"family={cfg.family!r} does not denoise blocks; a trace needs cola")
     if cfg.sampling.first_block == "repaint":
         raise ConfigError("sampling.first_block='repaint' cannot be traced; clean, left_pad and right_pad can")

@@ -189,6 +189,6 @@ FAMILY = Family(
     objective=Objective(init, text_batch, draw, loss, summarize, cost),
     training=trains_all(GROUPS),
     generator=Generator(generate, partial(next_token.abstract_step, count=CHUNK), needs_prompt=True),
-    likelihood=LikelihoodEstimator(log_likelihood, options=()),
+    likelihood=LikelihoodEstimator(log_likelihood, options=(), exact=True),
     forms=("llama",),
 )

@@ -83,10 +83,12 @@ class LikelihoodEstimator:
       estimate: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, settings) -> Likelihood of each answer
         given its prompt. prompt_tokens: as in `Generator.generate`, of both together.
       options: fields of `MonteCarlo` that it reads.
+      exact: whether the estimate is log p itself, and no bound.
     """
 
     estimate: Callable[..., Likelihood]
     options: tuple[str, ...]
+    exact: bool = False
 
 
 @dataclass(frozen=True)

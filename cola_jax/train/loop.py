@@ -24,10 +24,11 @@ from cola_jax.parallel.rules import describe
 from cola_jax.scaling import accounting
 from cola_jax.train.checkpoint import Checkpoints, load_state, tokenizer_files
 from cola_jax.train.claim import claimed
+from cola_jax.train.hooks import check_best_metric, run_hooks
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
-from cola_jax.train.run import SAVE, STOP, Run, check_best_metric, evaluate_heldout, plot, process_metrics, update_for
+from cola_jax.train.run import SAVE, STOP, Run, process_metrics, update_for
 from cola_jax.train.state import TrainState, abstract_state, complete, init_state, shardings_of
 from cola_jax.train.workdir import check, write_config
 
@@ -174,24 +175,14 @@ def _loop(
     for done in range(start + 1, cfg.train.steps + 1):
         update = update_for(run, run.family.training(cfg, done - 1).groups)
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
-        asked = process_metrics(run)
+        run.asked = 0
+        process_metrics(run)  # of the step before, while the devices are at this one
         vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)
         run.pending = (done, metrics, vote)
-        if isinstance(vote, int):  # known at once in a single process; among several, when the step is
-            asked = max(asked, vote)
-        last = done == cfg.train.steps
-        save = last or done % cfg.checkpoint.every == 0
-        evaluate = cfg.train.eval_every > 0 and (last or done % cfg.train.eval_every == 0)
-        scores = {}
-        if evaluate or (save and cfg.checkpoint.best_metric):
-            asked = max(asked, process_metrics(run))
-            scores = evaluate_heldout(run, state, done)
-        if save or asked:
-            asked = max(asked, process_metrics(run))
-            run.save(state, scores)
-        if last or (cfg.train.plot_every > 0 and done % cfg.train.plot_every == 0):
-            plot(run)
-        if asked == STOP and not last:
+        if isinstance(vote, int):  # known at once in a single process; among several, when the step is done
+            run.asked = max(run.asked, vote)
+        run_hooks(run, state, done)
+        if run.asked == STOP and done < cfg.train.steps:
             run.progress.say(f"stopped by a signal after step {done}; with a checkpoint")
             return RunSummary(done, True, run.metrics, run.heldout)
     return RunSummary(cfg.train.steps, False, run.metrics, run.heldout)

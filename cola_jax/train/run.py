@@ -1,8 +1,7 @@
-"""What the loop does with a step: its metrics fetched a step late, held-out evaluation, pictures."""
+"""What the loop works with, and the metrics of its steps, fetched a step late."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,16 +12,15 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from cola_jax.config import ConfigError, RunConfig
+from cola_jax.config import RunConfig
 from cola_jax.errors import UserError
 from cola_jax.families.family import Batch, Family
 from cola_jax.train.checkpoint import Checkpoints
 from cola_jax.train.claim import Claim
 from cola_jax.train.metrics import MetricsLog, NoLog
-from cola_jax.train.plots import plot_metrics
 from cola_jax.train.progress import Progress
 from cola_jax.train.state import TrainState
-from cola_jax.train.step import eval_step, evaluate, train_step
+from cola_jax.train.step import train_step
 
 
 class TrainingDiverged(UserError):
@@ -67,7 +65,9 @@ class Run:
     saved_at: float = 0.0  # time.monotonic() of the last checkpoint, or of the start
     metrics: dict[str, float] = field(default_factory=dict)
     heldout: dict[str, float] = field(default_factory=dict)
+    heldout_step: int = -1  # that `heldout` is of
     evaluation: Callable | None = None
+    asked: int = 0  # the highest vote that has arrived in this step: STOP, SAVE or 0
 
     def save_is_due(self) -> bool:
         """Whether checkpoint.every_minutes have passed since the last checkpoint."""
@@ -95,14 +95,14 @@ def update_for(run: Run, trained: tuple[str, ...]) -> Callable:
     return run.updates[trained]
 
 
-def process_metrics(run: Run) -> int:
-    """Fetches the metrics that are pending and deals with them; returns the highest vote: STOP, SAVE or 0.
+def process_metrics(run: Run) -> None:
+    """Fetches the metrics that are pending, prints and writes them; the vote that came with them may raise `run.asked`.
 
     Raises:
       TrainingDiverged: where that step was not finite.
     """
     if run.pending is None:
-        return 0
+        return
     step, metrics, vote = run.pending
     run.pending = None
     loss, nonfinite, vote = jax.device_get((metrics["loss"], metrics["nonfinite"], vote))
@@ -116,50 +116,4 @@ def process_metrics(run: Run) -> int:
         run.log.write(step, run.metrics)
         if nonfinite:
             raise TrainingDiverged(step, [name for name, value in values.items() if not math.isfinite(value)])
-    return int(vote)
-
-
-def evaluate_heldout(run: Run, state: TrainState, step: int) -> dict[str, float]:
-    """Evaluates held-out text after `step` and writes the metrics; returns them without their prefix."""
-    if not run.heldout_batches:
-        return {}
-    with run.progress.pause():
-        if run.evaluation is None:
-            run.evaluation = eval_step(run.cfg, run.family, run.mesh, run.abstract)
-        scores = lambda state: evaluate(run.cfg, run.family, run.evaluation, state, map(run.put, run.heldout_batches))
-        run.heldout = scores(state)
-        if state.ema:
-            averaged = dataclasses.replace(state, params={**state.params, **state.ema})
-            run.heldout |= {f"ema/{name}": value for name, value in scores(averaged).items()}
-    run.log.write(step, {f"heldout/{name}": value for name, value in run.heldout.items()})
-    run.progress.say(f"step {step}  " + "  ".join(f"heldout/{name} {value:.4f}" for name, value in run.heldout.items()))
-    return run.heldout
-
-
-def plot(run: Run) -> None:
-    """Draws the metrics so far."""
-    if jax.process_index() == 0:
-        with run.progress.pause():
-            plot_metrics(run.workdir)
-
-
-def check_best_metric(run: Run) -> None:
-    """Raises ConfigError unless held-out evaluation yields checkpoint.best_metric."""
-    name = run.cfg.checkpoint.best_metric
-    if not name:
-        return
-    if not run.heldout_batches:
-        raise ConfigError(f"checkpoint.best_metric={name!r} needs held-out batches, but train.eval_every=0 reads none")
-    known = {*_heldout_names(run), "loss"}
-    known |= {f"ema/{one}" for one in known} if run.abstract.ema else set()
-    if name not in known:
-        raise ConfigError(
-            f"checkpoint.best_metric={name!r} is not a held-out metric; those are {', '.join(sorted(known))}"
-        )
-
-
-def _heldout_names(run: Run) -> list[str]:
-    run.evaluation = eval_step(run.cfg, run.family, run.mesh, run.abstract)
-    batch = run.put(run.heldout_batches[0])
-    *_, sums = jax.eval_shape(run.evaluation, run.abstract, batch, jax.ShapeDtypeStruct((), "int32"))
-    return list(jax.eval_shape(lambda s: run.family.objective.summarize(run.cfg, s), sums))
+    run.asked = max(run.asked, int(vote))

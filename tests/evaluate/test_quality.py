@@ -53,7 +53,7 @@ def test_the_judge_reads_texts_behind_their_prompts(judge):
     told = quality.generative_perplexity(judge, written, batch_size=2)
     prompts, answers = [list(b"Anna"), [257]], [list(b" has"), list(b"it")]
     exact = ar.log_likelihood(judge.cfg, judge.params, prompts, answers, pad_id=256,
-                              effort=MonteCarlo(0, 1, "euler", "exact", "elbo")).log_p  # fmt: skip
+                              settings=MonteCarlo(0, 1, "euler", "exact", "elbo")).log_p  # fmt: skip
     assert told["generative_tokens"] == 6
     assert told["generative_nats_per_token"] == pytest.approx(-exact.sum() / 6, rel=1e-4)
     assert told["generative_perplexity"] == pytest.approx(np.exp(-exact.sum() / 6), rel=1e-4)
