@@ -1,23 +1,10 @@
 import json
 import os
-from pathlib import Path
 
 import jax
 import pytest
 
-HERE = Path(__file__).parent
-QUICK = {
-    "models",
-    "diffusion",
-    "families",
-    "generate",
-    "interop",
-    "scaling",
-    "config",
-    "test_harness.py",
-    "test_landscape.py",
-    "test_shared_evaluation.py",
-}  # folders and files of many small programs, each run a few times
+OPTIMIZED: set[str] = set()  # files whose programs run long enough to be worth optimizing
 
 TINY_TEXT = """
 import json
@@ -39,23 +26,33 @@ def get_config(arg=None):
 """
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process, which makes their fixtures and traces their programs once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True, scope="session")
-def exact_and_compiled_once(tmp_path_factory):
-    """Full fp32 products on every backend, and a compilation cache of this session's own: tests share many programs."""
+def exact_and_compiled_once(request, tmp_path_factory):
+    """Full fp32 products on every backend, and a compilation cache of this session's own: tests share many programs.
+
+    So do the processes of a session, whose folders lie side by side.
+    """
+    base = tmp_path_factory.getbasetemp()
+    compiled = (base.parent if hasattr(request.config, "workerinput") else base) / "compiled"
+    compiled.mkdir(exist_ok=True)
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_in_a_hurry(request):
-    """Compiling is what these tests spend their time on."""
-    file = Path(request.path)
-    jax.config.update(
-        "jax_disable_most_optimizations", file.parent == HERE or bool(QUICK & {file.name, file.parent.name})
-    )
+    """Compiling is what these tests spend their time on: most programs are small and run a few times."""
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMIZED)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # each program maps memory, and a process has 65,530 maps at most: at the end of them jaxlib crashes
 
 

@@ -119,7 +119,7 @@ def test_a_cooldown_goes_on_from_its_trunk_with_step_data_and_moments(tmp_path):
     whole, found = losses(tmp_path / "whole"), losses(tmp_path / "branch")
     assert min(found) == 5
     assert found == {step: loss for step, loss in whole.items() if step > 4}, "constant until 4, as wsd of 8 - 4 is"
-    for a, b in zip(parameters(tmp_path / "branch"), parameters(tmp_path / "whole")):
+    for a, b in zip(parameters(tmp_path / "branch"), parameters(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -163,7 +163,7 @@ def test_the_average_survives_a_restart_and_costs_the_training_nothing(tmp_path)
     run(tmp_path / "whole", cfg)
     run(tmp_path / "stopped", cfg, lambda start: batches(start, {4: signal.SIGTERM}))
     run(tmp_path / "stopped", cfg)
-    for a, b in zip(parameters(tmp_path / "whole", ema=True), parameters(tmp_path / "stopped", ema=True)):
+    for a, b in zip(parameters(tmp_path / "whole", ema=True), parameters(tmp_path / "stopped", ema=True), strict=True):
         np.testing.assert_array_equal(a, b)
     run(tmp_path / "without", config(8))
     assert losses(tmp_path / "without") == losses(tmp_path / "whole")

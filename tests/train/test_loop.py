@@ -79,7 +79,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     _, said = run(tmp_path / "killed", cfg)
     assert "resuming after step 3" in said
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    for a, b in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole")):
+    for a, b in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
