@@ -181,6 +181,7 @@ def test_a_user_evaluates_a_run_on_a_task_of_their_own(capsys, trained, tmp_path
     assert [row["right"] for row in again] == [row["right"] for row in report["scores"]]
 
 
+@pytest.mark.slow
 def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_path, asked):
     task, _, folder = asked
     arguments = ["--tasks", f"riddle={folder}/riddles.jsonl", "--protocol", folder / "mine.toml", "--context", 64,
