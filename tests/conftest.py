@@ -46,6 +46,7 @@ def exact_and_compiled_once(request, tmp_path_factory):
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start; this one sets it by file
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -43,7 +43,9 @@ def value_and_gradients(attend, streams):
     return jax.value_and_grad(functional, has_aux=True)(streams)
 
 
-@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["one document", "packed"])
+@pytest.mark.parametrize(
+    "segments", [pytest.param(None, marks=pytest.mark.slow), SEGMENTS], ids=["one document", "packed"]
+)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_pattern_is_that_of_xla_forward_and_backward(name, segments, monkeypatch):
     monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")  # of the library: takes what its cuDNN form takes, anywhere
