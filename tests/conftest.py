@@ -49,6 +49,21 @@ def exact_and_compiled_once(request, tmp_path_factory):
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start; this one sets it by file
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures_of_a_run():
+    """Drawing a run's metrics takes longer than the few steps of most runs here; a test of the pictures uses `pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cola_jax.train.run.plot_metrics", lambda workdir: [])
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    from cola_jax.train.plots import plot_metrics
+
+    monkeypatch.setattr("cola_jax.train.run.plot_metrics", plot_metrics)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compile_in_a_hurry(request):
     """Compiling is what these tests spend their time on: most programs are small and run a few times."""

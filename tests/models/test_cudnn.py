@@ -40,7 +40,7 @@ def value_and_gradients(attend, streams):
         out = attend(*streams)
         return sum(jnp.sum(jnp.sin(x + index)) for index, x in enumerate(jax.tree.leaves(out))), out
 
-    return jax.value_and_grad(functional, has_aux=True)(streams)
+    return jax.jit(jax.value_and_grad(functional, has_aux=True))(streams)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def outputs_and_gradients(attend, *streams):
         out = attend(*streams)
         return sum(jnp.sum(jnp.sin(x + index)) for index, x in enumerate(jax.tree.leaves(out))), out
 
-    return jax.value_and_grad(functional, argnums=tuple(range(len(streams))), has_aux=True)(*streams)
+    return jax.jit(jax.value_and_grad(functional, argnums=tuple(range(len(streams))), has_aux=True))(*streams)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def parameters(workdir):
     return [np.asarray(x) for x in jax.tree.leaves(load_params(workdir)[1])]
 
 
-def test_a_run_leaves_config_metrics_pictures_and_checkpoints(tmp_path):
+def test_a_run_leaves_config_metrics_pictures_and_checkpoints(tmp_path, pictures):
     cfg = config(train={"eval_every": 4})
     summary, said = run(tmp_path, cfg, tokenizer={"a.model": b"x"})
     assert (summary.step, summary.interrupted) == (8, False)
