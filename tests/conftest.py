@@ -72,12 +72,16 @@ def compile_in_a_hurry(request):
     jax.clear_caches()  # each program maps memory, and a process has 65,530 maps at most: at the end of them jaxlib crashes
 
 
-@pytest.fixture(scope="session")
-def tpu_compiler():
-    """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once."""
+@pytest.fixture
+def tpu_compiler(request, monkeypatch):
+    """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once. In full, as a user does."""
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -e '.[tpu]'")
     os.putenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.putenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMIZED)
 
 
 @pytest.fixture(scope="session")
