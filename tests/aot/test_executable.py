@@ -100,6 +100,7 @@ def test_a_generate_step_is_no_training_step(tmp_path):
         executable.updates_for(tmp_path / "step", cfg, make_mesh(cfg.mesh, jax.devices()[:1]))
 
 
+@pytest.mark.slow
 def test_an_executable_for_other_devices_or_versions_is_refused(tmp_path, monkeypatch):
     cfg = config(family="ar", backbone__dim=56, **SMALL)
     report, compiled = kept(tmp_path / "step", cfg)

@@ -111,7 +111,9 @@ def expected(cfg, params):
     return of
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "a time a row, known" else pytest.param(kind, marks=pytest.mark.slow) for kind in CASES]
+)
 def test_the_training_pass_is_the_dense_one(cfg, params, expected, kind):
     arguments = case(**CASES[kind])
     close(value_and_gradients(cfg, params, arguments), expected(arguments), atol=5e-5, rtol=1e-4)

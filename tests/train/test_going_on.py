@@ -133,6 +133,7 @@ def test_a_cooldown_goes_on_from_its_trunk_with_step_data_and_moments(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_cooldown_that_was_killed_goes_on_from_its_own_checkpoint(tmp_path):
     run(tmp_path / "trunk", config(4, optimizer={"schedule": "constant"}))
     branch, from_trunk = config(8, optimizer=WSD), {"continued": Continued(tmp_path / "trunk")}
@@ -168,6 +169,7 @@ def test_the_average_follows_the_parameters_and_is_saved_evaluated_and_loaded(tm
     assert losses(tmp_path, "heldout/ema/loss")[6] != losses(tmp_path, "heldout/loss")[6]
 
 
+@pytest.mark.slow
 def test_the_average_survives_a_restart_and_costs_the_training_nothing(tmp_path):
     cfg = config(8, train={"ema_decay": 0.9})
     run(tmp_path / "whole", cfg)
