@@ -1,23 +1,10 @@
 import json
 import os
-from pathlib import Path
 
 import jax
 import pytest
 
-HERE = Path(__file__).parent
-QUICK = {
-    "models",
-    "diffusion",
-    "families",
-    "generate",
-    "interop",
-    "scaling",
-    "config",
-    "test_harness.py",
-    "test_landscape.py",
-    "test_shared_evaluation.py",
-}  # folders and files of many small programs, each run a few times
+OPTIMIZED: set[str] = set()  # files whose programs run long enough to be worth optimizing
 
 TINY_TEXT = """
 import json
@@ -39,32 +26,62 @@ def get_config(arg=None):
 """
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process, which makes their fixtures and traces their programs once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 @pytest.fixture(autouse=True, scope="session")
-def exact_and_compiled_once(tmp_path_factory):
-    """Full fp32 products on every backend, and a compilation cache of this session's own: tests share many programs."""
+def exact_and_compiled_once(request, tmp_path_factory):
+    """Full fp32 products on every backend, and a compilation cache of this session's own: tests share many programs.
+
+    So do the processes of a session, whose folders lie side by side.
+    """
+    base = tmp_path_factory.getbasetemp()
+    compiled = (base.parent if hasattr(request.config, "workerinput") else base) / "compiled"
+    compiled.mkdir(exist_ok=True)
     jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start; this one sets it by file
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_pictures_of_a_run():
+    """Drawing a run's metrics takes longer than the few steps of most runs here; a test of the pictures uses `pictures`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cola_jax.train.run.plot_metrics", lambda workdir: [])
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch):
+    from cola_jax.train.plots import plot_metrics
+
+    monkeypatch.setattr("cola_jax.train.run.plot_metrics", plot_metrics)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def compile_in_a_hurry(request):
-    """Compiling is what these tests spend their time on."""
-    file = Path(request.path)
-    jax.config.update(
-        "jax_disable_most_optimizations", file.parent == HERE or bool(QUICK & {file.name, file.parent.name})
-    )
+    """Compiling is what these tests spend their time on: most programs are small and run a few times."""
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMIZED)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()  # each program maps memory, and a process has 65,530 maps at most: at the end of them jaxlib crashes
 
 
-@pytest.fixture(scope="session")
-def tpu_compiler():
-    """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once."""
+@pytest.fixture
+def tpu_compiler(request, monkeypatch):
+    """Tests that compile for TPUs, which takes libtpu and no TPU; two processes may do so at once. In full, as a user does."""
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install -e '.[tpu]'")
     os.putenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.putenv("TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", request.path.name not in OPTIMIZED)
 
 
 @pytest.fixture(scope="session")

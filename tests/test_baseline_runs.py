@@ -14,6 +14,8 @@ from cola_jax.runs.writer import Writer
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "backbone.vocab_size": 259, "backbone.dim": 16, "backbone.ffn_dim": 24, "backbone.num_layers": 2,
     "backbone.num_heads": 4, "backbone.kv_heads": 2, "backbone.init_std": 0.3, "tokenizer.kind": "bytes",

@@ -59,6 +59,7 @@ def rows_of(markdown):
     return {row[0]: row[1:] for row in cells}
 
 
+@pytest.mark.slow
 def test_the_table_has_every_family_and_figure(compared):
     workdir, table = compared
     assert (workdir / "table.md").read_text() == table
@@ -72,6 +73,7 @@ def test_the_table_has_every_family_and_figure(compared):
     assert rows["tinyworld/mmlu"][4] == "25.0"
 
 
+@pytest.mark.slow
 def test_every_family_spends_the_same_flops_to_less_than_a_step(plan, compared):
     told = json.loads((compared[0] / "families.json").read_text())
     for family, found in told["families"].items():
@@ -82,12 +84,14 @@ def test_every_family_spends_the_same_flops_to_less_than_a_step(plan, compared):
     assert told["families"]["cola"]["flops_stage_1"] > 0 == told["families"]["ar"]["flops_stage_1"]
 
 
+@pytest.mark.slow
 def test_figures_that_are_there_are_not_made_again(plan, compared):
     before = (compared[0] / "ar-5" / "figures.json").stat().st_mtime_ns
     assert families.compare(plan, compared[0]) == compared[1]
     assert (compared[0] / "ar-5" / "figures.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_search_takes_the_rate_of_the_lowest_heldout_loss(plan, compared):
     text = families.shared(plan, compared[0])
     grid = dataclasses.replace(plan, rates=(2.0, 1.0), extensions=0)

@@ -23,6 +23,7 @@ def run(*arguments):
     return subprocess.run(program, capture_output=True, text=True, timeout=500)
 
 
+@pytest.mark.slow
 def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compiler):
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=2")
     given = ("--topology", "cpu:4", "--topology", "v5e:2x2", "--program", "train", "--json")
@@ -41,7 +42,9 @@ def test_a_config_becomes_a_report_for_cpus_and_for_tpus(text_config, tpu_compil
     assert 0 < tpu["predicted_mfu"] < 1 and tpu["seconds"] > 0 and tpu["capacity"] > 15 * 2**30
 
 
-@pytest.mark.parametrize("name", ["cola", "ar", "llada", "plaid"])
+@pytest.mark.parametrize(
+    "name", ["ar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cola", "llada", "plaid"))]
+)
 def test_both_programs_of_a_family_compile_and_say_whether_they_fit(name):
     cfg = config(family=name, **SMALL)
     train, _ = compile.compile_program(cfg, "cpu:1", "train", rows=2, prompt=16)
@@ -87,6 +90,7 @@ def test_the_command_names_what_is_wrong_with_its_arguments(text_config, capsys)
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler):
     wide = ("--config.vae.vocab_size=2000000", "--config.vae.dim=1024", "--config.mesh.data=4")
     given = ("--config", f"{text_config}:vae", "--topology", "v5e:2x2")
@@ -95,6 +99,7 @@ def test_a_program_larger_than_the_device_does_not_fit(text_config, tpu_compiler
     assert "does not fit" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compiler):
     sizes = dict(backbone__dim=128, backbone__ffn_dim=512, backbone__num_layers=6, compute__attention_chunks=1)
     sizes |= dict(train__batch_size=16, train__sequence_length=128)
@@ -109,6 +114,7 @@ def test_remat_trades_memory_for_work_and_offload_for_the_hosts_memory(tpu_compi
     assert reports["none"].flops < reports["minimal"].flops < reports["full"].flops
 
 
+@pytest.mark.slow
 def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler):
     meshes = {"split": {"mesh__dcn__replica": 1, "mesh__dcn__fsdp": 2}, "repeated": {"mesh__replica": 2}}
     reports = {}
@@ -120,6 +126,7 @@ def test_parameters_may_be_split_across_slices_or_repeated_in_each(tpu_compiler)
     assert reports["split"].state_bytes < reports["repeated"].state_bytes
 
 
+@pytest.mark.slow
 def test_the_state_of_bf16_moments_is_smaller_by_four_bytes_a_parameter():
     both = [
         compile.compile_program(config(family="ar", **SMALL, optimizer__moment_dtype=dtype), "cpu:1", "train", 1, 1)[0]

@@ -64,8 +64,15 @@ def vae(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("switched", [False, True], ids=["base", "switched on"])
-@pytest.mark.parametrize("family", FAMILIES)
+QUICK = (("cola", False), ("ar", True))
+CASES = [
+    pytest.param(family, switched, marks=() if (family, switched) in QUICK else pytest.mark.slow,
+                 id=f"{family}-{'switched on' if switched else 'base'}")
+    for family in FAMILIES for switched in (False, True)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family,switched", CASES)
 def test_a_run_reads_every_field_that_is_not_refused(family, switched, tmp_path, vae):
     changes = ON | ON_OF_FAMILY[family] if switched else {}
     if switched and family == "cola":

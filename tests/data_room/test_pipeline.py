@@ -52,6 +52,11 @@ def same(one, other):
     )
 
 
+def all_same(ones, others):
+    """Whether two lists of batches are the same, as many and at least one."""
+    return len(ones) == len(others) > 0 and all(map(same, ones, others))
+
+
 def test_batches_have_the_shapes_of_the_config(run):
     cfg, tokenizer, corpus = run
     batch = take(cfg, corpus, 1)[0]
@@ -68,6 +73,7 @@ def test_hosts_together_have_the_batch_of_one_host(run, hosts):
     cfg, _, corpus = run
     whole = take(cfg, corpus)
     shares = [take(cfg, corpus, host_index=host, host_count=hosts) for host in range(hosts)]
+    assert len(whole) == STEPS and {len(share) for share in shares} == {STEPS}
     for step, batch in enumerate(whole):
         pieces = [share[step] for share in shares]
         assert same(batch, {name: np.concatenate([piece[name] for piece in pieces]) for name in batch})
@@ -98,13 +104,13 @@ def test_a_host_reads_only_its_own_rows(run):
 def test_a_restart_continues_with_the_same_batches(run, start):
     cfg, _, corpus = run
     again = take(cfg, corpus, STEPS - start, start_step=start)
-    assert all(same(one, other) for one, other in zip(take(cfg, corpus)[start:], again))
+    assert len(again) == STEPS - start and all_same(take(cfg, corpus)[start:], again)
 
 
 def test_threads_and_prefetch_do_not_change_batches(run):
     cfg, _, corpus = run
     slow = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, threads=0, prefetch=0))
-    assert all(same(one, other) for one, other in zip(take(cfg, corpus), take(slow, corpus)))
+    assert all_same(take(cfg, corpus), take(slow, corpus))
 
 
 def test_another_seed_gives_another_order_and_no_shuffle_the_order_of_the_corpus(run):
@@ -137,7 +143,7 @@ def test_sources_mix_by_weight(run):
 def test_heldout_batches_are_the_same_every_time_and_share_no_row_with_training(run):
     cfg, _, corpus = run
     one, other = heldout_batches(cfg, corpus, 2), heldout_batches(cfg, corpus, 2)
-    assert all(map(same, one, other)) and all(batch["tokens"].shape == (BATCH, 64) for batch in one)
+    assert all_same(one, other) and len(one) == 2 and all(batch["tokens"].shape == (BATCH, 64) for batch in one)
     trained = {tuple(corpus.train[i]["tokens"]) for i in range(len(corpus.train))}
     assert not trained & {tuple(row) for batch in one for row in batch["tokens"]}
 
@@ -148,7 +154,7 @@ def test_heldout_batches_have_every_row_once_and_stand_ins_of_weight_zero(run):
     rows = [tuple(t) for b in batches for t, w in zip(b["tokens"], b["weights"]) if w.sum() > 0]
     assert sorted(rows) == sorted(tuple(corpus.heldout[i]["tokens"]) for i in range(len(corpus.heldout)))
     halves = [heldout_batches(cfg, corpus, 10**6, host_index=h, host_count=2) for h in (0, 1)]
-    for whole, left, right in zip(batches, *halves):
+    for whole, left, right in zip(batches, *halves, strict=True):
         assert same(whole, {name: np.concatenate([left[name], right[name]]) for name in whole})
 
 
@@ -186,8 +192,8 @@ def test_a_prepared_corpus_gives_the_batches_of_its_sources(run, prepared):
     carried = tokenizers.build(again)
     assert tokenizers.fingerprint(carried) == tokenizers.fingerprint(tokenizer)
     opened = build_corpus(again, carried)
-    assert all(map(same, take(cfg, corpus), take(again, opened)))
-    assert all(map(same, heldout_batches(cfg, corpus, 5), heldout_batches(again, opened, 5)))
+    assert all_same(take(cfg, corpus), take(again, opened))
+    assert all_same(heldout_batches(cfg, corpus, 5), heldout_batches(again, opened, 5))
 
 
 def test_what_does_not_fit_a_prepared_corpus_is_named_with_both_values(run, prepared):

@@ -1,24 +1,21 @@
 """The demo from an empty folder to its report, with a model far too small to write."""
 
-import dataclasses
 import io
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from cola_jax import runs
 from cola_jax.config import ConfigError
-from cola_jax.data import tokenizers
 from cola_jax.demo.demo import Clock, demo, evaluate, stage_configs
 from cola_jax.demo.world_report import ReportPlan
 from cola_jax.errors import Preempted
-from cola_jax.families import FAMILIES
-from cola_jax.parallel.mesh import make_mesh
-from cola_jax.train.checkpoint import Checkpoints, tokenizer_files
+from cola_jax.train.checkpoint import load_params
 from cola_jax.train.loop import RunSummary
-from cola_jax.train.state import abstract_state, init_state
+from cola_jax.train.metrics import read_metrics
 from cola_jax.train.stored import CheckpointError
-from cola_jax.train.workdir import TOKENIZER, write_config
 
 SMALL = [
     ("tokenizer.kind", "bytes"),
@@ -35,6 +32,7 @@ SMALL = [
     ("dit.head_dim", "8"),
     ("dit.rope_dim", "8"),
     ("train.steps", "2"),
+    ("train.log_every", "1"),
     ("train.batch_size", "4"),
     ("train.eval_every", "0"),
     ("train.sequence_length", "256"),
@@ -52,26 +50,22 @@ PLAN = ReportPlan(
 )
 
 
-def end_at_once(cfg, workdir, stream):
-    """What `runs.run_training` leaves behind after its last step, with the parameters of the first: no step is compiled."""
-    tokenizer = tokenizers.build(cfg, workdir / TOKENIZER)
-    abstract = abstract_state(cfg, FAMILIES[cfg.family], make_mesh(cfg.mesh))
-    state = init_state(cfg, FAMILIES[cfg.family], abstract)
-    checkpoints = Checkpoints(workdir, cfg, tokenizer_files(workdir / TOKENIZER), print)
-    checkpoints.save(dataclasses.replace(state, step=state.step + cfg.train.steps), {})
-    checkpoints.close()
-    write_config(workdir, cfg)
-    (workdir / "metrics.jsonl").write_text('{"step": 2, "reconstruction": 1.0, "flow_matching": 1.0}\n')
-    assert tokenizer.vocab_size == cfg.vae.vocab_size
-    return RunSummary(cfg.train.steps, False, {}, {})
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workdir, stream = tmp_path_factory.mktemp("demo"), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "run", end_at_once)
-        return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
+    return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
+
+
+def test_both_stages_are_trained_the_second_from_the_first(finished):
+    workdir, _, said = finished
+    for stage, terms in (("vae", {"reconstruction", "kl"}), ("joint", {"reconstruction", "flow_matching"})):
+        lines = read_metrics(workdir / stage)
+        assert [line["step"] for line in lines if "loss" in line] == [1, 2] and terms <= set(lines[0])
+    config, params = load_params(workdir / "joint")
+    assert set(params) == {"encoder", "decoder", "dit"} and config["train"]["init_from"] == str(workdir / "vae")
+    first = load_params(workdir / "vae")[1]
+    assert any(np.any(a != b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves({g: params[g] for g in first})))
+    assert "stage 1 (vae) took" in said and "stage 2 (joint) took" in said
 
 
 def test_one_call_runs_both_stages_and_writes_the_report(finished):

@@ -59,6 +59,7 @@ def test_every_record_is_answered_in_order_as_the_writer_writes(writer, asked, a
     assert json.loads((folder / "riddle" / "result.json").read_text()) == rows
 
 
+@pytest.mark.slow
 def test_batches_of_one_bucket_share_their_compiled_programs(writer, asked, tmp_path):
     writer = small_world.writer(sampling__temperature=0.5)  # another config, whose programs nobody has compiled yet
     before = block_loop.read_prompt._cache_size(), block_loop.write_block._cache_size()
@@ -181,6 +182,7 @@ def test_a_user_evaluates_a_run_on_a_task_of_their_own(capsys, trained, tmp_path
     assert [row["right"] for row in again] == [row["right"] for row in report["scores"]]
 
 
+@pytest.mark.slow
 def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_path, asked):
     task, _, folder = asked
     arguments = ["--tasks", f"riddle={folder}/riddles.jsonl", "--protocol", folder / "mine.toml", "--context", 64,

@@ -104,6 +104,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
         embedding.tsne(np.zeros((4, 2)), 0)
 
 
+@pytest.mark.slow
 def test_the_command_draws_latents_and_landscapes(trained, tmp_path, capsys):
     command = ["latents", "--workdir", str(trained["joint"]), "--batches", "1", "--levels", "2"]
     drawn = ["--pictures", str(tmp_path), "--embedding", "pca", "--landscapes", "2", "--points", "3", "--steps", "1"]

@@ -58,6 +58,7 @@ def test_principal_components_of_equal_points_are_zero():
     assert not coordinates.any() and not shares.any()
 
 
+@pytest.mark.slow
 def test_without_noise_accuracy_is_that_of_reconstruction(trained):
     cfg, params = trained
     batches = [tiny.batch_of(cfg, seed=seed) for seed in (0, 1)]
@@ -71,6 +72,7 @@ def test_without_noise_accuracy_is_that_of_reconstruction(trained):
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.slow
 def test_accuracy_falls_with_noise_to_chance(trained):
     cfg, params = trained
     batches = [tiny.batch_of(cfg, seed=seed) for seed in range(4)]
@@ -80,6 +82,7 @@ def test_accuracy_falls_with_noise_to_chance(trained):
     assert accuracy == latents.accuracy_under_noise(cfg, params, batches, [0.0, 0.5, 0.8, 1.0], 0)
 
 
+@pytest.mark.slow
 def test_accuracy_leaves_padding_out(trained):
     cfg, params = trained
     batch = tiny.batch_of(cfg)
@@ -89,6 +92,7 @@ def test_accuracy_leaves_padding_out(trained):
     assert one == other  # the tokens behind are read by nobody before them
 
 
+@pytest.mark.slow
 def test_times_outside_the_path_are_refused(trained):
     with pytest.raises(ConfigError, match=r"times=\[1.5\]"):
         latents.accuracy_under_noise(*trained, [], [0.0, 1.5], 0)

@@ -79,6 +79,7 @@ def port():
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_answer_and_score_as_one_does(trained, tmp_path, capsys):
     (tmp_path / "mine.toml").write_text(PROTOCOL)
     questions = [{"question": "x" * length, "answer": "y"} for length in (14, 1, 7, 20, 4)]

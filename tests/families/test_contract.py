@@ -118,7 +118,9 @@ LEARNT = {  # a metric in nats per token, after how many steps, and what is good
 RATES = {"bigram": 0.1}  # a table of log p wants larger steps than a network
 
 
-@pytest.mark.parametrize("name", LEARNT)
+@pytest.mark.parametrize(
+    "name", ["ar", *(pytest.param(n, marks=pytest.mark.slow) for n in ("llada", "plaid")), "bigram"]
+)
 def test_a_small_repetitive_language_is_learnt(name):
     more = {"plaid__bias_warmup_steps": 0} if name == "plaid" else {}
     cfg = config(

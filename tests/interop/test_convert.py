@@ -66,7 +66,9 @@ def workdir(source, text_config, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("dtype", "shards"), FORMS)
+@pytest.mark.parametrize(
+    ("dtype", "shards"), [FORMS[0], *(pytest.param(*form, marks=pytest.mark.slow) for form in FORMS[1:])]
+)
 def test_an_export_of_an_import_gives_every_byte_back(capsys, tmp_path, dtype, shards):
     source = released_folder(tmp_path / "released", "patch2", dtype, shards)
     imported(capsys, source, tmp_path / "run")
@@ -118,16 +120,15 @@ def test_an_export_in_another_dtype_rounds_the_weights_and_says_so(capsys, tmp_p
 
 
 VARIANTS = [
-    {"vae__block__bias": False, "dit__qk_bias": True, "vae__use_variation": False},
-    {"vae__block__norm_affine": False, "vae__block__qk_norm_affine": False, "vae__block__shared_heads_kv": 2},
     {
-        "vae__block__post_norm": False,
-        "vae__block__qk_norm": False,
-        "vae__block__activation": "gelu",
-        "vae__patch_size": 2,
+        "vae__block__bias": False, "dit__qk_bias": True, "vae__use_variation": False, "vae__block__post_norm": False,
+        "vae__block__qk_norm": False, "vae__block__activation": "gelu", "vae__patch_size": 2,
     },
-    {"vae__block__clip_qkv": 2.5, "vae__block__qk_bias": True, "vae__encoder_last_ln": False, "dit__qk_bias": True},
-]
+    {
+        "vae__block__norm_affine": False, "vae__block__qk_norm_affine": False, "vae__block__shared_heads_kv": 2,
+        "vae__block__clip_qkv": 2.5, "vae__block__qk_bias": True, "vae__encoder_last_ln": False, "dit__qk_bias": True,
+    },
+]  # fmt: skip
 
 
 def made(folder, cfg, params):
@@ -173,6 +174,7 @@ def test_a_first_stage_is_released_alone_and_what_cannot_be_said_is_refused(caps
     assert status == 2 and "dit.time_frequencies=8, only 128" in err and not (tmp_path / "both").exists()
 
 
+@pytest.mark.slow
 def test_training_continues_an_import_with_a_fresh_optimizer_and_its_encoder_as_reference(
     capsys, tmp_path, source, workdir
 ):

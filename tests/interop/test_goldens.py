@@ -1,6 +1,7 @@
 """The published PyTorch code's numbers on random small models in the released format (SPEC 9), through the command."""
 
 import contextlib
+import functools
 import io
 import json
 import shutil
@@ -16,7 +17,7 @@ from cola_jax.interop.golden_rope import GoldenRope
 from cola_jax.interop.goldens import Golden, GoldenReport
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
-NAMES = ("base", "block16", "patch2")
+FIRST, MORE = ("base", "llama"), ("block16", "patch2")
 
 
 def checked(capsys, folder, *arguments):
@@ -36,16 +37,21 @@ def copy_of(name, folder, without=()):
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """What the command says of all goldens, in a folder that holds nothing else."""
-    folder, out = tmp_path_factory.mktemp("goldens"), io.StringIO()
-    for name in (*NAMES, "llama"):
-        shutil.copytree(GOLDENS / name, folder / name)
-    with contextlib.redirect_stdout(out):
-        status = cli.main(["check-goldens", str(folder), "--json"])
-    report = json.loads(out.getvalue())
-    assert (status, report["passed"], report["dtype"]) == (0, True, "float32")
-    return report
+def report_on(tmp_path_factory):
+    """What the command says of some goldens, in a folder that holds nothing else, as a function of their names."""
+
+    @functools.cache
+    def report_on(*names):
+        folder, out = tmp_path_factory.mktemp("goldens"), io.StringIO()
+        for name in names:
+            shutil.copytree(GOLDENS / name, folder / name)
+        with contextlib.redirect_stdout(out):
+            status = cli.main(["check-goldens", str(folder), "--json"])
+        report = json.loads(out.getvalue())
+        assert (status, report["passed"], report["dtype"]) == (0, True, "float32")
+        return report
+
+    return report_on
 
 
 def report_of(plain):
@@ -55,9 +61,10 @@ def report_of(plain):
     return GoldenReport(plain["dtype"], each)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["base", *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 @pytest.mark.parametrize("kind", ["vae", "dit", "fm", "gen"])
-def test_every_published_number_is_met(report, name, kind):
+def test_every_published_number_is_met(report_on, name, kind):
+    report = report_on(*(FIRST if name in FIRST else MORE))
     [golden] = [golden for golden in report_of(report).goldens if golden.folder.name == name]
     cases = {case.name: case for case in golden.cases if case.name.startswith(kind)}
     published = dict(np.load(GOLDENS / name / "cases.npz"))
@@ -71,12 +78,14 @@ def test_every_published_number_is_met(report, name, kind):
     assert not golden.error
 
 
-def test_the_command_passes_and_says_so_line_by_line(capsys, report, monkeypatch):
+@pytest.mark.parametrize("names,cases", [(FIRST, 37), pytest.param(MORE, 52, marks=pytest.mark.slow)])
+def test_the_command_passes_and_says_so_line_by_line(capsys, report_on, monkeypatch, names, cases):
+    report = report_on(*names)
     monkeypatch.setattr(goldens, "check", lambda folder, dtype: report_of(report))
     assert cli.main(["check-goldens", str(GOLDENS)]) == 0
     out = capsys.readouterr().out
-    assert "89 cases, 0 failed" in out and "FAILED" not in out
-    assert all(f"{name} (cola, float32)" in out for name in NAMES)
+    assert f"{cases} cases, 0 failed" in out and "FAILED" not in out
+    assert all(f"{name} ({'llama' if name == 'llama' else 'cola'}, float32)" in out for name in names)
     assert next(line for line in out.splitlines() if "gen0.latents" in line).endswith("bound 1e-03  ok")
 
 

@@ -5,6 +5,8 @@ import re
 import pytest
 from conftest import until
 
+pytestmark = pytest.mark.slow
+
 ARGUMENTS = ["--config", "/a b/c.py:notes/*.txt,?", "--workdir", "the run", "--config.mesh.data=-1"]
 # The first process of a start notes it; the others, which would race with it, leave at once.
 FIRST = (

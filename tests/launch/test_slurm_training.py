@@ -8,6 +8,8 @@ from conftest import until
 
 from cola_jax import cli
 
+pytestmark = pytest.mark.slow
+
 BOUND = 2e-5  # relative, of a loss: the order of fp32 additions
 ARGUMENT = "notes/*.txt, a b"
 CONFIG = """

@@ -40,10 +40,12 @@ def value_and_gradients(attend, streams):
         out = attend(*streams)
         return sum(jnp.sum(jnp.sin(x + index)) for index, x in enumerate(jax.tree.leaves(out))), out
 
-    return jax.value_and_grad(functional, has_aux=True)(streams)
+    return jax.jit(jax.value_and_grad(functional, has_aux=True))(streams)
 
 
-@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["one document", "packed"])
+@pytest.mark.parametrize(
+    "segments", [pytest.param(None, marks=pytest.mark.slow), SEGMENTS], ids=["one document", "packed"]
+)
 @pytest.mark.parametrize("name", PATTERNS)
 def test_every_pattern_is_that_of_xla_forward_and_backward(name, segments, monkeypatch):
     monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")  # of the library: takes what its cuDNN form takes, anywhere

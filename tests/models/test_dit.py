@@ -24,6 +24,7 @@ WAYS = {
     "offloaded": {"remat": "offload"},
     "one chunk, unrolled": {"scan_layers": False, "remat": "full", "attention_chunks": 1},
 }
+QUICK_WAYS = ("a chunk a block", "uneven chunks")
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +111,17 @@ def expected(cfg, params):
     return of
 
 
-@pytest.mark.parametrize("kind", CASES)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "a time a row, known" else pytest.param(kind, marks=pytest.mark.slow) for kind in CASES]
+)
 def test_the_training_pass_is_the_dense_one(cfg, params, expected, kind):
     arguments = case(**CASES[kind])
     close(value_and_gradients(cfg, params, arguments), expected(arguments), atol=5e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way in QUICK_WAYS else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+)
 def test_chunks_remat_and_scan_change_neither_velocity_nor_gradient(cfg, params, expected, way):
     arguments = case(**HARDEST)
     changed = replace(cfg, **{f"compute__{name}": value for name, value in WAYS[way].items()})
@@ -153,7 +158,7 @@ def test_the_clean_output_of_the_last_layer_moves_nothing_in_the_dense_pass_eith
 # --- one block on a cache --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["scanned", "unrolled"])
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["scanned", "unrolled"])
 def on_cache(cfg, params, request):
     """Rows that stand behind 0, 1 and 3 clean blocks, at t = 0.6, each denoising its next block."""
     cfg = replace(cfg, compute__scan_layers=request.param)

@@ -34,10 +34,12 @@ def outputs_and_gradients(attend, *streams):
         out = attend(*streams)
         return sum(jnp.sum(jnp.sin(x + index)) for index, x in enumerate(jax.tree.leaves(out))), out
 
-    return jax.value_and_grad(functional, argnums=tuple(range(len(streams))), has_aux=True)(*streams)
+    return jax.jit(jax.value_and_grad(functional, argnums=tuple(range(len(streams))), has_aux=True))(*streams)
 
 
-@pytest.mark.parametrize("segments", [None, SEGMENTS], ids=["one document", "packed"])
+@pytest.mark.parametrize(
+    "segments", [pytest.param(None, marks=pytest.mark.slow), SEGMENTS], ids=["one document", "packed"]
+)
 def test_the_training_pass_is_that_of_the_dense_mask_forward_and_backward(segments):
     segments = None if segments is None else jnp.asarray(segments)
     how = dict(block_size=S, segments_BN=segments)
@@ -73,6 +75,7 @@ def test_tiles_that_nobody_sees_are_not_multiplied(length):
     assert clean.live < clean.computed < 0.7 * length * length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axes", [dict(fsdp=2, tensor=2), dict(fsdp=2, sequence=2)], ids=str)
 def test_the_kernel_compiles_for_a_mesh_of_tpus_with_its_gradient(axes, tpu_compiler):
     mesh = make_mesh(MeshConfig(data=1, **axes), devices_of("v5e:2x2"))

@@ -56,7 +56,11 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: ", ".join(f"{name} {value}" for name, value in way.items()))
+@pytest.mark.parametrize(
+    "way",
+    [WAYS[2], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[:2])],
+    ids=lambda way: ", ".join(f"{name} {value}" for name, value in way.items()),
+)
 def test_chunks_remat_and_scan_change_neither_logits_nor_gradient(cfg, params, whole, way):
     changed = replace(cfg, **{f"compute__{name}": value for name, value in way.items()})
     close(gradients(changed, params), whole, atol=1e-4, rtol=1e-4)

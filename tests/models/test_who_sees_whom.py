@@ -30,7 +30,7 @@ def params(cfg):
 def influence(function, x_NC, change):
     """Booleans (input, output): which outputs move as one input changes. `function`: (1 + N, N, ...) -> (1 + N, N, ...)."""
     rows = jnp.concatenate([x_NC[None], *[x_NC.at[i].set(change(x_NC[i]))[None] for i in range(x_NC.shape[0])]])
-    out = np.asarray(jax.jit(function)(rows))
+    out = np.asarray(function(rows))
     assert np.all(np.isfinite(out))
     return moved(out[:1], out[1:]) > STILL
 
@@ -50,7 +50,7 @@ def layout(rows, segments):
 own_and_earlier = lambda query, key: query >= key
 earlier = lambda query, key: query > key
 own = lambda query, key: query == key
-sizes_and_chunks = pytest.mark.parametrize(("block_size", "chunks"), [(1, 1), (1, 5), (1, N), (4, 1), (4, 2), (4, 3)])
+sizes_and_chunks = pytest.mark.parametrize(("block_size", "chunks"), [(1, 1), (1, 5), (4, 1), (4, 2), (4, 3)])
 with_segments = pytest.mark.parametrize("segments", [False, True], ids=["one document", "documents"])
 
 
@@ -60,6 +60,7 @@ def test_the_encoder_is_block_causal_and_documents_do_not_leak(cfg, params, bloc
     cfg = replace(cfg, vae__block_size=block_size, compute__attention_chunks=chunks)
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 13, (N,)), jnp.int32)
 
+    @jax.jit
     def encode(tokens_RN):
         posterior = build.encoder(cfg).apply(
             {"params": params["encoder"]}, tokens_RN, *layout(len(tokens_RN), segments)
@@ -74,12 +75,12 @@ def test_the_encoder_is_block_causal_and_documents_do_not_leak(cfg, params, bloc
 @sizes_and_chunks
 def test_the_decoder_is_block_causal_and_documents_do_not_leak(cfg, params, block_size, chunks, segments):
     cfg = replace(cfg, vae__block_size=block_size, compute__attention_chunks=chunks)
-    decode = lambda z: build.decoder(cfg).apply({"params": params["decoder"]}, z, *layout(len(z), segments))
+    decode = jax.jit(lambda z: build.decoder(cfg).apply({"params": params["decoder"]}, z, *layout(len(z), segments)))
     found = influence(decode, normal(1, N, 4), lambda z: -2.0 * z)
     np.testing.assert_array_equal(found, seen(own_and_earlier, block_size, segments))
 
 
-dit_chunks = pytest.mark.parametrize("chunks", [1, 2, 3, 7])
+dit_chunks = pytest.mark.parametrize("chunks", [1, 2, 3])
 
 
 @with_segments
@@ -87,6 +88,7 @@ dit_chunks = pytest.mark.parametrize("chunks", [1, 2, 3, 7])
 def test_a_plain_pass_of_the_dit_is_block_causal_and_documents_do_not_leak(cfg, params, chunks, segments):
     cfg = replace(cfg, compute__attention_chunks=chunks)
 
+    @jax.jit
     def velocity(z):
         t = jnp.full(z.shape[:2], 0.4)
         return build.dit(cfg).apply({"params": params["dit"]}, z, t, *layout(len(z), segments))
@@ -101,6 +103,7 @@ def test_training_sees_clean_earlier_blocks_and_the_noisy_own_one(cfg, params, c
     cfg = replace(cfg, compute__attention_chunks=chunks)
     clean, noisy = normal(1, N, 4), normal(2, N, 4)
 
+    @jax.jit
     def velocity(clean_R, noisy_R):
         rows = len(clean_R)
         return build.dit(cfg).apply(
@@ -117,6 +120,7 @@ def test_training_sees_clean_earlier_blocks_and_the_noisy_own_one(cfg, params, c
 
 
 def test_a_prefix_in_the_cache_is_block_causal(cfg, params):
+    @jax.jit
     def keys_and_values(z):
         place = layout(len(z), False)[0]
         cache = build.dit(cfg).apply({"params": params["dit"]}, z, place, method="prefill")

@@ -10,16 +10,15 @@ import pytest
 
 BOUND = 2e-5  # relative, on the loss of each of three steps
 PROGRAM = Path(__file__).with_name("train_on_meshes.py")
-CASES = {
-    "cola": ("concat", ["replica=2,data=2,fsdp=2", "fsdp=2,sequence=2,tensor=2"]),
-    "ar": ("best_fit", ["fsdp=8", "fsdp=2,sequence=4"]),
-    "llada": ("best_fit", ["fsdp=2,sequence=2,tensor=2"]),
-}
 
 
-@pytest.mark.parametrize("family", CASES)
-def test_losses_are_the_same_on_every_mesh(family):
-    packing, meshes = CASES[family]
+@pytest.mark.parametrize("family,packing,meshes", [
+    ("cola", "concat", ["fsdp=2,sequence=2,tensor=2"]),
+    pytest.param("cola", "concat", ["replica=2,data=2,fsdp=2"], marks=pytest.mark.slow),
+    pytest.param("ar", "best_fit", ["fsdp=8", "fsdp=2,sequence=4"], marks=pytest.mark.slow),
+    pytest.param("llada", "best_fit", ["fsdp=2,sequence=2,tensor=2"], marks=pytest.mark.slow),
+])  # fmt: skip
+def test_losses_are_the_same_on_every_mesh(family, packing, meshes):
     program = [sys.executable, str(PROGRAM), family, packing, "one", *meshes]
     done = subprocess.run(program, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]

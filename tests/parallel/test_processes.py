@@ -66,12 +66,14 @@ def alone(text_config, tmp_path_factory):
     return losses(workdir)
 
 
+@pytest.mark.slow
 def test_four_processes_train_as_one_does(text_config, tmp_path, alone):
     said = finish(start(text_config, tmp_path, 4, 6))
     np.testing.assert_allclose(losses(tmp_path), alone, rtol=BOUND)
     assert "step 6/6" in said[0][1] and all("step 6/6" not in err for _, err in said[1:])  # one process speaks
 
 
+@pytest.mark.slow
 def test_two_train_as_one_does_and_after_one_is_lost_the_run_goes_on_in_another_number(text_config, tmp_path, alone):
     processes = start(text_config, tmp_path, 2, 100_000, "--config.train.log_every=1")
     deadline = time.monotonic() + 200

@@ -57,7 +57,7 @@ def test_a_continuation_keeps_the_space_behind_its_prompt(monkeypatch):
 
 
 def test_a_text_has_at_most_the_tokens_asked_for(writer, written):
-    assert all(0 < len(text) <= 10 for text in written), "a token is a byte"
+    assert len(written) == len(PROMPTS) and all(0 < len(text) <= 10 for text in written), "a token is a byte"
     shorter = writer.write([PROMPTS[0]], max_new_tokens=3)[0]
     assert written[0].startswith(shorter.rstrip("\N{REPLACEMENT CHARACTER}"))
     assert len(writer.write([PROMPTS[0]], max_new_tokens=30)[0]) > len(written[0])

@@ -33,6 +33,7 @@ CASES = {
     "llada": ("llada", {}),
     "plaid": ("plaid", {}),
 }
+QUICK_CASES = ("stage 1", "joint, a time for each block", "ar")
 
 
 def compilers_flops(cfg):
@@ -50,7 +51,9 @@ def compilers_flops(cfg):
     return jax.jit(gradient).lower(params, frozen, batch_of(cfg)).compile().cost_analysis()["flops"]
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [case if case in QUICK_CASES else pytest.param(case, marks=pytest.mark.slow) for case in CASES]
+)
 def test_the_count_is_the_compilers_within_five_percent_where_nothing_is_rematerialised(case):
     name, changes = CASES[case]
     cfg = config(family=name, **(WIDE | changes))

@@ -53,7 +53,7 @@ def parameters(workdir):
     return [np.asarray(x) for x in jax.tree.leaves(load_params(workdir)[1])]
 
 
-def test_a_run_leaves_config_metrics_pictures_and_checkpoints(tmp_path):
+def test_a_run_leaves_config_metrics_pictures_and_checkpoints(tmp_path, pictures):
     cfg = config(train={"eval_every": 4})
     summary, said = run(tmp_path, cfg, tokenizer={"a.model": b"x"})
     assert (summary.step, summary.interrupted) == (8, False)
@@ -80,7 +80,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
     _, said = run(tmp_path / "killed", cfg)
     assert "resuming after step 3" in said
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
-    for a, b in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole")):
+    for a, b in zip(parameters(tmp_path / "killed"), parameters(tmp_path / "whole"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

@@ -32,15 +32,16 @@ def run(cfg, trained=("encoder", "dit"), steps=3, first=0):
 
 
 def same(a, b):
-    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    leaves = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    return bool(leaves) and all(np.array_equal(x, y) for x, y in leaves)
 
 
 def test_accumulation_does_not_change_the_step():
     whole, whole_metrics = run(config(), steps=3)
     cut, cut_metrics = run(config(train={"accumulate": 4}), steps=3)
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(cut.params)):
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(cut.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
-    for a, b in zip(whole_metrics, cut_metrics):
+    for a, b in zip(whole_metrics, cut_metrics, strict=True):
         for name in a:
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
@@ -126,7 +127,7 @@ def test_the_update_is_adamw_after_a_clip_over_all_trained_groups():
             change, expected_state[group] = chains[group].update(clipped[group], expected_state[group], expected[group])
             expected = {**expected, group: optax.apply_updates(expected[group], change)}
     np.testing.assert_allclose(stats["grad_norm"], optax.tree.norm(grads), rtol=1e-6)
-    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected)):
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
