@@ -53,7 +53,7 @@ def exact_and_compiled_once(request, tmp_path_factory):
 def no_pictures_of_a_run():
     """Drawing a run's metrics takes longer than the few steps of most runs here; a test of the pictures uses `pictures`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cola_jax.train.run.plot_metrics", lambda workdir: [])
+        patch.setattr("cola_jax.train.hooks.plot_metrics", lambda workdir: [])
         yield
 
 
@@ -61,7 +61,7 @@ def no_pictures_of_a_run():
 def pictures(monkeypatch):
     from cola_jax.train.plots import plot_metrics
 
-    monkeypatch.setattr("cola_jax.train.run.plot_metrics", plot_metrics)
+    monkeypatch.setattr("cola_jax.train.hooks.plot_metrics", plot_metrics)
 
 
 @pytest.fixture(autouse=True, scope="module")
