@@ -14,6 +14,7 @@ def test_a_cpu_is_refused_without_tiny(capsys):
     assert ended.value.code == 2 and "--tiny" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_toy_goes_through_step_trace_and_generation(capsys):
     accelerator.main(["--tiny", "--rows", "2", "--prompts", "2", "--prompt", "32", "--repeats", "1"])
     said = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -137,6 +138,21 @@ def step_of(given: str | None, name: str = "--step") -> int | str | None:
     if not STEP.fullmatch(given):
         raise Misuse(f'{name} {given}: give the step of a checkpoint, a whole number, or "best"')
     return int(given)
+
+
+def sampling_argument(parser: argparse.ArgumentParser, remark: str = "") -> None:
+    """Declares --sampling.NAME=VALUE, which `cli` reads by itself."""
+    text = f"any field of SamplingConfig, e.g. guidance{remark}"
+    parser.add_argument("--sampling.NAME=VALUE", dest="_sampling", metavar="", default=None, help=text)
+
+
+def print_figures(figures: dict[str, Any], as_json: bool) -> None:
+    """Prints one figure per line, or JSON."""
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    for name, value in figures.items():
+        print(f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
 
 
 def sampling_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from cola_jax.commands.arguments import (
     ema_argument,
     is_folder,
     local_path,
+    sampling_argument,
     sampling_of,
     step_of,
 )
@@ -46,13 +47,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--shard-parameters", action="store_true", help="split parameters over the devices in place of copying them"
     )
-    parser.add_argument(
-        "--sampling.NAME=VALUE",
-        dest="_sampling",
-        metavar="",
-        default=None,
-        help="any field of SamplingConfig, e.g. guidance; max_new_tokens is the protocol's",
-    )
+    sampling_argument(parser, remark="; max_new_tokens is the protocol's")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ from cola_jax.commands.arguments import (
     is_stdout,
     local_path,
     open_output,
+    sampling_argument,
     sampling_of,
     step_of,
 )
@@ -44,13 +45,7 @@ def add(commands) -> None:
         "--batch-size", type=int, default=None, help=f"prompts of --prompts written at once, {BATCH_SIZE} by default"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, where the sampling draws any")
-    parser.add_argument(
-        "--sampling.NAME=VALUE",
-        dest="_sampling",
-        metavar="",
-        default=None,
-        help="any field of SamplingConfig, e.g. guidance",
-    )
+    sampling_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:

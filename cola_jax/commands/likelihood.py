@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from cola_jax.commands.arguments import (
     LARGEST_BATCH,
@@ -17,6 +16,7 @@ from cola_jax.commands.arguments import (
     ema_argument,
     is_folder,
     local_path,
+    print_figures,
     step_of,
     write_output,
 )
@@ -83,9 +83,5 @@ def run(options: argparse.Namespace) -> int:
     if options.output:
         write_output(options.output, text_likelihood.as_lines(rows))
     figures = {"family": writer.cfg.family} | text_likelihood.summarize(rows, options.seed)
-    if options.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    print_figures(figures, options.json)
     return 0

@@ -15,6 +15,7 @@ from cola_jax.commands.arguments import (
     ema_argument,
     is_folder,
     local_path,
+    sampling_argument,
     sampling_of,
     step_of,
     write_output,
@@ -42,13 +43,7 @@ def add(commands) -> None:
     parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not set max_gen_toks")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--output", type=local_path, metavar="FILE", help="JSON with results and samples")
-    parser.add_argument(
-        "--sampling.NAME=VALUE",
-        dest="_sampling",
-        metavar="",
-        default=None,
-        help="any field of SamplingConfig, e.g. guidance; max_new_tokens is the task's",
-    )
+    sampling_argument(parser, remark="; max_new_tokens is the task's")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from cola_jax.commands.arguments import (
     LARGEST_BATCH,
@@ -13,6 +12,7 @@ from cola_jax.commands.arguments import (
     command,
     is_folder,
     local_path,
+    print_figures,
     step_of,
 )
 
@@ -53,9 +53,5 @@ def run(options: argparse.Namespace) -> int:
     if options.judge:
         judge = Writer.load(options.judge, step)
         figures |= quality.generative_perplexity(judge, written, options.batch_size or 32)
-    if options.json:
-        print(json.dumps(figures, indent=2))
-    else:
-        for name, value in figures.items():
-            print(f"{name.replace('_', ' ')}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
+    print_figures(figures, options.json)
     return 0

@@ -27,14 +27,13 @@ from cola_jax.families.keys import key_of, sample_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import next_token, tokens
 from cola_jax.generate.next_token import DecodedChunk
-from cola_jax.generate.prompts import Place, PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, PromptError, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
 CHUNK = 16  # tokens that are written between two returns to the host
 GROUPS = ("backbone",)
-PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 
 
 def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
@@ -106,13 +105,10 @@ def generate(
     Raises:
       PromptError: for no prompts, an empty one, or a token outside the vocabulary.
     """
-    batch = pad_prompts(
-        prompts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
-        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
+    batch = pad_tokens(
+        prompts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=prompt_tokens,
+        empty="family 'ar' continues a text of at least one token",
     )  # fmt: skip
-    empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
-    if empty:
-        raise PromptError(f"prompt {empty[0]} is empty: family 'ar' continues a text of at least one token")
     keys_B = place(sample_keys(seed, len(prompts), samples))
     count = min(CHUNK, cfg.sampling.max_new_tokens)
     chunks = -(-cfg.sampling.max_new_tokens // count)
@@ -152,17 +148,11 @@ def log_likelihood(
     Raises:
       PromptError: for an empty prompt or answer, or a token outside the vocabulary.
     """
-    for name, rows in (("prompt", prompts), ("answer", answers)):
-        empty = [row for row, tokens in enumerate(rows) if not len(tokens)]
-        if empty:
-            raise PromptError(
-                f"{name} {empty[0]} is empty: family 'ar' estimates the likelihood of a text after another"
-            )
-    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    batch = pad_prompts(
-        whole, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
-        blocks=-(-prompt_tokens // PROMPT_MULTIPLE),
-    )  # fmt: skip
+    whole = join_answers(prompts, answers)
+    empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
+    if empty:
+        raise PromptError(f"prompt {empty[0]} is empty: family 'ar' estimates the likelihood of a text after another")
+    batch = pad_tokens(whole, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=prompt_tokens)
     first = np.array([len(prompt) for prompt in prompts], np.int32)
     return Likelihood(np.asarray(_log_p(cfg, params, batch.tokens, first, batch.known)), "exact", {})
 

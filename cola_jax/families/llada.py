@@ -28,14 +28,13 @@ from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import unmask
 from cola_jax.generate.keys import fold_rows
-from cola_jax.generate.prompts import Place, PromptBatch, PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, PromptBatch, PromptError, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
 LEAST_PROBABILITY = 1e-3  # e in p = (1 - e) t + e
 GROUPS = ("backbone",)
-PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 DRAWS = 128  # Monte Carlo draws of a likelihood
 
 
@@ -110,10 +109,7 @@ def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int, tokens: 
     Raises:
       PromptError: for no texts, or one with a token that is the mask or outside the vocabulary.
     """
-    batch = pad_prompts(
-        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
-        blocks=-(-tokens // PROMPT_MULTIPLE),
-    )  # fmt: skip
+    batch = pad_tokens(texts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=tokens)
     masked = [row for row, text in enumerate(texts) if mask_id(cfg) in text]
     if masked:
         raise PromptError(f"prompt {masked[0]} holds token {mask_id(cfg)}, the mask (llada.mask_id): text may not")
@@ -178,10 +174,7 @@ def log_likelihood(
     Raises:
       PromptError: see `padded`; and for an empty answer.
     """
-    empty = [row for row, answer in enumerate(answers) if not len(answer)]
-    if empty:
-        raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
-    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    whole = join_answers(prompts, answers)
     batch = padded(cfg, whole, pad_id, prompt_tokens)
     count_B = np.array([len(answer) for answer in answers], np.int32)
     single = count_B.max() == 1

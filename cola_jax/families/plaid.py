@@ -31,11 +31,10 @@ from cola_jax.families.keys import key_of, row_keys, sample_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
 from cola_jax.generate import embedding_diffusion
 from cola_jax.generate.keys import fold_rows
-from cola_jax.generate.prompts import Place, PromptError, pad_prompts
+from cola_jax.generate.prompts import Place, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.denoiser import FREQUENCIES, estimate, new_table
 
-PROMPT_MULTIPLE = 16  # prompts are padded to a multiple, so that many lengths share a program
 DRAWS = 32  # Monte Carlo draws of a likelihood
 GROUPS = ("backbone", "embedding", "schedule")
 
@@ -202,10 +201,7 @@ def generate(
 
 def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int, tokens: int) -> Any:
     """Returns texts as rows of one length, at least `tokens`."""
-    return pad_prompts(
-        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size,
-        blocks=-(-tokens // PROMPT_MULTIPLE),
-    )  # fmt: skip
+    return pad_tokens(texts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=tokens)
 
 
 def log_likelihood(
@@ -225,12 +221,9 @@ def log_likelihood(
     Self-conditioned always. Times of a row's draws lie on a grid of one random offset; reconstruction takes one draw each.
 
     Raises:
-      PromptError: for an empty answer, and see `pad_prompts`.
+      PromptError: for an empty answer, and see `pad_tokens`.
     """
-    empty = [row for row, answer in enumerate(answers) if not len(answer)]
-    if empty:
-        raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
-    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    whole = join_answers(prompts, answers)
     least = max(prompt_tokens, max(map(len, whole)))
     keys_B, draws = sample_keys(seed, len(whole), samples), settings.draws or DRAWS
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cola_jax.errors import UserError
 
+PROMPT_MULTIPLE = 16  # rows of tokens are padded to a multiple, so that many lengths share a program
 Place = Callable[[Any], Any]  # an array whose leading axis is rows -> the same on devices
 
 
@@ -70,3 +71,36 @@ def pad_prompts(
             known[row] = -(-len(prompt) // patch_size)
             trim[row] = len(prompt) - known[row] // block_size * span if known[row] % block_size else 0
     return PromptBatch(tokens, known, trim)
+
+
+def pad_tokens(
+    texts: Sequence[Sequence[int]], *, pad_id: int, vocab_size: int, least: int = 0, empty: str = ""
+) -> PromptBatch:
+    """Pads texts of a family without latents or blocks to rows of one length, at least `least` tokens.
+
+    Args:
+      empty: what is wrong with an empty text, for those that may not be.
+
+    Raises:
+      PromptError: see `pad_prompts`; and for an empty text where `empty` is given.
+    """
+    batch = pad_prompts(
+        texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=vocab_size,
+        blocks=-(-least // PROMPT_MULTIPLE),
+    )  # fmt: skip
+    rows = [row for row, text in enumerate(texts) if not len(text)] if empty else []
+    if rows:
+        raise PromptError(f"prompt {rows[0]} is empty: {empty}")
+    return batch
+
+
+def join_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Returns each prompt with its answer behind it.
+
+    Raises:
+      PromptError: for an empty answer, which has no likelihood.
+    """
+    empty = [row for row, answer in enumerate(answers) if not len(answer)]
+    if empty:
+        raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
+    return [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]

@@ -120,7 +120,7 @@ def check_flow(model: Model, cases: Cases) -> list[Case]:
     t = np.stack(
         [np.pad(row.reshape(-1), (0, blocks - row.size if row.size > 1 else 0)) for row in cases.numbered("fm.t")]
     )
-    where = vae_terms.Layout(*places(z0), z0.real.astype(jnp.float32))
+    where = vae_terms.LatentPositions(*places(z0), z0.real.astype(jnp.float32))
     noise = {"z1": z1.values, "t": jnp.asarray(t, jnp.float32), "known": known}
     flow = jax.jit(lambda params, *given: cola.flow_matching(cfg, params, *given))
     v, errors = flow(model.params, z0.values, noise, where)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cola_jax import storage
-from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict
+from cola_jax.config import VAE_GROUPS, ConfigError, MeshConfig, RunConfig, differences, resolve, to_dict, vocabulary
 from cola_jax.data import tokenizers
 from cola_jax.data.new_folder import check_free, new_folder
 from cola_jax.families import FAMILIES
@@ -63,14 +63,24 @@ def import_released(
         for part in PARTS:
             params |= released.read_part(part, source / part, cfg, mesh)
             record.keep(source, part, cfg, partial / RECORD)
-        copy_files_beside(source, partial / RECORD)
-        tokenizers.save(tokenizer, partial / TOKENIZER)
-        save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
-        write_config(partial, cfg)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    say(f"{workdir}: {count:,} parameters, {tokenizer.vocab_size} of {cfg.vae.vocab_size} words in the tokenizer")
-    say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
+        fill_workdir(partial, source, cfg, params, tokenizer)
+    report_import(workdir, cfg, params, tokenizer, say)
     return cfg
+
+
+def fill_workdir(partial: Path, source: Path, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer) -> None:
+    """Writes what every imported workdir holds: the checkpoint of step 0, tokenizer, config, and the source's other files."""
+    copy_files_beside(source, partial / RECORD)
+    tokenizers.save(tokenizer, partial / TOKENIZER)
+    save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
+    write_config(partial, cfg)
+
+
+def report_import(workdir: Path, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer, say: Say) -> None:
+    count, size = sum(leaf.size for leaf in jax.tree.leaves(params)), vocabulary(cfg).size
+    words = f"{tokenizer.vocab_size} of {size} words in the tokenizer"
+    say(f"{workdir}: family {cfg.family}, {count:,} parameters, {words}")
+    say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
 
 
 def export_released(

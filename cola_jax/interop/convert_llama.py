@@ -17,11 +17,11 @@ from cola_jax.data import tokenizers
 from cola_jax.data.new_folder import check_free, new_folder
 from cola_jax.families import FAMILIES
 from cola_jax.interop import llama
-from cola_jax.interop.convert import RECORD, Say, outside, roomiest_mesh_of
+from cola_jax.interop.convert import RECORD, Say, fill_workdir, outside, report_import, roomiest_mesh_of
 from cola_jax.interop.import_tokenizer import copy_files_beside, import_tokenizer, special_names
 from cola_jax.parallel import rules
-from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
-from cola_jax.train.workdir import TOKENIZER, stored_config, write_config
+from cola_jax.train.checkpoint import load_params
+from cola_jax.train.workdir import TOKENIZER, stored_config
 
 FAMILIES_OF_THE_FORM = tuple(name for name, family in FAMILIES.items() if "llama" in family.forms)
 OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
@@ -50,14 +50,8 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         params = jax.tree.map(jax.device_put, params, rules.shardings(shapes, roomiest_mesh_of([shapes])))
         (partial / RECORD).mkdir()
-        copy_files_beside(source, partial / RECORD)
-        tokenizers.save(tokenizer, partial / TOKENIZER)
-        save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
-        write_config(partial, cfg)
-    count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    words = f"{tokenizer.vocab_size} of {net.vocab_size} words in the tokenizer"
-    say(f"{workdir}: family {cfg.family}, {count:,} parameters, {words}")
-    say(f"training will read {', '.join(' '.join((s.kind, *s.path)) for s in cfg.data.sources)}")
+        fill_workdir(partial, source, cfg, params, tokenizer)
+    report_import(workdir, cfg, params, tokenizer, say)
     return cfg
 
 

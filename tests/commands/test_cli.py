@@ -230,7 +230,7 @@ def test_a_run_that_a_signal_ended_after_its_checkpoint_is_told_from_one_that_is
 ):
     from cola_jax import runs
 
-    monkeypatch.setattr(runs, "run", lambda *given, **named: runs.RunSummary(2, interrupted, {}, {}))
+    monkeypatch.setattr(runs, "run_training", lambda *given, **named: runs.RunSummary(2, interrupted, {}, {}))
     assert run(capsys, "train", "--config", f"{text_config}:vae", "--workdir", tmp_path / "run")[0] == status
     if interrupted:
         assert run(capsys, "demo", "--workdir", tmp_path / "demo")[0] == status

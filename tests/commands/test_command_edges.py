@@ -109,7 +109,7 @@ def test_numbers_out_of_range_are_refused(capsys, tmp_path, name, option, value,
         ("quality", ("--batch-size", "3"), "--batch-size needs --judge"),
         ("latents", ("--seed", str(2**40)), "must be below"), ("latents", ("--extent", "inf"), "must be positive and finite"),
         ("lm-eval", ("--include", "nowhere"), "--include nowhere: no such folder"),
-        ("lm-eval", ("--sampling.max_new_tokens=3",), "a task says how much it generates"),
+        ("lm-eval", ("--sampling.max_new_tokens=3",), "a task sets how much it generates"),
     ],
 )  # fmt: skip
 def test_an_option_that_nothing_reads_or_that_cannot_be_is_refused(capsys, tmp_path, name, arguments, part):

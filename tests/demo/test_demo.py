@@ -56,6 +56,7 @@ def finished(tmp_path_factory):
     return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
 
 
+@pytest.mark.slow
 def test_both_stages_are_trained_the_second_from_the_first(finished):
     workdir, _, said = finished
     for stage, terms in (("vae", {"reconstruction", "kl"}), ("joint", {"reconstruction", "flow_matching"})):
@@ -68,6 +69,7 @@ def test_both_stages_are_trained_the_second_from_the_first(finished):
     assert "stage 1 (vae) took" in said and "stage 2 (joint) took" in said
 
 
+@pytest.mark.slow
 def test_one_call_runs_both_stages_and_writes_the_report(finished):
     workdir, figures, said = finished
     assert json.loads((workdir / "report" / "figures.json").read_text()) == figures
@@ -83,6 +85,7 @@ def test_one_call_runs_both_stages_and_writes_the_report(finished):
     assert len(figures["seconds"]) == 5 and all(f"{name} took" in said for name in figures["seconds"])
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_and_finds_the_same(finished):
     workdir, figures, _ = finished
     stream = io.StringIO()
@@ -107,7 +110,7 @@ def test_a_stage_that_was_stopped_ends_the_demo(tmp_path, monkeypatch):
         calls.append(workdir)
         return RunSummary(1, True, {}, {})
 
-    monkeypatch.setattr(runs, "run", stopped)
+    monkeypatch.setattr(runs, "run_training", stopped)
     stream = io.StringIO()
     with pytest.raises(Preempted):
         demo(tmp_path, stream=stream)

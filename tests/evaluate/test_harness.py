@@ -169,7 +169,7 @@ def test_a_user_evaluates_a_run_on_a_task_of_their_own(capsys, trained, tmp_path
     assert status == 0 and out.splitlines()[-1] == str(tmp_path / "out")
     lines = [json.loads(line) for line in (tmp_path / "out" / "my_task" / "answers.jsonl").read_text().splitlines()]
     assert [line["prompt"] for line in lines] == [
-        "AskedQuestion: Who has the apples?\nAnswer:", "AskedQuestion: Is it 3?\n(A) yes\n(B) no\nAnswer:",
+        "Question: Who has the apples?\nAnswer:", "Question: Is it 3?\n(A) yes\n(B) no\nAnswer:",
     ]  # fmt: skip
     report = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (report["family"], report["step"], report["sampling"]["steps"]) == ("cola", 3, 1)
@@ -214,7 +214,7 @@ def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_p
         (("--tasks", "mmlu=nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--tasks", "mmlu={file}", "--context", "96"), "line 1: no choices, which task mmlu asks with"),
         (("--tasks", "a={file}", "--limit", "0"), "--limit 0 must be at least 1"),
-        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol says how much a task generates"),
+        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol sets how much a task generates"),
         (("--tasks", "a={file}", "--sampling.stepz=3"), "no such sampling field: stepz"),
         (("--tasks", "a={file}"), "leaves no room for a prompt in a context of 32 tokens"),
         (("--tasks", "a={file}", "--step", "99"), "no checkpoint of step 99"),

@@ -78,9 +78,9 @@ def test_pairs_of_a_file_are_its_prompts_and_answers(writer, tmp_path):
 
 
 def test_what_a_family_does_not_read_is_refused():
-    with pytest.raises(ConfigError, match=r"--steps: not read by family 'llada', which reads \('draws',\)"):
+    with pytest.raises(ConfigError, match="steps: not read by family 'llada', which reads draws"):
         told.settings_of("llada", {"draws": 3, "steps": 4, "solver": None})
-    with pytest.raises(ConfigError, match="family 'text_vae' tells no likelihood"):
+    with pytest.raises(ConfigError, match="family 'text_vae' estimates no likelihood"):
         told.settings_of("text_vae", {})
     assert told.settings_of("cola", {"draws": 3, "steps": None}) == MonteCarlo(3, 32, "heun", "hutchinson", "elbo")
 

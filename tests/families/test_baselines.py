@@ -153,7 +153,7 @@ def rows_of(cfg, params, prompts, **options):
 
 
 def test_cached_writing_is_that_of_whole_passes(monkeypatch):
-    monkeypatch.setattr(ar, "STRETCH", 3)
+    monkeypatch.setattr(ar, "CHUNK", 3)
     cfg, params = setup("ar", sampling__repetition_penalty=1.5, sampling__max_new_tokens=6)
     prompts, run = [[3, 1, 4], [1, 5, 9, 2, 6]], network(cfg, params)
     rows, stretches = rows_of(cfg, params, prompts)

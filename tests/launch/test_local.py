@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from conftest import LAUNCH, executable, until
 
 from cola_jax import cli, config
@@ -44,6 +45,7 @@ def test_a_signal_reaches_every_process_and_their_status_is_passed_on(tmp_path):
     assert len(list(tmp_path.glob("stopped.*"))) == 2  # it waited for both
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(text_config, tmp_path):
     arguments = ["--config", f"{text_config}:vae", "--config.mesh.data=-1", "--config.objective.mask_weight=0.0"]
     arguments += ["--config.train.eval_every=0", f"--config.train.eval_batches={config.base().train.eval_batches}"]

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 from tiny import config
 
 from cola_jax import runs
@@ -23,6 +24,7 @@ def losses(workdir):
     return [line["loss"] for line in read_metrics(workdir) if "loss" in line]
 
 
+@pytest.mark.slow
 def test_kernels_remat_microbatches_and_threads_may_change(tmp_path):
     run = lambda folder, **changes: runs.run_training(config(**SMALL | changes), tmp_path / folder, io.StringIO())
     run("whole", train__steps=4)

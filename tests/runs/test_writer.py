@@ -9,6 +9,7 @@ from cola_jax.config import ConfigError
 from cola_jax.data import tinyworld
 from cola_jax.data.sentencepieces import train_sentencepiece
 from cola_jax.families import FAMILIES
+from cola_jax.families.family import Generator
 from cola_jax.generate.prompts import PromptError
 from cola_jax.runs.writer import Cut, Writer
 from cola_jax.train.stored import CheckpointError
@@ -50,7 +51,7 @@ def test_a_continuation_keeps_the_space_behind_its_prompt(monkeypatch):
     ids = tokenizer.encode(told)
     new = ids[len(tokenizer.encode(prompt)) :]
     blocks = [([new[start : start + 4]], None) for start in range(0, len(new), 4)]
-    family = dataclasses.replace(FAMILIES["cola"], generate=lambda *given, **named: iter(blocks))
+    family = dataclasses.replace(FAMILIES["cola"], generator=Generator(lambda *given, **named: iter(blocks), step=None))
     monkeypatch.setitem(FAMILIES, "cola", family)
     cfg = tiny.config(vae__vocab_size=tokenizer.vocab_size, sampling__max_new_tokens=len(new))
     assert prompt + Writer(cfg, {}, tokenizer).write([prompt])[0] == told
@@ -132,6 +133,8 @@ def test_the_text_ends_where_the_document_does(writer, monkeypatch):
     from cola_jax.runs import writer as module
 
     family = module.FAMILIES["cola"]
-    monkeypatch.setitem(module.FAMILIES, "cola", type(family)(**{**vars(family), "generate": family_that_ends}))
+    monkeypatch.setitem(
+        module.FAMILIES, "cola", dataclasses.replace(family, generator=Generator(family_that_ends, step=None))
+    )
     assert list(writer.with_sampling(stop_at_eos=True).stream("x")) == ["hi!", "!", ""]
     assert writer.write(["x"], max_new_tokens=9) == ["hi!!hhhh"]

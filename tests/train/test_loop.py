@@ -84,6 +84,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one_does_and_go_on_from_its_checkpoint(tmp_path):
     run(tmp_path / "one")
     run_apart(tmp_path / "eight", "--mesh", '{"data": 2, "fsdp": 2, "tensor": 2}', devices=8)

@@ -86,6 +86,7 @@ def test_moments_lie_with_their_parameters_and_a_matrix_has_one():
     assert placed.count("place of (2, 16, 48)") == 1 and placed.count("place of (2, 48)") == 2
 
 
+@pytest.mark.slow
 def test_a_model_trains_with_it():
     cfg = tiny.config(
         optimizer__name="muon", optimizer__learning_rate=2e-2, optimizer__warmup_steps=1, optimizer__decay_steps=100,
