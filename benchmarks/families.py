@@ -32,7 +32,8 @@ from cola_jax.runs import comparison
 from cola_jax.runs.writer import Writer
 from cola_jax.scaling.accounting import tokens_of
 from cola_jax.train.metrics import read_metrics
-from cola_jax.train.workdir import TOKENIZER, check
+from cola_jax.train.resume import check
+from cola_jax.train.workdir import TOKENIZER
 
 COMPARED = ("cola", "ar", "llada", "plaid")
 CONDITIONAL = ("ar", "llada")  # their likelihood of a text after another is no difference of bounds

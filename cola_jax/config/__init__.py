@@ -47,12 +47,12 @@ from cola_jax.config.files import literal as literal
 from cola_jax.config.files import load as load
 from cola_jax.config.files import overridden
 from cola_jax.config.files import override as override
+from cola_jax.config.kernels import for_platform as for_platform
+from cola_jax.config.kernels import without_kernels as without_kernels
 from cola_jax.config.paths import changes as changes
 from cola_jax.config.paths import differences as differences
 from cola_jax.config.paths import identity as identity
 from cola_jax.config.paths import to_dict as to_dict
-from cola_jax.config.platform import for_platform as for_platform
-from cola_jax.config.platform import without_kernels as without_kernels
 from cola_jax.config.reads import read_by_none as read_by_none
 from cola_jax.config.reads import unread_fields
 from cola_jax.config.sizes import facts as facts

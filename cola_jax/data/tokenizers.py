@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from cola_jax import storage
 from cola_jax.config import RunConfig
-from cola_jax.data import losses
+from cola_jax.data import lossy_tokenizers
 from cola_jax.data.errors import DataError, Warn, to_stderr
 from cola_jax.data.files import given
 from cola_jax.data.huggingface import HuggingFaceTokenizer
@@ -149,7 +149,7 @@ def _make(cfg: RunConfig, warn: Warn) -> Tokenizer:
         return BytesTokenizer()
     if cfg.tokenizer.kind == "file":
         tokenizer = from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
-        changed = losses.line_of(tokenizer, f"tokenizer.path={cfg.tokenizer.path}")
+        changed = lossy_tokenizers.line_of(tokenizer, f"tokenizer.path={cfg.tokenizer.path}")
         if changed:
             warn(changed)
         return tokenizer

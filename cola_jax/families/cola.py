@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cola_jax.config import ConfigError, RunConfig, without_kernels
-from cola_jax.diffusion import path, timesteps
+from cola_jax.diffusion import known_prefix, path, timesteps
 from cola_jax.families import cola_likelihood, vae_terms
 from cola_jax.families.cost import FORWARD, TRAINED, Cost, CostPart, mean, of_parts
 from cola_jax.families.family import (
@@ -60,7 +60,7 @@ def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array)
     noise["t"] = jax.vmap(lambda key: timesteps.sample_times(cfg.flow, key, (times,)))(keys)
     if cfg.flow.known_prefix_probability > 0:
         keys = row_keys(rng, "known", rows)
-        known = jax.vmap(lambda key: timesteps.sample_known(cfg.flow, key, blocks, size))(keys)
+        known = jax.vmap(lambda key: known_prefix.sample_known(cfg.flow, key, blocks, size))(keys)
         noise["known"] = known.reshape(rows.shape[0], latents)
     return noise, count(cfg, batch, noise)
 

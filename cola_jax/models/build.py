@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from cola_jax.config import BackboneConfig, ComputeConfig, DiTConfig, PlaidConfig, RunConfig, TextVAEConfig
-from cola_jax.config.platform import matmul_dtype
+from cola_jax.config.kernels import matmul_dtype
 from cola_jax.models.backbone import Backbone
 from cola_jax.models.denoiser import Denoiser
 from cola_jax.models.dit import DiT

@@ -19,7 +19,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
 from cola_jax.config.axes import BATCH_AXES
-from cola_jax.config.platform import LANES
+from cola_jax.config.kernels import LANES
 from cola_jax.models import visibility
 
 LARGEST_TILE = 512

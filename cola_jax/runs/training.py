@@ -18,9 +18,10 @@ from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs import starts
 from cola_jax.train.checkpoint import tokenizer_files
 from cola_jax.train.loop import RunSummary, train
+from cola_jax.train.resume import check
 from cola_jax.train.stored import folder as checkpoints_of
 from cola_jax.train.stored import steps_in
-from cola_jax.train.workdir import TOKENIZER, check, stored_config
+from cola_jax.train.workdir import TOKENIZER, stored_config
 
 
 def run_training(

@@ -28,9 +28,10 @@ from cola_jax.train.hooks import check_best_metric, run_hooks
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
+from cola_jax.train.resume import check
 from cola_jax.train.run import SAVE, STOP, Run, process_metrics, update_for
 from cola_jax.train.state import TrainState, abstract_state, complete, init_state, shardings_of
-from cola_jax.train.workdir import check, write_config
+from cola_jax.train.workdir import write_config
 
 
 @dataclass(frozen=True)

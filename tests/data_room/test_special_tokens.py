@@ -6,7 +6,7 @@ import json
 import pytest
 import sentencepiece
 
-from cola_jax.data import losses, tokenizers
+from cola_jax.data import lossy_tokenizers, tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.data.sentencepieces import SentencePieceTokenizer
 
@@ -215,15 +215,15 @@ def test_sentencepiece_without_bytes_names_removed_characters_and_the_space_sign
 
 
 def test_what_a_tokenizer_loses_is_found_by_probes(tmp_path):
-    assert losses.losses(SentencePieceTokenizer(trained(**BYTES), "<pad>", "</s>", "m")) == []
-    assert losses.losses(tokenizers.BytesTokenizer()) == []
-    assert losses.line_of(tokenizers.BytesTokenizer(), "t") == ""
-    found = losses.losses(SentencePieceTokenizer(trained(), "<pad>", "</s>", "m"))
+    assert lossy_tokenizers.losses(SentencePieceTokenizer(trained(**BYTES), "<pad>", "</s>", "m")) == []
+    assert lossy_tokenizers.losses(tokenizers.BytesTokenizer()) == []
+    assert lossy_tokenizers.line_of(tokenizers.BytesTokenizer(), "t") == ""
+    found = lossy_tokenizers.losses(SentencePieceTokenizer(trained(), "<pad>", "</s>", "m"))
     assert {"newlines", "runs of spaces", "tabs", "accents", "the sign ▁"} <= set(found)
     assert "the spaces between words" not in found
-    assert losses.losses(loaded(tmp_path, bpe())) == []
-    lower = losses.losses(loaded(tmp_path, bpe(), normalizer={"type": "Lowercase"}))
+    assert lossy_tokenizers.losses(loaded(tmp_path, bpe())) == []
+    lower = lossy_tokenizers.losses(loaded(tmp_path, bpe(), normalizer={"type": "Lowercase"}))
     assert lower == ["capital letters", "compatibility characters (ligatures, full width, superscripts)"]
     accents = {"type": "Sequence", "normalizers": [{"type": "NFD"}, {"type": "StripAccents"}]}
-    assert "accents" in losses.losses(loaded(tmp_path, bpe(), normalizer=accents))
-    assert "newlines" in losses.line_of(loaded(tmp_path, word_level()), "tokenizer.path=x")
+    assert "accents" in lossy_tokenizers.losses(loaded(tmp_path, bpe(), normalizer=accents))
+    assert "newlines" in lossy_tokenizers.line_of(loaded(tmp_path, word_level()), "tokenizer.path=x")

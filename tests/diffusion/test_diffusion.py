@@ -8,7 +8,7 @@ from scipy import stats
 from tiny import close, normal
 
 from cola_jax.config import FlowConfig
-from cola_jax.diffusion import guidance, path, solvers, timesteps
+from cola_jax.diffusion import guidance, known_prefix, path, solvers, timesteps
 
 DRAWS = 20_000
 NOISE = 4.0 / np.sqrt(DRAWS)  # four standard errors of a mean of unit variance
@@ -118,7 +118,7 @@ def test_uniform_times_are_uniform():
 def test_known_prefixes_have_the_rate_of_the_config_and_every_length_alike(rate):
     blocks, size = DRAWS, 5
     known = np.asarray(
-        timesteps.sample_known(FlowConfig(known_prefix_probability=rate), jax.random.PRNGKey(0), blocks, size)
+        known_prefix.sample_known(FlowConfig(known_prefix_probability=rate), jax.random.PRNGKey(0), blocks, size)
     )
     lengths = known.sum(1)
     assert np.all(known == (np.arange(size) < lengths[:, None])), "known latents lead their block"
@@ -129,7 +129,7 @@ def test_known_prefixes_have_the_rate_of_the_config_and_every_length_alike(rate)
 
 
 def test_a_block_of_two_may_know_its_first_latent_only():
-    known = timesteps.sample_known(FlowConfig(known_prefix_probability=1.0), jax.random.PRNGKey(0), 50, 2)
+    known = known_prefix.sample_known(FlowConfig(known_prefix_probability=1.0), jax.random.PRNGKey(0), 50, 2)
     np.testing.assert_array_equal(known, np.tile([True, False], (50, 1)))
 
 
