@@ -76,7 +76,7 @@ def denoise_all(params, dit, z_clean_BNC, z_noisy_BNC, t_B, positions_BN):
 
 
 def next_block(params, dit, past_BNC, z1_BSC, steps, guidance):
-    """Denoises one block behind `past`, running everything before it again at every step."""
+    """Denoises one block after `past`, running everything before it again at every step."""
     batch, past = past_BNC.shape[:2]
     size = z1_BSC.shape[1]
     number = jnp.arange(past + size) // size

@@ -15,11 +15,11 @@ Plaid trains with AdamW: under Muon it stays at the entropy of single tokens (a 
 rate, with 4 rows per step or 32), under AdamW it learns to use context from the first hundred steps (1.74 after 1,616 steps).
 Its gradients are dominated by few noise levels of a few rows; orthogonalised, all directions of one step count alike.
 
-At these lengths LLaDA generates well-formed sentences and answers every question of a kind alike, with its commonest answer,
-whatever sampling.llada.block_length, max_new_tokens and guidance say: it has learnt what kind of word a question asks for, and
-not yet to look the word up. To learn that it needs rows in which the answer is masked and what it follows from is not. With p
-uniform in (0, 1) a row has an answer masked and four given words clear in one of thirty cases, where AR has all that is behind
-a token at every token. Three times the steps (6,580) change the bound, 1.41 to 1.33 nats per token, and no answer.
+LLaDA generates well-formed sentences here and gives each question of a kind the same answer, the most frequent one,
+whatever sampling.llada.block_length, max_new_tokens and guidance are: it has learnt which kind of word a question asks for, and
+not yet to look the word up. For that it needs rows in which the answer is masked and the words that decide it are not. With p
+uniform in (0, 1), an answer is masked and four given words are not in one of thirty rows, while AR sees all earlier tokens at
+every token. Three times the steps (6,580) change the bound from 1.41 to 1.33 nats per token, and no answer.
 """
 
 import math

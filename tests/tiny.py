@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,10 +133,7 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 def close(one: Any, other: Any, atol: float = 1e-5, rtol: float = 1e-5) -> None:
     """Asserts that two trees agree leaf by leaf."""
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(one)]
-    for path, a, b in zip(paths, jax.tree.leaves(one), jax.tree.leaves(other)):
-        np.testing.assert_allclose(a, b, atol=atol, rtol=rtol, err_msg=path)
+    chex.assert_trees_all_close(one, other, atol=atol, rtol=rtol)
 
 
 def moved(before: Any, after: Any, axis: int | tuple[int, ...] = -1) -> np.ndarray:

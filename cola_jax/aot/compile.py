@@ -104,7 +104,7 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
 
 
 def _by_rows(leaf: Any, mesh: Mesh, rows: int) -> Any:
-    """An input of generation: its rows, in front or behind a leading axis of layers, over the batch axes.
+    """An input of generation: its rows, before or after a leading axis of layers, over the batch axes.
 
     What has a place, or is no array, stays.
     """

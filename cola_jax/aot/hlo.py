@@ -76,7 +76,7 @@ class Totals:
 class Instruction(NamedTuple):
     name: str
     operation: str
-    text: str  # behind the name: type, operation, operands, attributes
+    text: str  # after the name: type, operation, operands, attributes
     operands: tuple[str, ...]
 
 

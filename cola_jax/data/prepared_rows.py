@@ -54,7 +54,7 @@ class PreparedRows:
 
 
 def dividing(data: DataConfig) -> dict[str, Any]:
-    """Returns the fields that choose the documents of a corpus, by name; a prepared one has them behind it."""
+    """Returns the fields that choose the documents of a corpus, by name; a prepared one carries them."""
     return {f"data.{name}": getattr(data, name) for name in DIVIDING}
 
 

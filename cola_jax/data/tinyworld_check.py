@@ -55,7 +55,7 @@ def sentences_of(text: str) -> list[str]:
 
 
 def finished(text: str) -> str:
-    """Returns the text up to its last . ? or :, without the sentence that is begun behind it."""
+    """Returns the text up to its last . ? or :, without the sentence that begins after it."""
     return re.sub(r"[^.?:]+$", "", text)
 
 

@@ -59,7 +59,7 @@ def answer_segment(text: str) -> str:
 
 
 def by_letter(text: str, choices: Sequence[str]) -> int | None:
-    """Returns the choice whose letter stands alone, behind "answer", "option" or "choice", or in brackets in a short text."""
+    """Returns the choice whose letter stands alone, after "answer", "option" or "choice", or in brackets in a short text."""
     letters = "".join(chr(ord("A") + index) for index in range(len(choices)))
     one = f"([{letters}{letters.lower()}])"
     text = text.strip()

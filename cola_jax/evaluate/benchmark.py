@@ -109,7 +109,7 @@ def run(request: Request, sampling: dict[str, Any]) -> Evaluated:
 
 
 def as_text(found: Evaluated) -> str:
-    """Returns the table of an evaluation, and behind it the folder."""
+    """Returns the table of an evaluation, and after it the folder."""
     return f"{summary.as_text(found.rows)}\n{found.folder}"
 
 
@@ -125,7 +125,7 @@ def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task
         return name, world_tasks.records_of(name, request.world_seed or 0, request.limit or world_tasks.RECORDS)
     task = protocol.task_of(tasks, name)
     if equals and not path:
-        raise DataError(f"task {named!r}: no file behind the =")
+        raise DataError(f"task {named!r}: no file after the =")
     if not path and not task.records:
         raise DataError(f"task {name!r}: give the file of its records, --tasks {name}=FILE.jsonl")
     return task, read_records(path or task.records)[: request.limit]

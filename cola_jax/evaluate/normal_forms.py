@@ -31,9 +31,7 @@ MEANT = set("%\u2030\u2031#&@*/\\\u2032\u2033\u00a7\u00b7")  # marks (Unicode Po
 AROUND = set("`\u2014\u2015")  # of other categories
 EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=[^\s*])(.+?)(?<=[^\s*])\1(?![\w*])")  # *this* and **this**
 MINUS = re.compile(r"-+(?:[^\W\d_]{2}|$)")  # what a leading hyphen is no sign of: a word, or nothing
-CUT_OFF = re.compile(
-    r"[^\W\d_]{3}-$"
-)  # a trailing hyphen is a charge behind the one or two letters of an element alone
+CUT_OFF = re.compile(r"[^\W\d_]{3}-$")  # a trailing hyphen is a charge after the one or two letters of an element alone
 
 
 def published(text: str) -> str:

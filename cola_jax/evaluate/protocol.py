@@ -46,7 +46,7 @@ class Task:
       optional: fields that a record may lack; a line that needs one of them is then left out.
       max_new_tokens: how much is generated.
       records: JSONL file of the task; "" where the command line names it.
-      demonstrations: records as tables; each is the lines and, behind the last, its answer.
+      demonstrations: records as tables; each is the lines and, after the last, its answer.
     """
 
     name: str
@@ -142,7 +142,7 @@ def _impossible(table: dict[str, Any]) -> list[str]:
     unnamed = [name for name in fields_of(table["lines"]) if name.isdigit() or not name or set(name) & set(".[")]
     problems += [f"lines: {{{name}}} is not the name of a field" for name in unnamed]
     formatted = [line for line in table["lines"] if any(f or c for _, _, f, c in string.Formatter().parse(line))]
-    problems += [f"lines: {line!r} has a format behind a name; give {{name}} alone" for line in formatted]
+    problems += [f"lines: {line!r} has a format after a name; give {{name}} alone" for line in formatted]
     return problems
 
 

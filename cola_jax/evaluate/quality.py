@@ -22,7 +22,7 @@ REPEATED = 4  # n of self-repetition
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt, maybe empty, and the text that was written behind it."""
+    """A prompt, maybe empty, and the text that was written after it."""
 
     prompt: str
     text: str
@@ -65,7 +65,7 @@ def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
 
 
 def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size: int) -> dict[str, Any]:
-    """Returns nats per token of the judge's tokenizer with its interval, and perplexity, of the texts behind their prompts.
+    """Returns nats per token of the judge's tokenizer with its interval, and perplexity, of the texts after their prompts.
 
     Without a prompt the end of a document stands before the text. Empty texts have no likelihood and are left out.
 

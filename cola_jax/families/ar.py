@@ -44,7 +44,7 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
 
 
 def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Returns the token behind each position, and 1 where it is to be predicted: in the same document, and no padding."""
+    """Returns the token after each position, and 1 where it is to be predicted: in the same document, and no padding."""
     tokens, segments, weights = batch["tokens"], batch["segments"], batch["weights"]
     same = (segments[:, 1:] == segments[:, :-1]).astype(weights.dtype)
     behind = ((0, 0), (0, 1))

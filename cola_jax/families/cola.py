@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,6 +99,8 @@ def flow_matching(
     in_input = fixed if gradient == "none" else z0_BNC
     in_target = z0_BNC if gradient == "input_and_target" else fixed
     z1, t, known = noise["z1"], noise["t"], noise.get("known")
+    chex.assert_equal_shape((z0_BNC, z1))
+    chex.assert_shape(t, (z0_BNC.shape[0], None))
     t_BN = jnp.repeat(t, z0_BNC.shape[1] // t.shape[1], axis=1)
     z_t = path.interpolate(in_input, z1, t_BN[..., None])
     if known is not None:

@@ -55,7 +55,7 @@ def log_likelihood(
 ) -> Likelihood:
     """Estimates log p(prompt, answer) - log p(prompt) from the same draws; of an empty prompt it is a lower bound.
 
-    Where a text ends inside a block, the tokens behind it are left open: their latents are drawn from q of padding and count in
+    Where a text ends inside a block, the tokens after it are left open: their latents are drawn from q of padding and count in
     prior and posterior, so the bound holds but is looser. Draws depend on (seed, sample) alone.
 
     Raises:
@@ -141,7 +141,7 @@ def prior_log_density(
 def block_log_density(
     cfg: RunConfig, params: Any, past_NC: jax.Array, z0_GSC: jax.Array, keys_G: jax.Array, settings: MonteCarlo
 ) -> jax.Array:
-    """log p(z0^b | z0^{<b}) of G blocks behind one and the same past, (G,) fp32 in nats; latents are as the DiT sees them.
+    """log p(z0^b | z0^{<b}) of G blocks after one and the same past, (G,) fp32 in nats; latents are as the DiT sees them.
 
     Args:
       past_NC: the clean latents before the block, a whole number of blocks, maybe none.

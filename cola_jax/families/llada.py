@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -71,6 +72,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     """
     net, variables = build.backbone(cfg), {"params": params["backbone"]}
     masked, inside = noise["masked"], kept(batch, noise)
+    chex.assert_equal_shape((masked, inside, batch["tokens"]))
     tokens = jnp.where(masked, mask_id(cfg), batch["tokens"])
     segments = jnp.where(inside, batch["segments"], -1)
     hidden, _ = net.apply(variables, tokens, batch["positions"], segments, bidirectional, method="hidden")

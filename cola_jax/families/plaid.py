@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +97,7 @@ def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, nois
     Every row has all of them, at its own time; the loss takes of each what its part is. The first pass of self-conditioning
     passes no gradient on.
     """
+    chex.assert_shape(shape_B2, (batch["tokens"].shape[0], 2))
     gamma, slope = noise_schedule.gamma_of(params["schedule"], shape_B2)
     alpha, sigma = noise_schedule.scales(gamma)
     table = embedding_diffusion.unit_rows(params["embedding"]["table"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
@@ -194,6 +195,7 @@ def write_block(
       the block, and what `commit` writes into the caches.
     """
     networks = program.networks
+    chex.assert_shape(noise_BSC, (keys_B.shape[0], networks.dit.block_size, networks.vae.latent_dim))
     net, variables = build.dit(networks), {"params": params["dit"]}
     place = natural_positions(progress, networks.dit.block_size) if positions is None else positions
     context = net.apply(variables, progress.dit_cache, progress.length, place, method="context")
@@ -224,7 +226,7 @@ def commit(progress: BlockState, block: Block, entries: Entries) -> BlockState:
 
 
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[Any, tuple[Any, ...]]:
-    """Returns `write_block` and its arguments as shapes, behind `rows` prompts of whole blocks, at least `prompt` tokens."""
+    """Returns `write_block` and its arguments as shapes, after `rows` prompts of whole blocks, at least `prompt` tokens."""
     tokens_a_block = cfg.dit.block_size * cfg.vae.patch_size
     padded = -(-prompt // tokens_a_block) * tokens_a_block
     blocks = -(-cfg.sampling.max_new_tokens // tokens_a_block)

@@ -85,7 +85,7 @@ def write_tokens(
 
 
 def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int, count: int) -> tuple[Any, tuple[Any, ...]]:
-    """Returns `write_tokens` and its arguments as shapes: `count` tokens, behind `rows` prompts of `prompt` tokens."""
+    """Returns `write_tokens` and its arguments as shapes: `count` tokens, after `rows` prompts of `prompt` tokens."""
     of, room, networks = jax.ShapeDtypeStruct, -(-cfg.sampling.max_new_tokens // count) * count, build.of_backbone(cfg)
     read = lambda params, tokens_BL, length_B: read_prompt(networks, params, tokens_BL, length_B, room)
     progress = jax.eval_shape(read, params, of((rows, prompt), "int32"), of((rows,), "int32"))

@@ -95,7 +95,7 @@ def pad_tokens(
 
 
 def join_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Returns each prompt with its answer behind it.
+    """Returns each prompt with its answer after it.
 
     Raises:
       PromptError: for an empty answer, which has no likelihood.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -64,6 +65,9 @@ def choose(
       seen_BV: tokens already decoded, on which the repetition penalty falls.
       keys_B: one key per row, read only where tokens are drawn.
     """
+    rows, _, size = logits_BTV.shape
+    chex.assert_shape(seen_BV, (rows, size))
+    chex.assert_tree_shape_prefix(values, (rows,))
     logits = logits_BTV.astype(jnp.float32)
     if choice.penalized:
         logits = penalize(logits, seen_BV, values.penalty)

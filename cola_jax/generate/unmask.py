@@ -49,7 +49,7 @@ def schedule_of(cfg: RunConfig) -> Schedule:
 
 
 def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray, pad_id: int) -> Canvas:
-    """Puts cfg.sampling.max_new_tokens masks behind prompts that end at `length_B`; nothing sees the padding behind them."""
+    """Puts cfg.sampling.max_new_tokens masks after prompts that end at `length_B`; nothing sees the padding after them."""
     index = np.arange(prompts_BL.shape[1] + cfg.sampling.max_new_tokens)
     start, end = length_B[:, None], length_B[:, None] + cfg.sampling.max_new_tokens
     room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)), constant_values=pad_id)

@@ -195,7 +195,7 @@ def undo_nothing(cfg: RunConfig, params: Any) -> Any:
 
 
 def padded(rows: list[np.ndarray], multiple: int) -> GoldenRows:
-    """Returns samples (length, ...) as one batch with zeros behind the shorter ones, its length a multiple."""
+    """Returns samples (length, ...) as one batch with zeros after the shorter ones, its length a multiple."""
     if not rows:
         raise ReleasedFormatError("a case lacks the arrays that it is computed from")
     longest = -(-max(map(len, rows)) // multiple) * multiple

@@ -1,10 +1,10 @@
-"""The RoPE positions behind the published generation cases.
+"""The RoPE positions of the published generation cases.
 
 The public code keeps one table of rotation angles in the process and serves later requests from it. In the process that wrote
 the cases, the last table filled was that of the flow matching pass, [0..n-1 | 0..n-1] of every sample one after the other;
 what earlier plain passes had asked for was remembered apart, as 0..n-1. A generation in that process reads
   keys of n latents: what was remembered for n, else the first n entries of the table;
-  queries of a block of S behind m latents: what was remembered for them, else entries m..m+S-1 of the table.
+  queries of a block of S after m latents: what was remembered for them, else entries m..m+S-1 of the table.
 A request beyond the table gets natural positions, and one from 0 makes these the table. Every answer is remembered. Positions
 of a fresh process are natural: they are what training uses, and what `cola-jax generate` does.
 """
@@ -47,7 +47,7 @@ class GoldenRope:
         return rows
 
     def block(self, length_B: np.ndarray, block_size: int, slots: int) -> BlockPositions:
-        """Returns the positions of the next block, behind these lengths, in a cache of `slots`."""
+        """Returns the positions of the next block, after these lengths, in a cache of `slots`."""
         past = np.zeros((len(length_B), slots), np.int32)
         k_new, q_new = (np.zeros((len(length_B), block_size), np.int32) for _ in range(2))
         for row, length in enumerate(int(n) for n in length_B):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +43,8 @@ def attend_with_cache(
       repeated: promises that cached keys that do not count repeat the first one. The largest score of all is then that of
         those that count, and scores need not be masked to find it.
     """
+    chex.assert_equal_shape((k_AHQK, v_AHQK))
+    chex.assert_equal_shape((q_AHQK, k_AHQK), dims=(0, 2, 3))
     rows, heads, size = past.k.shape[0], q_AHQK.shape[1], q_AHQK.shape[2]
     shared = heads // k_AHQK.shape[1]
     q = _share_heads(q_AHQK * q_AHQK.shape[-1] ** -0.5, shared)
@@ -65,7 +68,7 @@ def attend_with_cache(
 
 
 def _share_heads(q_AHQK, shared):
-    """Puts the queries of `shared` neighbouring heads behind each other: (A, H / shared, shared Q, K)."""
+    """Puts the queries of `shared` neighbouring heads one after the other: (A, H / shared, shared Q, K)."""
     return q_AHQK.reshape(q_AHQK.shape[0], q_AHQK.shape[1] // shared, -1, q_AHQK.shape[-1])
 
 

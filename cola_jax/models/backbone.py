@@ -124,7 +124,7 @@ class Backbone(nn.Module):
         return self.final_norm(x), cache
 
     def extend(self, tokens_BS: jax.Array, caches: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
-        """Runs S tokens, causally, behind `length_B` cached ones. Returns logits (B, S, V) fp32 and the caches with theirs.
+        """Runs S tokens, causally, after `length_B` cached ones. Returns logits (B, S, V) fp32 and the caches with theirs.
 
         A layer writes its cache before it reads it. The other way round a loop of tokens could not write in place: the
         compiler would copy every cache for every token, since the old one might still be read after the write.

@@ -32,7 +32,7 @@ def slots(caches: Caches) -> int:
 
 
 def grow(caches: Caches, length: int) -> Caches:
-    """Returns the caches with room for `length` positions, zeros behind what they hold."""
+    """Returns the caches with room for `length` positions, zeros after what they hold."""
 
     def pad(x, axis):
         room = [(0, 0)] * x.ndim
@@ -43,7 +43,7 @@ def grow(caches: Caches, length: int) -> Caches:
 
 
 def append(caches: Caches, fresh: Caches, length_B: jax.Array) -> Caches:
-    """Writes `fresh`, the caches of S positions, behind the first `length_B` positions of each row."""
+    """Writes `fresh`, the caches of S positions, after the first `length_B` positions of each row."""
 
     def write(old, new, axis):
         row = lambda old, new, start: jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)
@@ -57,7 +57,7 @@ def append(caches: Caches, fresh: Caches, length_B: jax.Array) -> Caches:
 def append_layer(
     caches: Caches, layer: int | jax.Array, k_BSHK: jax.Array, v_BSHK: jax.Array, length_B: jax.Array
 ) -> tuple[Caches, KVCache]:
-    """Writes keys and values of S positions behind the first `length_B` positions of each row of one layer.
+    """Writes keys and values of S positions after the first `length_B` positions of each row of one layer.
 
     The cache is indexed where it lies: moving its axes would make the compiler copy it.
 

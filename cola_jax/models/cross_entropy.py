@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -34,6 +35,7 @@ def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> A
     function: pieces -> a tuple of arrays (B, positions, ...). A row no longer than `chunk` is done in one piece and nothing is
     recomputed.
     """
+    chex.assert_equal_shape_prefix(arrays, 2)
     length = arrays[0].shape[1]
     if chunk >= length:
         return function(*arrays)

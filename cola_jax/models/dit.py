@@ -45,7 +45,7 @@ class Context(NamedTuple):
     """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
-      layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated and, behind
+      layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated and, after
         `length`, as `attention.attend_with_cache` wants them.
       length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
       rope: rotations of the block's own queries and keys, (2, B, S, 2, R / 2).

@@ -104,7 +104,7 @@ def rope_table(positions: jax.Array, channels: int, theta: float) -> jax.Array:
 def rope_half(x_BNHK: jax.Array, table_BN2K: jax.Array) -> jax.Array:
     """Rotates channel i with channel i + R/2 ("rotate_half") among the first R = 2 * table.shape[-1], in fp32.
 
-    The channels behind them pass.
+    The channels after them pass.
     """
     return rotate_halves(x_BNHK, table_BN2K[:, :, None, 0], table_BN2K[:, :, None, 1])
 

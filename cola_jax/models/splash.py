@@ -30,7 +30,7 @@ class Pattern(splash_attention.Mask):
     """Which keys per query sees, by arithmetic on positions; block_size and own_keys are powers of two.
 
     Attributes:
-      queries: N. keys: N clean ones, and behind them, where noisy, `own_keys` noisy ones.
+      queries: N. keys: N clean ones, and after them, where noisy, `own_keys` noisy ones.
       noisy: queries are of the noisy stream: they see earlier clean blocks and their own noisy block; otherwise they are
         clean and see their own and earlier blocks.
       own_keys: noisy keys that one device has, those of its own queries; a device that has all may say more.
