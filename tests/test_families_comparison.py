@@ -45,7 +45,7 @@ def plan(tmp_path_factory):
     file = tmp_path_factory.mktemp("minute") / "minute.py"
     file.write_text(MINUTE)
     judged = {"tasks": ("mmlu",), "records": 2, "stories": 2, "texts": 2, "repeats": 1}
-    return families.Plan(str(file), (5,), budget=2.5e9, searched=1.0, rates=(1.0,), **judged)
+    return families.Plan(str(file), seeds=(5,), budget=2.5e9, searched=1.0, rates=(1.0,), **judged)
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def train(name, start, **changes):
     abstract = abstract_state(cfg, family, mesh)
     state, put = init_state(cfg, family, abstract), batch_putter(mesh, ROWS)
     state = dataclasses.replace(state, params=state.params | start)
-    update = train_step(cfg, family, family.trained(cfg, 0), mesh, abstract)
+    update = train_step(cfg, family, family.training(cfg, 0).groups, mesh, abstract)
     random, seen = np.random.default_rng(0), []
     for _ in range(STEPS[name]):
         words = TRAINING[random.integers(0, len(TRAINING), ROWS)]
@@ -75,7 +75,7 @@ def test_the_vae_learns_to_reconstruct_and_the_prior_to_predict_latents(learnt):
 def test_words_it_has_not_seen_are_repeated(learnt):
     cfg = config(**SIZES, sampling__max_new_tokens=8, sampling__steps=4, sampling__guidance=1.0)
     prompts, rows = np.tile(HELDOUT, 2).tolist(), [[] for _ in HELDOUT]
-    for new, _ in FAMILIES["cola"].generate(cfg, learnt[0], prompts, pad_id=PAD):
+    for new, _ in FAMILIES["cola"].generator.generate(cfg, learnt[0], prompts, pad_id=PAD):
         rows = [row + more for row, more in zip(rows, new, strict=True)]
     right = np.mean(np.array(rows) == np.tile(HELDOUT, 2))
     assert right > 0.8, f"{right} of the tokens written; chance is 0.2"
