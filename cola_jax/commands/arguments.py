@@ -102,6 +102,13 @@ def ema_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares which parameters of which run a command reads."""
+    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
+    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
+    ema_argument(parser)
+
+
 def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
     """Raises Misuse where an option that is given is smaller than `least` has it, by its name in `options`."""
     for name, smallest in least.items():

@@ -12,9 +12,9 @@ from cola_jax.commands.arguments import (
     at_least,
     below,
     command,
-    ema_argument,
     is_folder,
     local_path,
+    run_arguments,
     sampling_argument,
     sampling_of,
     step_of,
@@ -26,9 +26,7 @@ def add(commands) -> None:
     example = "cola-jax evaluate --workdir runs/notes/joint --tasks lambada=lambada.jsonl my_task=questions.jsonl"
     parser = command(commands, "evaluate", run, "answer the questions of tasks and score the answers", example)
     process_arguments(parser)
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
-    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
-    ema_argument(parser)
+    run_arguments(parser)
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME[=FILE]",
         help="a task of the protocol, or any name, with the JSONL file of its records; or tinyworld/NAME, which needs none",

@@ -13,11 +13,11 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
-    ema_argument,
     is_folder,
     is_stdout,
     local_path,
     open_output,
+    run_arguments,
     sampling_argument,
     sampling_of,
     step_of,
@@ -29,9 +29,7 @@ BATCH_SIZE = 16
 def add(commands) -> None:
     example = 'cola-jax generate --workdir runs/demo/joint --prompt "Anna was in the kitchen." --sampling.steps=8'
     parser = command(commands, "generate", run, "continue prompts, block by block", example)
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
-    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
-    ema_argument(parser)
+    run_arguments(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="text to continue, streamed to stdout")
     source.add_argument(

@@ -13,10 +13,10 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
-    ema_argument,
     is_folder,
     local_path,
     print_figures,
+    run_arguments,
     step_of,
     write_output,
 )
@@ -27,9 +27,7 @@ PROMPT_TOKENS = 16
 def add(commands) -> None:
     example = "cola-jax likelihood --workdir runs/notes/joint --draws 8 --estimator iwae"
     parser = command(commands, "likelihood", run, "estimate text log-likelihood", example)
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
-    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
-    ema_argument(parser)
+    run_arguments(parser)
     parser.add_argument(
         "--records",
         type=local_path,

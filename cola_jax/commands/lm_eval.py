@@ -12,9 +12,9 @@ from cola_jax.commands.arguments import (
     below,
     check_output,
     command,
-    ema_argument,
     is_folder,
     local_path,
+    run_arguments,
     sampling_argument,
     sampling_of,
     step_of,
@@ -26,9 +26,7 @@ def add(commands) -> None:
     example = "cola-jax lm-eval --workdir runs/notes/joint --tasks my_task --include tasks/ --sampling.steps=16"
     text = "run generative tasks of EleutherAI's lm-evaluation-harness (extra lm-eval)"
     parser = command(commands, "lm-eval", run, text, example)
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
-    parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
-    ema_argument(parser)
+    run_arguments(parser)
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME", help="tasks whose output is generate_until"
     )
