@@ -68,6 +68,7 @@ def test_layers_that_are_cut_for_generation_stay_split_over_devices():
     assert "fsdp" in str(cut.sharding.spec)
 
 
+@pytest.mark.slow
 def test_the_flops_of_a_looped_program_are_those_of_an_unrolled_one():
     flops = [
         compile.compile_program(

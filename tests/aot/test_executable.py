@@ -21,6 +21,8 @@ from cola_jax.parallel.mesh import make_mesh
 from cola_jax.train import run as of_a_run
 from cola_jax.train.state import abstract_state, init_state
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"mesh__data": 1}
 
 

@@ -154,6 +154,7 @@ def test_generate_streams_the_prompt_and_its_continuation(capsys, trained):
     assert out == again != other
 
 
+@pytest.mark.slow
 def test_generate_writes_one_record_a_prompt_whatever_the_batch_size(capsys, tmp_path, trained):
     (tmp_path / "prompts.txt").write_text("Anna has \n\nStory 3.\nä\n")
     (tmp_path / "prompts.jsonl").write_text(

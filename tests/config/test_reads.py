@@ -64,7 +64,7 @@ def vae(tmp_path_factory):
     return folder
 
 
-QUICK = (("cola", False), ("ar", True))
+QUICK = (("ar", True),)
 CASES = [
     pytest.param(family, switched, marks=() if (family, switched) in QUICK else pytest.mark.slow,
                  id=f"{family}-{'switched on' if switched else 'base'}")

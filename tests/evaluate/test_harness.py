@@ -111,6 +111,7 @@ def test_answers_are_kept_through_a_kill(writer, asked, answered, tmp_path, monk
     assert harness.evaluate(writer, *asked[:2], tmp_path, PLAN) == answered[1] and not seen, "done is done"
 
 
+@pytest.mark.slow
 def test_the_batch_size_does_not_change_an_answer(writer, asked, answered, tmp_path):
     harness.evaluate(writer, *asked[:2], tmp_path, harness.EvaluationPlan(3, 5, 3, 64))
     assert lines_of(tmp_path) == lines_of(answered[0])
@@ -210,7 +211,7 @@ def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_p
     ("arguments", "part"),
     [
         (("--tasks", "mmlu"), "task 'mmlu': give the file of its records, --tasks mmlu=FILE.jsonl"),
-        (("--tasks", "mmlu="), "task 'mmlu=': no file behind the ="),
+        (("--tasks", "mmlu="), "task 'mmlu=': no file after the ="),
         (("--tasks", "mmlu=nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--tasks", "mmlu={file}", "--context", "96"), "line 1: no choices, which task mmlu asks with"),
         (("--tasks", "a={file}", "--limit", "0"), "--limit 0 must be at least 1"),

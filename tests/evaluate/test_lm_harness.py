@@ -10,6 +10,8 @@ from cola_jax.evaluate import lm_harness
 from cola_jax.evaluate.harness import EvaluationPlan
 from cola_jax.evaluate.lm_harness import Ask
 
+pytestmark = pytest.mark.slow
+
 PLAN = EvaluationPlan(step=1, seed=5, batch_size=2, context=64)
 TASK = """
 task: apples

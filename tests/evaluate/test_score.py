@@ -317,7 +317,7 @@ def test_a_name_that_would_leave_the_folder_of_answers_is_refused(name):
         ("\n[riddle]", "\ufeff[riddle]", None),
         ("{question}", "{question.x}", "{question.x} is not the name of a field"),
         ("{question}", "{0}", "{0} is not the name of a field"),
-        ("{question}", "{question:>9}", "has a format behind a name"),
+        ("{question}", "{question:>9}", "has a format after a name"),
         ('answer = "a clock"', 'answer = "a", choices = "ab"', "choices must be a list of texts, got 'ab'"),
         ("shots = 1", 'shots = 1\nrecords = "gs://b/r"', "records gs://b/r: object stores"),
     ],

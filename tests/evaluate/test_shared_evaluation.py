@@ -18,6 +18,8 @@ from cola_jax.evaluate.harness import Share
 from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Record
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 PLAN = harness.EvaluationPlan(step=3, seed=5, batch_size=2, context=64)
 TASK = Task("riddle", "exact", "exact", 0, (), (), 4, "", ())

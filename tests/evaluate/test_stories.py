@@ -53,6 +53,7 @@ def test_distinct_pairs_fall_with_repetition_and_stand_no_text():
     assert stories.story_figures([])["stories"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_continuation_is_what_the_writer_writes():
     small = writer()
     pairs = stories.continuations(small, 3, seed=5, batch_size=2)

@@ -20,6 +20,8 @@ from cola_jax.families.likelihood import MonteCarlo, elbo, iwae
 from cola_jax.generate.prompts import PromptError
 from cola_jax.models import build
 
+pytestmark = pytest.mark.slow
+
 C, D = 3, 2
 MEAN = jnp.array([0.5, -1.0, 0.2])
 SPREAD = jnp.array([[1.0, 0.4, 0.0], [0.4, 0.8, -0.3], [0.0, -0.3, 0.6]])  # of the prior

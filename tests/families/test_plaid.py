@@ -187,6 +187,7 @@ def test_embeddings_come_out_of_noise_as_the_sampler_written_out_plainly_does():
     assert written(cfg, params, prompts, seed=7) == expected
 
 
+@pytest.mark.slow
 def test_steps_and_score_temperature_change_what_is_written():
     cfg, params = setup(sampling__plaid__steps=3)
     prompts = [[1, 2, 3], [4]] * 8

@@ -195,6 +195,7 @@ def test_training_continues_an_import_with_a_fresh_optimizer_and_its_encoder_as_
     assert given.keys() == back.keys() and given != back
 
 
+@pytest.mark.slow
 def test_an_import_writes_text(capsys, workdir):
     status, out, _ = command(capsys, "generate", "--workdir", workdir, "--prompt", "Anna has ")
     assert status == 0 and out.startswith("Anna has ")

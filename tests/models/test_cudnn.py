@@ -11,6 +11,8 @@ from tiny import close, config
 from cola_jax.config import ComputeConfig, ConfigError, for_platform
 from cola_jax.models import attention, cudnn
 
+pytestmark = pytest.mark.slow
+
 B, N, H, K, S = 2, 48, 2, 16, 4
 SEGMENTS = jnp.asarray(np.repeat([[1, 2, 0], [1, 2, 3]], [16, 28, 4], axis=1))
 XLA, CUDNN = (ComputeConfig(attention=name, attention_chunks=5) for name in ("xla", "cudnn"))

@@ -13,10 +13,10 @@ PROGRAM = Path(__file__).with_name("train_on_meshes.py")
 
 
 @pytest.mark.parametrize("family,packing,meshes", [
-    ("cola", "concat", ["fsdp=2,sequence=2,tensor=2"]),
+    pytest.param("cola", "concat", ["fsdp=2,sequence=2,tensor=2"], marks=pytest.mark.slow),
     pytest.param("cola", "concat", ["replica=2,data=2,fsdp=2"], marks=pytest.mark.slow),
     pytest.param("ar", "best_fit", ["fsdp=8", "fsdp=2,sequence=4"], marks=pytest.mark.slow),
-    pytest.param("llada", "best_fit", ["fsdp=2,sequence=2,tensor=2"], marks=pytest.mark.slow),
+    ("llada", "best_fit", ["fsdp=2,sequence=2,tensor=2"]),
 ])  # fmt: skip
 def test_losses_are_the_same_on_every_mesh(family, packing, meshes):
     program = [sys.executable, str(PROGRAM), family, packing, "one", *meshes]

@@ -20,6 +20,8 @@ from cola_jax.train.metrics import read_metrics
 from cola_jax.train.stored import CheckpointError, steps_in
 from cola_jax.train.workdir import WorkdirError
 
+pytestmark = pytest.mark.slow
+
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 SMALL = {
     "train__steps": 4, "train__log_every": 1, "train__eval_every": 0, "train__plot_every": 0, "tokenizer__kind": "bytes",
