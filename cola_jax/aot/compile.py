@@ -124,7 +124,7 @@ def abstract_batch(cfg: RunConfig, mesh: Mesh) -> dict[str, Any]:
 
 
 def compile_program(
-    cfg: RunConfig, topology: str, name: str = "train", rows: int = 1, prompt: int = 128
+    cfg: RunConfig, topology: str, name: str = "train", rows: int = 16, prompt: int = 256
 ) -> tuple[CompileReport, jax.stages.Compiled | None]:
     """Compiles one program of `cfg` for a topology. Returns the report, and the executable if the compiler made one.
 

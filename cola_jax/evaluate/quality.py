@@ -86,7 +86,7 @@ def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size:
             pairs.append(Pair(tuple(before), tuple(answer)))
     if not pairs:
         raise DataError("every text is empty: there is nothing to judge")
-    rows = text_likelihood.measure(judge, pairs, text_likelihood.settings_of("ar", {}), 0, batch_size)
+    rows = text_likelihood.measure(judge, pairs, text_likelihood.settings_of(judge.cfg.family, {}), 0, batch_size)
     measured = text_likelihood.summarize(rows, 0)
     names = ("tokens", "nats_per_token", "low", "high", "perplexity")
     return {f"generative_{name}": measured[name] for name in names}

@@ -81,7 +81,7 @@ def pair_of(writer: Writer, prompt: str, answer: str, where: str) -> Pair:
 
 
 def estimate_likelihood(
-    writer: Writer, texts: Sequence[tuple[str, str]], *, seed: int = 0, batch_size: int = 16, **settings: Any
+    writer: Writer, texts: Sequence[tuple[str, str]], *, seed: int = 0, batch_size: int = 32, **settings: Any
 ) -> list[dict[str, Any]]:
     """Estimates log p(answer | prompt) of (prompt, answer) texts; an answer is taken as it is, with its leading space.
 

@@ -46,7 +46,8 @@ class Training(NamedTuple):
     """What one step trains.
 
     Attributes:
-      groups: the groups that the step updates; the others are constants of the step.
+      groups: the groups that the step updates; the others are constants of the step. The first step of a run updates every
+        group that any of its steps does: those have moments.
       rates: {group: factor on the learning rate}, of all groups.
       frozen: groups whose first parameters the loss reads and no step trains (the reference encoder); the same at each step.
     """

@@ -31,7 +31,7 @@ from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
 from cola_jax.train.workdir import TOKENIZER, WorkdirError, stored_config, write_config
 
 RECORD = "released"  # folder of an imported workdir
-PARTS = ("cola_vae", "cola_dit")
+PARTS = tuple(GROUPS)  # folders of the released form
 # Model fields that the config keeps: no released field says them.
 NOT_RELEASED = {"vae": ("fixed_logsnr",), "dit": ("zero_init",)}
 Say = Callable[[str], None]
@@ -97,7 +97,7 @@ def export_released(
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
-    parts = [part for part, groups in GROUPS.items() if set(groups) <= set(FAMILIES[cfg.family].groups)]
+    parts = tuple(part for part, groups in GROUPS.items() if set(groups) <= set(FAMILIES[cfg.family].groups))
     if not parts:
         exported = [name for name, family in FAMILIES.items() if family.forms]
         raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: {', '.join(exported)} can be exported")

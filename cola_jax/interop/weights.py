@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cola_jax import config
+from cola_jax import config, storage
 from cola_jax.config import RunConfig
 from cola_jax.interop.convert import Say, export_released, import_released
 from cola_jax.interop.convert_llama import FAMILIES_OF_THE_FORM, export_llama, import_llama
@@ -33,6 +33,7 @@ def import_weights(
     Raises:
       ReleasedFormatError, ConfigError, DataError: see `import_released` and `import_llama`.
     """
+    source = storage.local(source, "source")
     llama = is_llama(source)
     if not llama:
         refuse_others(source)
@@ -58,7 +59,6 @@ def export_weights(
     Raises:
       ReleasedFormatError, CheckpointError: see `export_released` and `export_llama`.
     """
-    stored = stored_config(Path(workdir))
-    family = stored.get("family") if isinstance(stored, dict) else None
+    family = stored_config(storage.local(workdir, "source"))["family"]
     export = export_llama if family in FAMILIES_OF_THE_FORM else export_released
     export(workdir, target, step, dtype, say, ema)

@@ -77,12 +77,8 @@ def place_state(cfg: OptimizerConfig, state: Tree, places: Tree, rest: Any) -> T
 
 
 def ever_trained(cfg: RunConfig, family: Family) -> tuple[str, ...]:
-    """Returns the groups that at least one step of the run trains, in the order of `family.groups`."""
-    seen = set(family.training(cfg, 0).groups)
-    if len(seen) < len(family.groups) and cfg.objective.latent_policy == "interval":
-        for step in range(1, min(cfg.train.steps, cfg.objective.interval_period)):
-            seen |= set(family.training(cfg, step).groups)
-    return tuple(group for group in family.groups if group in seen)
+    """Returns the groups that at least one step of the run trains: those of its first (see `Training`)."""
+    return family.training(cfg, 0).groups
 
 
 def init(cfg: RunConfig, family: Family, params: Tree) -> Tree:
