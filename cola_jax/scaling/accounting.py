@@ -45,7 +45,7 @@ def describe(cfg: RunConfig, cost: Cost) -> str:
             f"FLOPs per token: {cost.total:.4g} (forward {forward:.4g}, backward {backward:.4g}; {parts}), of which "
             f"{cost.masked / cost.total:.1%} on masked attention pairs",
             f"the run of {tokens:,} tokens: {cost.total * tokens / EXA:.4g} EFLOPs by that count, "
-            f"{paper_exaflops(tokens):.4g} on the paper's axis (6 x 1.8e9 a token)",
+            f"{paper_exaflops(tokens):.4g} on the paper's axis (6 x 1.8e9 per token)",
         ]
     )
 
