@@ -22,6 +22,7 @@ from benchmarks.train_step import SIZES
 from cola_jax.aot import hlo
 from cola_jax.config import ComputeConfig, RunConfig, SamplingConfig, TextVAEConfig
 from cola_jax.families import cola
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import blocks
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
@@ -38,7 +39,7 @@ def config() -> RunConfig:
 
 def cached(cfg: RunConfig, params, prompts, noise) -> np.ndarray:
     """Our generation. Returns tokens (B, NEW)."""
-    written = [tokens for tokens, _ in cola.generate(cfg, params, prompts, pad_id=0, noise=noise)]
+    written = [tokens for tokens, _ in cola.generate(cfg, params, prompts, RowOptions(0), noise=noise)]
     return np.concatenate([np.asarray(block) for block in written], axis=1)
 
 

@@ -35,14 +35,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def exact_and_compiled_once(request, tmp_path_factory):
-    """Full fp32 products on every backend, and a compilation cache of this session's own: tests share many programs.
+def exact_and_compiled_once(request):
+    """Full fp32 products on every backend, and a compilation cache that stays: tests share many programs, and so do runs.
 
-    So do the processes of a session, whose folders lie side by side.
+    `python -m pytest --cache-clear` empties it.
     """
-    base = tmp_path_factory.getbasetemp()
-    compiled = (base.parent if hasattr(request.config, "workerinput") else base) / "compiled"
-    compiled.mkdir(exist_ok=True)
+    compiled = request.config.cache.mkdir("compiled")
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_compilation_cache_dir", str(compiled))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

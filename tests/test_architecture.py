@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "commands": BELOW_RUNS | {"runs", "evaluate", "demo"},
 }
 LOOSE = {"__init__", "cli", "errors", "storage"}  # modules beside the rooms
-EVALUATED = {f"cola_jax.families.{name}" for name in ("vae_terms", "likelihood", "cola_likelihood")}
+EVALUATED = {f"cola_jax.families.{name}" for name in ("vae_terms", "likelihood", "cola_likelihood", "rows")}
 
 
 def sources(*folders):

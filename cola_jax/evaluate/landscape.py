@@ -21,6 +21,7 @@ from cola_jax.evaluate import latents
 from cola_jax.families import FAMILIES
 from cola_jax.families.cola_likelihood import block_log_density
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.models import build
 
 NEIGHBOURS = 64  # blocks whose principal directions are taken
 ROWS = 64  # blocks whose density is computed at once
@@ -82,11 +83,11 @@ def of_run(
         raise DataError(
             f"{count} landscapes were asked for, and {len(places)} documents have a block: give more --batches"
         )
-    found = []
+    found, networks, ode = [], build.of_cola(cfg), settings.ode
     for index, place in enumerate(places[:count]):
         key = jax.random.fold_in(jax.random.PRNGKey(seed), index)
         density = lambda z_MSC, place=place, key=key: block_log_density(
-            cfg, params, jnp.asarray(place.past_NC), z_MSC, jnp.broadcast_to(key, (len(z_MSC), *key.shape)), settings
+            networks, params, jnp.asarray(place.past_NC), z_MSC, jnp.broadcast_to(key, (len(z_MSC), *key.shape)), ode
         )
         found.append(around(place, all_MSC, density, points, extent))
     return found

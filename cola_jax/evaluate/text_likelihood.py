@@ -18,6 +18,7 @@ from cola_jax.evaluate.harness import bucket
 from cola_jax.evaluate.records import read_records
 from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.runs.writer import Writer
 from cola_jax.storage import check_text
 
@@ -145,10 +146,8 @@ def _measured(
             batch = numbers[start : start + batch_size]
             filled = batch + [batch[-1]] * (batch_size - len(batch))  # so that every batch has one shape
             prompts, answers = [pairs[n].prompt for n in filled], [pairs[n].answer for n in filled]
-            found = likelihood(
-                writer.cfg, writer.params, prompts, answers, seed=seed, pad_id=writer.tokenizer.pad_id,
-                samples=filled, prompt_tokens=length, settings=settings,
-            )  # fmt: skip
+            options = RowOptions(writer.tokenizer.pad_id, seed, filled, length)
+            found = likelihood(writer.cfg, writer.params, prompts, answers, options, settings)
             for place, number in enumerate(batch):
                 size = len(writer.tokenizer.decode(pairs[number].answer).encode())
                 row = {"number": number, "tokens": len(answers[place]), "bytes": size, "kind": found.kind}

@@ -23,11 +23,12 @@ from cola_jax.families.family import (
     text_batch,
     trains_all,
 )
-from cola_jax.families.keys import key_of, sample_keys
+from cola_jax.families.keys import key_of
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import next_token, tokens
 from cola_jax.generate.next_token import DecodedChunk
-from cola_jax.generate.prompts import Place, PromptError, join_answers, pad_tokens
+from cola_jax.generate.prompts import PromptError, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -83,21 +84,12 @@ def generate(
     cfg: RunConfig,
     params: Any,
     prompts: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
-    place: Place = jnp.asarray,
+    rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], DecodedChunk]]:
     """Continues prompts, token by token, as cfg.sampling says.
 
     Args:
       prompts: token ids of each row, at least one: the model has no distribution of a document's first token.
-      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
-        (seed, sample, position) alone, whatever else is in the batch.
-      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
-      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       for each chunk of at most CHUNK tokens, its new tokens by row, and the chunk itself.
@@ -106,16 +98,15 @@ def generate(
       PromptError: for no prompts, an empty one, or a token outside the vocabulary.
     """
     batch = pad_tokens(
-        prompts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=prompt_tokens,
+        prompts, pad_id=rows.pad_id, vocab_size=cfg.backbone.vocab_size, least=rows.prompt_tokens,
         empty="family 'ar' continues a text of at least one token",
     )  # fmt: skip
-    keys_B = place(sample_keys(seed, len(prompts), samples))
+    keys_B, place = rows.keys(len(prompts)), rows.place
     count = min(CHUNK, cfg.sampling.max_new_tokens)
     chunks = -(-cfg.sampling.max_new_tokens // count)
     networks, choice = build.of_backbone(cfg), tokens.choice_of(cfg.sampling)
     values = jax.tree.map(place, tokens.values_of(cfg.sampling, len(prompts)))
-    rows, ends = place(batch.tokens), place(batch.known)
-    progress = next_token.read_prompt(networks, params, rows, ends, chunks * count)
+    progress = next_token.read_prompt(networks, params, place(batch.tokens), place(batch.known), chunks * count)
     for index in range(chunks):
         first = jnp.int32(index * count)
         chunk, progress = next_token.write_tokens(networks, choice, params, values, progress, keys_B, first, count)
@@ -136,11 +127,7 @@ def log_likelihood(
     params: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
+    rows: RowOptions,
     settings: MonteCarlo,
 ) -> Likelihood:
     """Returns log p(answer | prompt), exactly: nothing is drawn, and no setting is read.
@@ -152,22 +139,22 @@ def log_likelihood(
     empty = [row for row, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
         raise PromptError(f"prompt {empty[0]} is empty: family 'ar' estimates the likelihood of a text after another")
-    batch = pad_tokens(whole, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=prompt_tokens)
+    batch = pad_tokens(whole, pad_id=rows.pad_id, vocab_size=cfg.backbone.vocab_size, least=rows.prompt_tokens)
     first = np.array([len(prompt) for prompt in prompts], np.int32)
-    return Likelihood(np.asarray(_log_p(cfg, params, batch.tokens, first, batch.known)), "exact", {})
+    return Likelihood(np.asarray(_log_p(build.of_backbone(cfg), params, batch.tokens, first, batch.known)), "exact", {})
 
 
 @partial(jax.jit, static_argnums=0)
-def _log_p(cfg, params, tokens_BL, first_B, end_B):
+def _log_p(networks, params, tokens_BL, first_B, end_B):
     """The sum of log p of tokens first .. end - 1 of each row."""
-    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    net, variables = build.backbone(networks), {"params": params["backbone"]}
     positions = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1]), tokens_BL.shape)
     hidden, _ = net.apply(variables, tokens_BL, positions, None, causal, method="hidden")
     losses, _ = chunked_cross_entropy(
         lambda h: net.apply(variables, h, True, method="to_logits"),
         hidden[:, :-1],
         tokens_BL[:, 1:],
-        cfg.compute.cross_entropy_chunk,
+        networks.compute.cross_entropy_chunk,
     )
     place = positions[:, 1:]
     return -jnp.sum(losses * ((place >= first_B[:, None]) & (place < end_B[:, None])), axis=-1)

@@ -27,11 +27,12 @@ from cola_jax.families.family import (
     Training,
     text_batch,
 )
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import blocks as block_loop
 from cola_jax.generate.blocks import Block
 from cola_jax.generate.keys import fold_rows
-from cola_jax.generate.prompts import Place, pad_prompts
+from cola_jax.generate.prompts import pad_prompts
 from cola_jax.models import build, flops
 from cola_jax.models.cache import slots
 from cola_jax.models.dit import BlockPositions
@@ -146,27 +147,19 @@ def generate(
     cfg: RunConfig,
     params: Any,
     prompts: Sequence[Sequence[int]],
+    rows: RowOptions,
     *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
     noise: jax.Array | None = None,
     blocks: int | None = None,
-    prompt_tokens: int = 0,
-    place: Place = jnp.asarray,
     rope: RopeTable | None = None,
 ) -> Iterator[tuple[list[list[int]], Block]]:
     """Continues prompts block by block, as cfg.sampling says (SPEC 3).
 
     Args:
       prompts: token ids of each row; an empty prompt writes from nothing.
-      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Noise and sampling depend
-        on (seed, sample, block) alone, whatever else is in the batch.
+      rows: where `prompt_tokens` is given, as many blocks are written as any prompt of that length could need.
       noise: (blocks, B, S, C), in place of the seed's.
       blocks: how many blocks to write; by default as many as max_new_tokens need.
-      prompt_tokens: prompts are padded to at least so many tokens, and as many blocks are written as any prompt could need:
-        batches of as many rows then share their compiled programs.
-      place: puts an array whose leading axis is rows onto devices; by default onto the first.
       rope: RoPE positions in place of the natural ones; only to reproduce another program's.
 
     Yields:
@@ -180,22 +173,22 @@ def generate(
     if size % cfg.vae.block_size:
         raise ConfigError(f"generation needs vae.block_size={cfg.vae.block_size} to divide dit.block_size={size}")
     batch = pad_prompts(
-        prompts, patch_size=patch, block_size=size, pad_id=pad_id, vocab_size=cfg.vae.vocab_size,
-        first_block=cfg.sampling.first_block, blocks=-(-prompt_tokens // (size * patch)),
+        prompts, patch_size=patch, block_size=size, pad_id=rows.pad_id, vocab_size=cfg.vae.vocab_size,
+        first_block=cfg.sampling.first_block, blocks=-(-rows.prompt_tokens // (size * patch)),
     )  # fmt: skip
     if blocks is None:
         most = 0 if cfg.sampling.first_block in ("left_pad", "right_pad") else size * patch - 1
-        known = most if prompt_tokens else int(batch.trim.max())
+        known = most if rows.prompt_tokens else int(batch.trim.max())
         blocks = -(-(cfg.sampling.max_new_tokens + known) // (size * patch))
-    keys_B = place(sample_keys(seed, len(prompts), samples))
+    keys_B, place = rows.keys(len(prompts)), rows.place
     program = block_loop.program_of(cfg)
     values = jax.tree.map(lambda x: place(x) if x.ndim else x, block_loop.values_of(cfg.sampling, len(prompts)))
     prepared = block_loop.prepare(program, params)
     params = block_loop.cut_layers(program.networks, params)
     whole = batch.known // size * size
     prefix = None if rope is None else rope.prefix(whole, batch.tokens.shape[1] // patch)
-    rows, ends = place(batch.tokens), place(batch.known)
-    progress, first = block_loop.read_prompt(program.networks, params, rows, ends, blocks, prefix)
+    tokens, ends = place(batch.tokens), place(batch.known)
+    progress, first = block_loop.read_prompt(program.networks, params, tokens, ends, blocks, prefix)
     new_tokens = lambda block, skip: [row[n:].tolist() for row, n in zip(jax.device_get(block.tokens), skip)]
     mixed, written = bool((batch.known % size).any()), None
     for index in range(blocks):

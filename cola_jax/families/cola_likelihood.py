@@ -5,7 +5,6 @@ Axes: B batch, L tokens, N = L / P latents, S latents per block, C latent channe
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -17,11 +16,13 @@ import numpy as np
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import change_of_variables
 from cola_jax.families import vae_terms
-from cola_jax.families.keys import key_of, sample_keys
-from cola_jax.families.likelihood import Likelihood, MonteCarlo, elbo, iwae
+from cola_jax.families.keys import key_of
+from cola_jax.families.likelihood import Likelihood, MonteCarlo, PriorOde, elbo, iwae
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.keys import fold_rows
 from cola_jax.generate.prompts import PromptError, pad_prompts
 from cola_jax.models import build
+from cola_jax.models.build import ColaNetworks
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 from cola_jax.models.dit import BlockPositions
 from cola_jax.models.text_vae import to_prior
@@ -46,11 +47,7 @@ def log_likelihood(
     params: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
+    rows: RowOptions,
     settings: MonteCarlo,
 ) -> Likelihood:
     """Estimates log p(prompt, answer) - log p(prompt) from the same draws; of an empty prompt it is a lower bound.
@@ -68,12 +65,12 @@ def log_likelihood(
         raise PromptError(f"answer {empty[0]} is empty: it has no likelihood")
     whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
     span = cfg.dit.block_size * cfg.vae.patch_size
-    longest = max(prompt_tokens, max(map(len, whole)))
-    room = {"patch_size": cfg.vae.patch_size, "block_size": cfg.dit.block_size, "pad_id": pad_id}
+    longest = max(rows.prompt_tokens, max(map(len, whole)))
+    room = {"patch_size": cfg.vae.patch_size, "block_size": cfg.dit.block_size, "pad_id": rows.pad_id}
     padded = lambda texts: pad_prompts(texts, vocab_size=cfg.vae.vocab_size, blocks=-(-longest // span), **room).tokens
-    keys_B = sample_keys(seed, len(whole), samples)
-    settings = dataclasses.replace(settings, draws=settings.draws or DRAWS)
-    of = lambda texts: log_weights(cfg, params, padded(texts), np.array([len(t) for t in texts]), keys_B, settings)
+    networks, keys_B, draws, ode = build.of_cola(cfg), rows.keys(len(whole)), settings.draws or DRAWS, settings.ode
+    lengths = lambda texts: np.array([len(text) for text in texts])
+    of = lambda texts: log_weights(networks, params, padded(texts), lengths(texts), keys_B, draws, ode)
     terms = of(whole)
     estimate = {"elbo": elbo, "iwae": iwae}[settings.estimator]
     found, kind = estimate(terms.log_w), "bound"
@@ -85,9 +82,15 @@ def log_likelihood(
     return Likelihood(np.asarray(found), kind, means)
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@partial(jax.jit, static_argnums=(0, 5, 6))
 def log_weights(
-    cfg: RunConfig, params: Any, tokens_BL: jax.Array, length_B: jax.Array, keys_B: jax.Array, settings: MonteCarlo
+    cfg: ColaNetworks,
+    params: Any,
+    tokens_BL: jax.Array,
+    length_B: jax.Array,
+    keys_B: jax.Array,
+    draws: int,
+    ode: PriorOde,
 ) -> Terms:
     """Returns the terms of log w for texts of `length_B` tokens, one per row, L a multiple of the tokens of a block."""
     size, patch = cfg.dit.block_size, cfg.vae.patch_size
@@ -104,19 +107,17 @@ def log_weights(
         eps = vae_terms.normal(jax.vmap(lambda key: key_of(key, "posterior"))(keys), (latents, cfg.vae.latent_dim))
         z0 = posterior.mean + jnp.exp(0.5 * posterior.logvar) * eps
         log_q = -0.5 * jnp.sum(change_of_variables.LOG_2PI + posterior.logvar + jnp.square(eps), axis=-1)
-        log_prior = prior_log_density(cfg, params, to_prior(cfg.vae, z0), keys, settings)
+        log_prior = prior_log_density(cfg, params, to_prior(cfg.vae, z0), keys, ode)
         log_prior = log_prior + cfg.vae.latent_dim * jnp.log(jnp.abs(cfg.vae.latent_scale))
         log_x = -_decoder_losses(cfg, params, z0, positions, tokens_BL)
         return Terms(
             jnp.sum(log_x * real, axis=-1), jnp.sum(log_prior * counted, axis=-1), jnp.sum(log_q * counted, axis=-1)
         )
 
-    return jax.lax.map(once, jnp.arange(settings.draws))
+    return jax.lax.map(once, jnp.arange(draws))
 
 
-def prior_log_density(
-    cfg: RunConfig, params: Any, z0_BNC: jax.Array, keys_B: jax.Array, settings: MonteCarlo
-) -> jax.Array:
+def prior_log_density(cfg: ColaNetworks, params: Any, z0_BNC: jax.Array, keys_B: jax.Array, ode: PriorOde) -> jax.Array:
     """log p(z0) latent by latent (B, N), z0 as the DiT sees it: all blocks at once, each given the clean ones before it.
 
     The sum over a block's latents is log p(z0^b | z0^{<b}); a single latent's share has no meaning of its own.
@@ -129,17 +130,17 @@ def prior_log_density(
         times = jnp.broadcast_to(t, (batch, 1))
         return net.apply(variables, z0_BNC, z_BNC, times, None, positions, None, method="denoise_all")
 
-    if settings.divergence == "exact":
+    if ode.divergence == "exact":
         probes = change_of_variables.exact(latents, channels, cfg.dit.block_size)
     else:
         keys = jax.vmap(lambda key: key_of(key, "hutchinson"))(keys_B)
         probes = change_of_variables.hutchinson(keys, latents, channels)
-    return change_of_variables.log_density(velocity, z0_BNC, probes, settings.steps, settings.solver)
+    return change_of_variables.log_density(velocity, z0_BNC, probes, ode.steps, ode.solver)
 
 
 @partial(jax.jit, static_argnums=(0, 5))
 def block_log_density(
-    cfg: RunConfig, params: Any, past_NC: jax.Array, z0_GSC: jax.Array, keys_G: jax.Array, settings: MonteCarlo
+    cfg: ColaNetworks, params: Any, past_NC: jax.Array, z0_GSC: jax.Array, keys_G: jax.Array, ode: PriorOde
 ) -> jax.Array:
     """log p(z0^b | z0^{<b}) of G blocks after one and the same past, (G,) fp32 in nats; latents are as the DiT sees them.
 
@@ -161,11 +162,11 @@ def block_log_density(
         at_t = jax.tree.map(lambda m_1D: m_1D[0], net.apply(variables, t[None], method="modulations"))
         return net.apply(variables, z_GSC, at_t, at_t, None, context, False, method="denoise_block")[0]
 
-    if settings.divergence == "exact":
+    if ode.divergence == "exact":
         probes = change_of_variables.exact(size, channels, size)
     else:
         probes = change_of_variables.hutchinson(keys_G, size, channels)
-    found = change_of_variables.log_density(velocity, z0_GSC, probes, settings.steps, settings.solver)
+    found = change_of_variables.log_density(velocity, z0_GSC, probes, ode.steps, ode.solver)
     return jnp.sum(found, axis=-1)
 
 

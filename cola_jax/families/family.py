@@ -62,8 +62,7 @@ class Generator:
     """How a family generates text.
 
     Attributes:
-      generate: (cfg, params, prompts, *, seed, pad_id, samples, prompt_tokens, place) -> iterator of (new tokens by row,
-        details) block by block.
+      generate: (cfg, params, prompts, rows: RowOptions) -> iterator of (new tokens by row, details) block by block.
       step: (cfg, params, rows, prompt) -> the jitted function that `generate` calls again and again, and what it is called
         with for so many prompts of so many tokens: shapes in place of arrays, params being shapes too.
       needs_prompt: whether a prompt must have at least one token.
@@ -81,8 +80,8 @@ class LikelihoodEstimator:
     """How a family estimates text log-likelihood.
 
     Attributes:
-      estimate: (cfg, params, prompts, answers, *, seed, pad_id, samples, prompt_tokens, settings) -> Likelihood of each answer
-        given its prompt. prompt_tokens: as in `Generator.generate`, of both together.
+      estimate: (cfg, params, prompts, answers, rows: RowOptions, settings: MonteCarlo) -> Likelihood of each answer given its
+        prompt; rows.prompt_tokens counts both together.
       options: fields of `MonteCarlo` that it reads.
       exact: whether the estimate is log p itself, and no bound.
     """

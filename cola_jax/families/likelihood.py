@@ -16,6 +16,14 @@ ESTIMATORS = ("elbo", "iwae")
 DIVERGENCES = ("hutchinson", "exact")
 
 
+class PriorOde(NamedTuple):
+    """How the ODE of the log-density of Cola's prior is solved: number of steps, solver, one of DIVERGENCES."""
+
+    steps: int
+    solver: str
+    divergence: str
+
+
 @dataclass(frozen=True)
 class MonteCarlo:
     """Monte Carlo settings of a likelihood; a family reads the fields that its `LikelihoodEstimator.options` names.
@@ -32,6 +40,10 @@ class MonteCarlo:
     solver: str
     divergence: str
     estimator: str
+
+    @property
+    def ode(self) -> PriorOde:
+        return PriorOde(self.steps, self.solver, self.divergence)
 
 
 class Likelihood(NamedTuple):

@@ -25,11 +25,12 @@ from cola_jax.families.family import (
     text_batch,
     trains_all,
 )
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import unmask
 from cola_jax.generate.keys import fold_rows
-from cola_jax.generate.prompts import Place, PromptBatch, PromptError, join_answers, pad_tokens
+from cola_jax.generate.prompts import PromptBatch, PromptError, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import bidirectional
 from cola_jax.models.cross_entropy import chunked_cross_entropy
@@ -105,13 +106,13 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int, tokens: int = 0) -> PromptBatch:
-    """Returns texts as rows of one length, at least `tokens`.
+def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], rows: RowOptions) -> PromptBatch:
+    """Returns texts as rows of one length.
 
     Raises:
       PromptError: for no texts, or one with a token that is the mask or outside the vocabulary.
     """
-    batch = pad_tokens(texts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=tokens)
+    batch = pad_tokens(texts, pad_id=rows.pad_id, vocab_size=cfg.backbone.vocab_size, least=rows.prompt_tokens)
     masked = [row for row, text in enumerate(texts) if mask_id(cfg) in text]
     if masked:
         raise PromptError(f"prompt {masked[0]} holds token {mask_id(cfg)}, the mask (llada.mask_id): text may not")
@@ -122,21 +123,12 @@ def generate(
     cfg: RunConfig,
     params: Any,
     prompts: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
-    place: Place = jnp.asarray,
+    rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], jax.Array]]:
     """Continues prompts by cfg.sampling.max_new_tokens tokens, as cfg.sampling and its group llada say.
 
     Args:
       prompts: token ids of each row; an empty prompt writes from nothing.
-      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Sampling depends on
-        (seed, sample, pass) alone, whatever else is in the batch.
-      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
-      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       for each block of sampling.llada.block_length tokens, its new tokens by row, and the same as an array (B, M).
@@ -144,9 +136,9 @@ def generate(
     Raises:
       PromptError: see `padded`.
     """
-    batch, schedule = padded(cfg, prompts, pad_id, prompt_tokens), unmask.schedule_of(cfg)
-    canvas = unmask.Canvas(*map(place, unmask.canvas_of(cfg, batch.tokens, batch.known, pad_id)))
-    keys_B, program = place(sample_keys(seed, len(prompts), samples)), unmask.program_of(cfg)
+    batch, schedule = padded(cfg, prompts, rows), unmask.schedule_of(cfg)
+    place, keys_B, program = rows.place, rows.keys(len(prompts)), unmask.program_of(cfg)
+    canvas = unmask.Canvas(*map(place, unmask.canvas_of(cfg, batch.tokens, batch.known, rows.pad_id)))
     values = jax.tree.map(place, unmask.values_of(cfg.sampling, len(prompts)))
     fills = jnp.asarray(schedule.fills)
     for block in range(schedule.blocks):
@@ -161,11 +153,7 @@ def log_likelihood(
     params: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
+    rows: RowOptions,
     settings: MonteCarlo,
 ) -> Likelihood:
     """Returns a Monte Carlo lower bound on log p(answer | prompt) in nats, (B,): E over l ~ U{1..A} of (A / l) sum log p.
@@ -177,23 +165,23 @@ def log_likelihood(
       PromptError: see `padded`; and for an empty answer.
     """
     whole = join_answers(prompts, answers)
-    batch = padded(cfg, whole, pad_id, prompt_tokens)
+    batch = padded(cfg, whole, rows)
     count_B = np.array([len(answer) for answer in answers], np.int32)
     single = count_B.max() == 1
     draws = 1 if single else settings.draws or DRAWS
-    keys_B = sample_keys(seed, len(prompts), samples)
-    total = _sum_of_draws(cfg, params, batch.tokens, batch.known, count_B, keys_B, draws)
+    networks, keys_B = build.of_backbone(cfg), rows.keys(len(prompts))
+    total = _sum_of_draws(networks, params, batch.tokens, batch.known, count_B, keys_B, mask_id(cfg), draws)
     return Likelihood(np.asarray(total) / draws, "exact" if single else "bound", {})
 
 
-@partial(jax.jit, static_argnums=(0, 6))
-def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
+@partial(jax.jit, static_argnums=(0, 7))
+def _sum_of_draws(networks, params, tokens_BN, end_B, count_B, keys_B, mask, draws):
     """The sum over draws of (A / l) sum log p, the last `count_B` tokens in front of `end_B` being the answer."""
-    net, variables = build.backbone(cfg), {"params": params["backbone"]}
+    net, variables = build.backbone(networks), {"params": params["backbone"]}
     positions = jnp.broadcast_to(jnp.arange(tokens_BN.shape[1]), tokens_BN.shape)
     answer = (positions < end_B[:, None]) & (positions >= (end_B - count_B)[:, None])
     segments = (positions < end_B[:, None]).astype(jnp.int32)
-    offset_B = jax.vmap(jax.random.uniform)(keys_B)
+    offset_B, chunk = jax.vmap(jax.random.uniform)(keys_B), networks.compute.cross_entropy_chunk
 
     def body(total_B, number):
         grid_B = jnp.mod(offset_B + number / draws, 1.0)
@@ -202,10 +190,10 @@ def _sum_of_draws(cfg, params, tokens_BN, end_B, count_B, keys_B, draws):
         order = jax.vmap(lambda key: jax.random.uniform(key, tokens_BN.shape[1:]))(keys)
         rank = jnp.argsort(jnp.argsort(jnp.where(answer, order, 2.0), axis=-1), axis=-1)
         masked = answer & (rank < hidden_B[:, None])
-        x_BN = jnp.where(masked, mask_id(cfg), tokens_BN)
+        x_BN = jnp.where(masked, mask, tokens_BN)
         h, _ = net.apply(variables, x_BN, positions, segments, bidirectional, method="hidden")
         losses, _ = chunked_cross_entropy(
-            lambda h: net.apply(variables, h, True, method="to_logits"), h, tokens_BN, cfg.compute.cross_entropy_chunk
+            lambda h: net.apply(variables, h, True, method="to_logits"), h, tokens_BN, chunk
         )
         return total_B - jnp.sum(losses * masked, axis=-1) * count_B / hidden_B, None
 

@@ -28,11 +28,12 @@ from cola_jax.families.family import (
     Training,
     text_batch,
 )
-from cola_jax.families.keys import key_of, row_keys, sample_keys
+from cola_jax.families.keys import key_of, row_keys
 from cola_jax.families.likelihood import Likelihood, MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import embedding_diffusion
 from cola_jax.generate.keys import fold_rows
-from cola_jax.generate.prompts import Place, join_answers, pad_tokens
+from cola_jax.generate.prompts import PromptBatch, join_answers, pad_tokens
 from cola_jax.models import build, flops, pairs
 from cola_jax.models.denoiser import FREQUENCIES, estimate, new_table
 
@@ -75,7 +76,9 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     shape = jnp.where(noise["reconstructs"][:, None], jnp.array([0.0, 1.0]), shape)
     warmup = cfg.plaid.bias_warmup_steps
     bias = jnp.minimum(step / warmup, 1.0) if warmup else 1.0
-    rows = squared_for_the_schedule(lambda shape, free: row_terms(cfg, free, shape, batch, noise, bias))
+    seen = batch | {"segments": None} if cfg.data.packing == "concat" else batch
+    networks = build.of_plaid(cfg)
+    rows = squared_for_the_schedule(lambda shape, free: row_terms(networks, free, shape, seen, noise, bias))
     terms = rows(shape, params)
     share, tokens = cfg.plaid.reconstruction_share, jnp.sum(batch["weights"], axis=1)
     reconstructs = noise["reconstructs"].astype(jnp.float32)
@@ -91,11 +94,13 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
     return total, sums | {"tokens": jnp.sum(tokens)}
 
 
-def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, noise: Any, bias: Any) -> dict[str, Any]:
+def row_terms(
+    networks: build.PlaidNetworks, params: Any, shape_B2: jax.Array, batch: Any, noise: Any, bias: Any
+) -> dict[str, Any]:
     """Returns, for each row, (B,): reconstruction, diffusion and prior in nats per token, and the share of right tokens.
 
     Every row has all of them, at its own time; the loss takes of each what its part is. The first pass of self-conditioning
-    passes no gradient on.
+    passes no gradient on. Documents of a row see each other where batch["segments"] is None.
     """
     chex.assert_shape(shape_B2, (batch["tokens"].shape[0], 2))
     gamma, slope = noise_schedule.gamma_of(params["schedule"], shape_B2)
@@ -103,12 +108,12 @@ def row_terms(cfg: RunConfig, params: Any, shape_B2: jax.Array, batch: Any, nois
     table = embedding_diffusion.unit_rows(params["embedding"]["table"])
     clean = jnp.take(table, batch["tokens"], axis=0)
     z = alpha[:, None, None] * clean + sigma[:, None, None] * noise["eps"]
-    place = batch["positions"], None if cfg.data.packing == "concat" else batch["segments"]
+    place = batch["positions"], batch["segments"]
     read = lambda p, table, z, earlier, gamma: estimate(
-        build.denoiser(cfg), p["backbone"], table, z, earlier, gamma, bias, place, batch["tokens"]
+        build.denoiser(networks), p["backbone"], table, z, earlier, gamma, bias, place, batch["tokens"]
     )
     earlier = jnp.zeros_like(z)
-    if cfg.plaid.self_condition_probability > 0:
+    if networks.plaid.self_condition_probability > 0:
         first = read(*jax.lax.stop_gradient((params, table, z, earlier, gamma))).embeddings
         earlier = jnp.where(noise["conditions"][:, None, None], jax.lax.stop_gradient(first), 0.0)
     found = read(params, table, z, earlier, gamma)
@@ -166,21 +171,12 @@ def generate(
     cfg: RunConfig,
     params: Any,
     prompts: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
-    place: Place = jnp.asarray,
+    rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], jax.Array]]:
     """Continues prompts by cfg.sampling.max_new_tokens tokens, all at once, as cfg.sampling.plaid says.
 
     Args:
       prompts: token ids of each row; an empty prompt writes from nothing.
-      samples: number of each row among all that are written with `seed`; rows 0, 1, ... by default. Noise depends on
-        (seed, sample, step, position) alone, whatever else is in the batch.
-      prompt_tokens: prompts are padded to at least so many tokens, so that batches share their compiled programs.
-      place: puts an array whose leading axis is rows onto devices; by default onto the first.
 
     Yields:
       once: the new tokens by row, and the same as an array.
@@ -188,11 +184,10 @@ def generate(
     Raises:
       PromptError: for no prompts, or a token outside the vocabulary.
     """
-    batch = padded(cfg, prompts, pad_id, prompt_tokens)
+    batch, place, keys_B = padded(cfg, prompts, rows), rows.place, rows.keys(len(prompts))
     canvas = embedding_diffusion.EmbeddingCanvas(
         *map(place, embedding_diffusion.canvas_of(cfg, batch.tokens, batch.known))
     )
-    keys_B = place(sample_keys(seed, len(prompts), samples))
     sampling = cfg.sampling
     temperature = place(jnp.full(len(prompts), sampling.plaid.score_temperature, jnp.float32))
     written = embedding_diffusion.denoise(
@@ -201,9 +196,9 @@ def generate(
     yield jax.device_get(written).tolist(), written
 
 
-def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], pad_id: int, tokens: int) -> Any:
-    """Returns texts as rows of one length, at least `tokens`."""
-    return pad_tokens(texts, pad_id=pad_id, vocab_size=cfg.backbone.vocab_size, least=tokens)
+def padded(cfg: RunConfig, texts: Sequence[Sequence[int]], rows: RowOptions) -> PromptBatch:
+    """Returns texts as rows of one length."""
+    return pad_tokens(texts, pad_id=rows.pad_id, vocab_size=cfg.backbone.vocab_size, least=rows.prompt_tokens)
 
 
 def log_likelihood(
@@ -211,11 +206,7 @@ def log_likelihood(
     params: Any,
     prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
-    *,
-    seed: int = 0,
-    pad_id: int,
-    samples: Sequence[int] | None = None,
-    prompt_tokens: int = 0,
+    rows: RowOptions,
     settings: MonteCarlo,
 ) -> Likelihood:
     """Estimates log p(prompt, answer) - log p(prompt) from the same draws; of an empty prompt it is a lower bound.
@@ -226,12 +217,12 @@ def log_likelihood(
       PromptError: for an empty answer, and see `pad_tokens`.
     """
     whole = join_answers(prompts, answers)
-    least = max(prompt_tokens, max(map(len, whole)))
-    keys_B, draws = sample_keys(seed, len(whole), samples), settings.draws or DRAWS
+    longest = dataclasses.replace(rows, prompt_tokens=max(rows.prompt_tokens, max(map(len, whole))))
+    networks, keys_B, draws = build.of_plaid(cfg), rows.keys(len(whole)), settings.draws or DRAWS
 
     def of(texts):
-        batch = padded(cfg, texts, pad_id, least)
-        return _bound(cfg, params, batch.tokens, batch.known, keys_B, draws)
+        batch = padded(cfg, texts, longest)
+        return _bound(networks, params, batch.tokens, batch.known, keys_B, draws)
 
     terms, kind = of(whole), "bound"
     if any(len(prompt) for prompt in prompts):
@@ -242,14 +233,15 @@ def log_likelihood(
 
 
 @partial(jax.jit, static_argnums=(0, 5))
-def _bound(cfg, params, tokens_BL, length_B, keys_B, draws):
+def _bound(networks, params, tokens_BL, length_B, keys_B, draws):
     """Returns the terms of the bound on -log p, summed over the first `length_B` tokens of each row, the mean of `draws`."""
     batch, length = tokens_BL.shape
     positions = jnp.broadcast_to(jnp.arange(length), (batch, length))
     inside = positions < length_B[:, None]
     row = {"tokens": tokens_BL, "positions": positions, "segments": inside.astype(jnp.int32),
            "weights": inside.astype(jnp.float32)}  # fmt: skip
-    always = _packed(cfg)
+    conditioned = dataclasses.replace(networks.plaid, self_condition_probability=1.0)
+    networks = dataclasses.replace(networks, plaid=conditioned)
     offset_B = jax.vmap(lambda key: jax.random.uniform(key_of(key, "offset")))(keys_B)
 
     def once(number):
@@ -258,9 +250,9 @@ def _bound(cfg, params, tokens_BL, length_B, keys_B, draws):
         shape, start = noise_schedule.shape_of(params["schedule"], t), jnp.array([0.0, 1.0])
 
         def at(shape, name):
-            eps = jax.vmap(lambda key: jax.random.normal(key_of(key, name), (length, cfg.plaid.embedding_dim)))(keys)
+            eps = jax.vmap(lambda key: jax.random.normal(key_of(key, name), (length, conditioned.embedding_dim)))(keys)
             noise = {"eps": eps, "conditions": jnp.ones(batch, bool)}
-            return row_terms(always, params, shape, row, noise, 1.0)
+            return row_terms(networks, params, shape, row, noise, 1.0)
 
         clean, noised = at(jnp.broadcast_to(start, shape.shape), "start"), at(shape, "noised")
         return {
@@ -271,12 +263,6 @@ def _bound(cfg, params, tokens_BL, length_B, keys_B, draws):
 
     per_token = jax.tree.map(lambda x: jnp.mean(x, axis=0), jax.lax.map(once, jnp.arange(draws)))
     return jax.tree.map(lambda x: x * length_B, per_token)
-
-
-def _packed(cfg: RunConfig) -> RunConfig:
-    """The config under which segments are honoured and rows condition on themselves."""
-    plaid = dataclasses.replace(cfg.plaid, self_condition_probability=1.0)
-    return dataclasses.replace(cfg, plaid=plaid, data=dataclasses.replace(cfg.data, packing="best_fit"))
 
 
 def training(cfg: RunConfig, step: int) -> Training:

@@ -19,6 +19,7 @@ import numpy as np
 from cola_jax.config import ComputeConfig, ConfigError, RunConfig, SamplingConfig
 from cola_jax.diffusion import path
 from cola_jax.families import cola, vae_terms
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import PromptError
 from cola_jax.interop import released
 from cola_jax.interop.cases import Case, Cases, compare
@@ -171,7 +172,8 @@ def generation(model: Model, params: Any, cases: Cases, name: str, rope: Any, no
     if noise.shape != expected:
         raise ReleasedFormatError(f"{name}.noise is {list(noise.shape)}, expected {list(expected)}")
     try:
-        written = list(cola.generate(cfg, params, prompts, noise=noise, blocks=count, pad_id=setting["pad"], rope=rope))
+        rows = RowOptions(setting["pad"])
+        written = list(cola.generate(cfg, params, prompts, rows, noise=noise, blocks=count, rope=rope))
     except (ConfigError, PromptError) as error:
         raise ReleasedFormatError(f"{name}: {error}") from error
     results = []

@@ -23,6 +23,7 @@ from cola_jax.config.paths import flat
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.families import FAMILIES
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import Place, PromptError
 from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
 from cola_jax.storage import check_text, local
@@ -126,10 +127,8 @@ class Writer:
         prompt_tokens: int = 0,
     ) -> Iterator[list[str]]:
         """Does what `stream_batch` does, of prompts that are token ids already."""
-        blocks = FAMILIES[self.cfg.family].generator.generate(
-            self.cfg, self.params, rows, seed=seed, pad_id=self.tokenizer.pad_id, samples=samples,
-            prompt_tokens=prompt_tokens, place=self._place(len(rows)),
-        )  # fmt: skip
+        options = RowOptions(self.tokenizer.pad_id, seed, samples, prompt_tokens, self._place(len(rows)))
+        blocks = FAMILIES[self.cfg.family].generator.generate(self.cfg, self.params, rows, options)
         cuts = [Cut(self.cfg.sampling.max_new_tokens, self._stop_id()) for _ in rows]
         decoders = [tokenizers.StreamDecoder(self.tokenizer) for _ in rows]
         for decoder, row in zip(decoders, rows):

@@ -18,7 +18,8 @@ from cola_jax.diffusion import change_of_variables as flow
 from cola_jax.evaluate import embedding, landscape
 from cola_jax.evaluate.landscape import Place
 from cola_jax.families.cola_likelihood import block_log_density
-from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.likelihood import PriorOde
+from cola_jax.models import build
 
 S, C = 2, 2
 SPREAD = np.array([[4.0, 1.0, 0.0, 0.2], [1.0, 2.0, 0.1, 0.0], [0.0, 0.1, 0.5, 0.1], [0.2, 0.0, 0.1, 0.3]])
@@ -82,7 +83,7 @@ def test_the_prior_of_a_dit_that_moves_nothing_is_standard_normal():
     z = jax.random.normal(jax.random.PRNGKey(0), (3, cfg.dit.block_size, cfg.vae.latent_dim))
     past = jax.random.normal(jax.random.PRNGKey(1), (4, cfg.vae.latent_dim))
     keys = jnp.zeros((3, 2), jnp.uint32)
-    found = block_log_density(cfg, params, past, z, keys, MonteCarlo(1, 2, "euler", "exact", "elbo"))
+    found = block_log_density(build.of_cola(cfg), params, past, z, keys, PriorOde(2, "euler", "exact"))
     true = jnp.sum(jax.scipy.stats.norm.logpdf(z), axis=(1, 2))
     np.testing.assert_allclose(found, true, rtol=1e-5)
 

@@ -11,6 +11,7 @@ from small_world import writer
 from cola_jax.config import ConfigError
 from cola_jax.evaluate import latents, trace
 from cola_jax.families import FAMILIES, vae_terms
+from cola_jax.families.rows import RowOptions
 from cola_jax.models import build
 
 STEPS = 250
@@ -128,7 +129,7 @@ def test_a_trace_ends_where_the_writer_does():
     params = tiny.parameters(cfg)
     prompt = np.random.default_rng(0).integers(0, cfg.vae.vocab_size, 11).tolist()
     traced = trace.denoising_trace(cfg, params, prompt, 2, seed=4, pad_id=0)
-    blocks = [b for _, b in FAMILIES["cola"].generator.generate(cfg, params, [prompt], seed=4, pad_id=0, blocks=2)]
+    blocks = [b for _, b in FAMILIES["cola"].generator.generate(cfg, params, [prompt], RowOptions(0, 4), blocks=2)]
     assert traced.states.shape == (2, 4, 4, 4) and traced.tokens.shape == (2, 3, 4)
     for index, block in enumerate(blocks):
         np.testing.assert_allclose(traced.states[index, -1], block.latents[0], atol=1e-5)

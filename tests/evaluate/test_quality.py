@@ -15,6 +15,7 @@ from cola_jax.evaluate import quality, variety
 from cola_jax.evaluate.quality import Written
 from cola_jax.families import ar
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.runs.writer import Writer
 
 STORY = "Anna was in the kitchen. Anna went to the garden. Where is Anna? Answer: the garden."
@@ -52,8 +53,8 @@ def test_the_judge_reads_texts_behind_their_prompts(judge):
     written = [Written("Anna", " has"), Written("", "it"), Written("x", "")]
     told = quality.generative_perplexity(judge, written, batch_size=2)
     prompts, answers = [list(b"Anna"), [257]], [list(b" has"), list(b"it")]
-    exact = ar.log_likelihood(judge.cfg, judge.params, prompts, answers, pad_id=256,
-                              settings=MonteCarlo(0, 1, "euler", "exact", "elbo")).log_p  # fmt: skip
+    exact = ar.log_likelihood(judge.cfg, judge.params, prompts, answers, RowOptions(256),
+                              MonteCarlo(0, 1, "euler", "exact", "elbo")).log_p  # fmt: skip
     assert told["generative_tokens"] == 6
     assert told["generative_nats_per_token"] == pytest.approx(-exact.sum() / 6, rel=1e-4)
     assert told["generative_perplexity"] == pytest.approx(np.exp(-exact.sum() / 6), rel=1e-4)

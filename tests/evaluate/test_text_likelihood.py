@@ -15,6 +15,7 @@ from cola_jax.evaluate import text_likelihood as told
 from cola_jax.evaluate.text_likelihood import estimate_likelihood
 from cola_jax.families import ar
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.runs.writer import Writer
 
 EFFORT = MonteCarlo(1, 1, "euler", "exact", "elbo")
@@ -43,7 +44,7 @@ def test_pairs_are_measured_in_order_whatever_the_batch(writer):
     pairs = told.pairs_of_heldout(writer, 16, 5)
     rows = told.measure(writer, pairs, EFFORT, 0, 2)
     direct = ar.log_likelihood(writer.cfg, writer.params, [p.prompt for p in pairs], [p.answer for p in pairs],
-                               pad_id=256, settings=EFFORT).log_p  # fmt: skip
+                               RowOptions(256), EFFORT).log_p  # fmt: skip
     np.testing.assert_allclose([row["log_p"] for row in rows], direct, rtol=1e-4)
     assert [row["tokens"] for row in rows] == [len(pair.answer) for pair in pairs]
     assert [row["bytes"] for row in rows] == [len(pair.answer) - 1 for pair in pairs], "a byte a token, and the end"

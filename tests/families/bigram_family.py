@@ -27,7 +27,6 @@ from cola_jax.families.family import (
     text_batch,
     trains_all,
 )
-from cola_jax.families.keys import sample_keys
 from cola_jax.families.likelihood import Likelihood
 from cola_jax.generate.prompts import pad_prompts
 from cola_jax.models import flops
@@ -87,10 +86,10 @@ def next_token(params, last_B, keys_B, temperature):
     return jnp.where(temperature > 0, drawn, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
 
 
-def generate(cfg, params, prompts, *, seed=0, pad_id, samples=None, prompt_tokens=0, place=jnp.asarray):
-    batch = padded(cfg, prompts, pad_id)
-    keys_B = place(sample_keys(seed, len(prompts), samples))
-    last_B = place(batch.tokens[np.arange(len(prompts)), batch.known - 1])
+def generate(cfg, params, prompts, rows):
+    batch = padded(cfg, prompts, rows.pad_id)
+    keys_B = rows.keys(len(prompts))
+    last_B = rows.place(batch.tokens[np.arange(len(prompts)), batch.known - 1])
     written = []
     for index in range(cfg.sampling.max_new_tokens):
         keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys_B, index)
@@ -105,10 +104,10 @@ def abstract_step(cfg, params, rows, prompt):
     return next_token, (params, of((rows,), "int32"), of((rows, 2), "uint32"), cfg.sampling.temperature)
 
 
-def log_likelihood(cfg, params, prompts, answers, *, seed=0, pad_id, samples=None, prompt_tokens=0, settings):
+def log_likelihood(cfg, params, prompts, answers, rows, settings):
     table = jax.nn.log_softmax(params["bigram"]["table"])
     whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    padded(cfg, whole, pad_id)
+    padded(cfg, whole, rows.pad_id)
     of = lambda row, first: sum(float(table[row[i - 1], row[i]]) for i in range(first, len(row)))
     return Likelihood(np.array([of(row, len(prompt)) for row, prompt in zip(whole, prompts)]), "exact", {})
 

@@ -15,6 +15,7 @@ from tiny import batch_of, close, config, packed, parameters, replace
 from cola_jax.config import mask_id
 from cola_jax.families import FAMILIES, ar, llada
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import PromptError
 
 MASK = 12
@@ -148,7 +149,9 @@ def network(cfg, params):
 
 def rows_of(cfg, params, prompts, **options):
     family = FAMILIES[cfg.family]
-    found = [(new, details) for new, details in family.generator.generate(cfg, params, prompts, pad_id=0, **options)]
+    found = [
+        (new, details) for new, details in family.generator.generate(cfg, params, prompts, RowOptions(0, **options))
+    ]
     return [sum((new[row] for new, _ in found), []) for row in range(len(prompts))], [details for _, details in found]
 
 
@@ -233,7 +236,7 @@ def test_the_mask_is_a_spare_id_that_text_may_not_hold():
 def bound(cfg, params, prompts, answers, draws=0, samples=None):
     """LLaDA's (B,) bound; draws=0: its own number of them."""
     settings = MonteCarlo(draws, 1, "euler", "exact", "elbo")
-    return llada.log_likelihood(cfg, params, prompts, answers, pad_id=0, samples=samples, settings=settings).log_p
+    return llada.log_likelihood(cfg, params, prompts, answers, RowOptions(0, samples=samples), settings).log_p
 
 
 def test_a_single_token_has_its_exact_likelihood_in_one_draw():
@@ -249,18 +252,18 @@ def test_the_likelihood_of_the_causal_model_is_the_sum_over_the_answers_tokens()
     cfg, params = setup("ar")
     run, pairs = network(cfg, params), [([3, 1, 4], [5, 2, 6]), ([7], [8])]
     settings = MonteCarlo(1, 1, "euler", "exact", "elbo")
-    found = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, settings=settings)
+    found = ar.log_likelihood(cfg, params, *zip(*pairs), RowOptions(0), settings)
     assert found.kind == "exact"
     for row, (prompt, answer) in enumerate(pairs):
         logits = run([*prompt, *answer], True)
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         expected = sum(log_p[len(prompt) + i - 1, token] for i, token in enumerate(answer))
         assert found.log_p[row] == pytest.approx(expected, abs=1e-4)
-    padded = ar.log_likelihood(cfg, params, *zip(*pairs), pad_id=0, prompt_tokens=32, settings=settings)
+    padded = ar.log_likelihood(cfg, params, *zip(*pairs), RowOptions(0, prompt_tokens=32), settings)
     close(padded.log_p, found.log_p, atol=1e-4)
     for prompts, answers, named in (([[]], [[1]], "prompt 0"), ([[1]], [[]], "answer 0")):
         with pytest.raises(PromptError, match=f"{named} is empty"):
-            ar.log_likelihood(cfg, params, prompts, answers, pad_id=0, settings=settings)
+            ar.log_likelihood(cfg, params, prompts, answers, RowOptions(0), settings)
 
 
 def test_the_likelihood_estimate_has_the_mean_over_lengths_and_subsets():

@@ -13,6 +13,7 @@ import pytest
 from tiny import batch_of, config
 
 from cola_jax.families import FAMILIES
+from cola_jax.families.rows import RowOptions
 from cola_jax.models import build
 from cola_jax.parallel.hosts import batch_putter
 from cola_jax.parallel.mesh import make_mesh
@@ -75,7 +76,7 @@ def test_the_vae_learns_to_reconstruct_and_the_prior_to_predict_latents(learnt):
 def test_words_it_has_not_seen_are_repeated(learnt):
     cfg = config(**SIZES, sampling__max_new_tokens=8, sampling__steps=4, sampling__guidance=1.0)
     prompts, rows = np.tile(HELDOUT, 2).tolist(), [[] for _ in HELDOUT]
-    for new, _ in FAMILIES["cola"].generator.generate(cfg, learnt[0], prompts, pad_id=PAD):
+    for new, _ in FAMILIES["cola"].generator.generate(cfg, learnt[0], prompts, RowOptions(PAD)):
         rows = [row + more for row, more in zip(rows, new, strict=True)]
     right = np.mean(np.array(rows) == np.tile(HELDOUT, 2))
     assert right > 0.8, f"{right} of the tokens written; chance is 0.2"

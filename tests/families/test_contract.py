@@ -18,6 +18,7 @@ from cola_jax import compare_runs, compile_program, estimate_likelihood, run_tra
 from cola_jax import config as settings
 from cola_jax.config import CHOICES, ConfigError, RunConfig
 from cola_jax.families import FAMILIES
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import PromptError
 from cola_jax.parallel.hosts import batch_putter
 from cola_jax.parallel.mesh import AXES, make_mesh
@@ -142,14 +143,16 @@ def test_a_small_repetitive_language_is_learnt(name):
     first, last = np.mean(losses[:5]), np.mean(losses[-20:])
     assert first > 1.3 and last < good, (first, last)
     cfg = config(family=name, backbone__vocab_size=7, backbone__dim=32, sampling__max_new_tokens=6)
-    [rows] = [new for new, _ in family.generator.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2] * 32, pad_id=6)]
+    [rows] = [new for new, _ in family.generator.generate(cfg, state.params, [[0, 1, 2, 3, 4] * 2] * 32, RowOptions(6))]
     right = np.mean(np.array(rows) == [0, 1, 2, 3, 4, 0])
     assert right > 0.8, f"{right} of the tokens of 32 samples; chance is 0.2"
 
 
 def written(cfg, params, prompts, **options):
     """All new tokens of every row."""
-    stretches = [new for new, _ in FAMILIES[cfg.family].generator.generate(cfg, params, prompts, pad_id=0, **options)]
+    stretches = [
+        new for new, _ in FAMILIES[cfg.family].generator.generate(cfg, params, prompts, RowOptions(0, **options))
+    ]
     return [sum((stretch[row] for stretch in stretches), []) for row in range(len(prompts))]
 
 

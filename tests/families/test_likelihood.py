@@ -16,7 +16,8 @@ from cola_jax.config import ConfigError
 from cola_jax.diffusion import change_of_variables as flow
 from cola_jax.families import cola_likelihood
 from cola_jax.families.cola_likelihood import log_likelihood, log_weights
-from cola_jax.families.likelihood import MonteCarlo, elbo, iwae
+from cola_jax.families.likelihood import MonteCarlo, PriorOde, elbo, iwae
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import PromptError
 from cola_jax.models import build
 
@@ -136,7 +137,7 @@ def test_the_prior_of_a_text_is_that_of_the_whole_jacobian():
     cfg, params = setup()
     z0 = jax.random.normal(jax.random.PRNGKey(0), (2, 8, 4))
     keys = jax.random.split(jax.random.PRNGKey(1), 2)
-    run = jax.jit(lambda z0: cola_likelihood.prior_log_density(cfg, params, z0, keys, EFFORT))
+    run = jax.jit(lambda z0: cola_likelihood.prior_log_density(build.of_cola(cfg), params, z0, keys, EFFORT.ode))
     plain = jax.jit(lambda row: whole_jacobian_density(cfg, params, row, 2))
     close(run(z0).sum(axis=1), jnp.stack([plain(row) for row in z0]), atol=1e-3, rtol=1e-4)
     shifted = z0.at[:, 4:].add(1.0)
@@ -148,12 +149,12 @@ def test_decoder_and_posterior_terms_are_those_of_the_vae():
     cfg, params = setup()
     tokens, length = np.array([[1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 4, 1, 5, 9, 2, 6]]), np.array([8, 5])
     keys = jax.random.split(jax.random.PRNGKey(1), 2)
-    terms = log_weights(cfg, params, tokens, length, keys, EFFORT)
+    terms = log_weights(build.of_cola(cfg), params, tokens, length, keys, EFFORT.draws, EFFORT.ode)
     assert all(term.shape == (2, 2) for term in terms)
     place = jnp.broadcast_to(jnp.arange(8), (2, 8))
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens, place, None)
     entropy = 0.5 * jnp.sum(jnp.log(2 * jnp.pi * jnp.e) + posterior.logvar, axis=(1, 2))  # -E log q
-    many = log_weights(cfg, params, tokens, length, keys, MonteCarlo(512, 1, "euler", "hutchinson", "elbo"))
+    many = log_weights(build.of_cola(cfg), params, tokens, length, keys, 512, PriorOde(1, "euler", "hutchinson"))
     spread = np.std(many.log_posterior, axis=0) / np.sqrt(512)
     assert np.all(np.abs(np.mean(many.log_posterior, axis=0) + entropy) < 5 * spread)
     tighter = params | {"encoder": jax.tree.map(lambda x: x, params["encoder"])}
@@ -162,11 +163,12 @@ def test_decoder_and_posterior_terms_are_those_of_the_vae():
     z0 = build.encoder(cfg).apply({"params": tighter["encoder"]}, tokens, place, None).mean  # no noise to speak of
     log_p = jax.nn.log_softmax(build.decoder(cfg).apply({"params": params["decoder"]}, z0, place, None))
     own = jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0] * (np.arange(8) < length[:, None])
-    close(log_weights(cfg, tighter, tokens, length, keys, EFFORT).log_decoder[0], own.sum(axis=1), atol=1e-3)
+    again = log_weights(build.of_cola(cfg), tighter, tokens, length, keys, EFFORT.draws, EFFORT.ode)
+    close(again.log_decoder[0], own.sum(axis=1), atol=1e-3)
 
 
 def found(prompts, answers, settings=EFFORT, **options):
-    return log_likelihood(*setup(), prompts, answers, pad_id=0, prompt_tokens=8, settings=settings, **options)
+    return log_likelihood(*setup(), prompts, answers, RowOptions(0, prompt_tokens=8, **options), settings)
 
 
 PROMPTS, ANSWERS = [[1, 2, 3, 4], [5]], [[5, 6, 7], [6, 7, 8, 9, 1]]
@@ -201,7 +203,7 @@ def test_what_has_no_likelihood_is_refused():
     cfg, params = setup()
     plain = config(vae__use_variation=False)
     with pytest.raises(ConfigError, match="without a posterior"):
-        log_likelihood(plain, params, PROMPTS, ANSWERS, pad_id=0, settings=EFFORT)
+        log_likelihood(plain, params, PROMPTS, ANSWERS, RowOptions(0), EFFORT)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -210,15 +212,14 @@ def test_a_block_behind_its_past_is_as_likely_as_in_the_whole_text(number, diver
     cfg, params = setup()
     size = cfg.dit.block_size
     z0 = jax.random.normal(jax.random.PRNGKey(5), (3 * size, cfg.vae.latent_dim))
-    settings = MonteCarlo(1, 3, "heun", "exact", "elbo")
     whole = cola_likelihood.prior_log_density(
-        cfg, params, z0[None], jax.random.split(jax.random.PRNGKey(0), 1), settings
+        build.of_cola(cfg), params, z0[None], jax.random.split(jax.random.PRNGKey(0), 1), PriorOde(3, "heun", "exact")
     )
     start = number * size
     keys = jax.random.split(jax.random.PRNGKey(1), 256 if divergence == "hutchinson" else 2)
     blocks = jnp.broadcast_to(z0[start : start + size], (len(keys), size, z0.shape[1]))
-    settings = MonteCarlo(1, 3, "heun", divergence, "elbo")
-    found = cola_likelihood.block_log_density(cfg, params, z0[:start], blocks, keys, settings)
+    ode = PriorOde(3, "heun", divergence)
+    found = cola_likelihood.block_log_density(build.of_cola(cfg), params, z0[:start], blocks, keys, ode)
     near = 1e-4 if divergence == "exact" else 4 * float(jnp.std(found)) / 16
     assert float(jnp.mean(found)) == pytest.approx(float(jnp.sum(whole[0, start : start + size])), abs=near)
     assert (float(jnp.std(found)) > 1e-3) == (divergence == "hutchinson")

@@ -16,6 +16,7 @@ from cola_jax.config import ConfigError, RunConfig
 from cola_jax.diffusion import noise_schedule
 from cola_jax.families import FAMILIES, plaid
 from cola_jax.families.likelihood import MonteCarlo
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import PromptError
 from cola_jax.models import build
 
@@ -141,7 +142,7 @@ def test_parts_and_times_lie_on_a_grid_over_the_global_batch():
 
 
 def written(cfg, params, prompts, **options):
-    [(rows, array)] = plaid.generate(cfg, params, prompts, pad_id=0, **options)
+    [(rows, array)] = plaid.generate(cfg, params, prompts, RowOptions(0, **options))
     assert np.asarray(array).tolist() == rows
     return rows
 
@@ -210,7 +211,7 @@ def test_the_bound_of_independent_uniform_tokens_is_their_exact_likelihood():
     cfg, params = uniform()
     answers = np.random.default_rng(0).integers(0, 13, (64, 16)).tolist()
     settings = MonteCarlo(256, 1, "euler", "exact", "elbo")
-    found = plaid.log_likelihood(cfg, params, [[]] * 64, answers, pad_id=0, settings=settings)
+    found = plaid.log_likelihood(cfg, params, [[]] * 64, answers, RowOptions(0), settings)
     exact = -16 * np.log(13)
     error = float(np.std(found.log_p)) / 8
     assert found.kind == "bound" and float(found.log_p.mean()) == pytest.approx(exact, abs=4 * error + 0.1)
@@ -223,7 +224,7 @@ def test_a_likelihood_depends_on_seed_and_sample_alone_and_a_conditional_is_a_di
     cfg, params = setup()
     settings = MonteCarlo(4, 1, "euler", "exact", "elbo")
     tell = lambda prompts, answers, **options: plaid.log_likelihood(
-        cfg, params, prompts, answers, pad_id=0, settings=settings, prompt_tokens=16, **options
+        cfg, params, prompts, answers, RowOptions(0, prompt_tokens=16, **options), settings
     )
     prompts, answers = [[1, 2], [3, 4, 5]], [[6, 7, 8], [9]]
     both = tell(prompts, answers)

@@ -14,6 +14,7 @@ from tiny import close, config, parameters
 
 from cola_jax.config import ConfigError
 from cola_jax.families import cola
+from cola_jax.families.rows import RowOptions
 from cola_jax.generate import blocks
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
@@ -30,11 +31,12 @@ def setup(**changes):
     return cfg, parameters(cfg)
 
 
-def write(prompts=PROMPTS, seed=0, fields=(), **arguments):
+def write(prompts=PROMPTS, seed=0, fields=(), samples=None, prompt_tokens=0, **arguments):
     """The tokens of every row, and latents (blocks, B, S, C)."""
     cfg, params = setup(**{f"sampling__{name}": value for name, value in fields})
     rows, latents = [[] for _ in prompts], []
-    for new, block in cola.generate(cfg, params, prompts, seed=seed, pad_id=12, **arguments):
+    options = RowOptions(12, seed, samples, prompt_tokens)
+    for new, block in cola.generate(cfg, params, prompts, options, **arguments):
         rows = [row + more for row, more in zip(rows, new)]
         latents.append(np.asarray(block.latents))
     return rows, np.stack(latents)
@@ -65,7 +67,7 @@ def test_every_row_and_block_starts_from_noise_of_its_own():
     prompts = [[1, 2, 3, 4]] * 4
 
     def noise(seed, samples):
-        blocks = cola.generate(cfg, still, prompts, seed=seed, pad_id=12, samples=samples)
+        blocks = cola.generate(cfg, still, prompts, RowOptions(12, seed, samples))
         return np.stack([np.asarray(block.latents) for _, block in blocks])
 
     first, other = noise(0, [0, 1, 0, 5]), noise(1, [0, 1, 0, 5])
@@ -151,7 +153,7 @@ def test_guidance_does_nothing_where_nothing_stands_before_the_block():
 def test_tokens_are_decoded_from_the_latents_behind_those_of_the_prompt():
     cfg, params = setup()
     prompt = [7, 8, 9, 10]
-    [(new, block)] = cola.generate(cfg, params, [prompt], pad_id=12, blocks=1)
+    [(new, block)] = cola.generate(cfg, params, [prompt], RowOptions(12), blocks=1)
     place = jnp.arange(8)[None]
     mean = build.encoder(cfg).apply({"params": params["encoder"]}, jnp.asarray([prompt]), place[:, :4], None).mean
     row = jnp.concatenate([mean, from_prior(cfg.vae, block.latents)], axis=1)
@@ -163,13 +165,13 @@ def test_tokens_are_decoded_from_the_latents_behind_those_of_the_prompt():
 def test_a_decoder_block_that_does_not_fit_the_priors_is_refused():
     cfg, params = setup(vae__block_size=8)
     with pytest.raises(ConfigError, match=r"vae\.block_size=8 to divide dit\.block_size=4"):
-        next(cola.generate(cfg, params, [[1]], pad_id=12))
+        next(cola.generate(cfg, params, [[1]], RowOptions(12)))
 
 
 @pytest.mark.slow
 def test_unrolled_layers_write_what_looped_ones_do():
     cfg, params = setup(compute__scan_layers=False)
-    latents = [np.asarray(block.latents) for _, block in cola.generate(cfg, params, PROMPTS, seed=0, pad_id=12)]
+    latents = [np.asarray(block.latents) for _, block in cola.generate(cfg, params, PROMPTS, RowOptions(12))]
     close(np.stack(latents), written()[1])
 
 
@@ -186,4 +188,4 @@ def test_parameters_of_another_number_of_layers_are_refused(scan):
     _, params = setup()
     cfg = config(**SMALL | {"dit__num_layers": 1}, compute__scan_layers=scan)
     with pytest.raises(ScopeParamShapeError, match="blocks"):
-        next(cola.generate(cfg, params, [[1]], pad_id=12))
+        next(cola.generate(cfg, params, [[1]], RowOptions(12)))

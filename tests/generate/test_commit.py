@@ -11,6 +11,7 @@ import plain_vae
 from tiny import close, config, normal, parameters
 
 from cola_jax.families import cola
+from cola_jax.families.rows import RowOptions
 from cola_jax.models.text_vae import from_prior, to_prior
 
 N, S, BLOCKS, STEPS, GUIDANCE = 16, 4, 3, 2, 2.0
@@ -49,7 +50,7 @@ def test_blocks_written_on_caches_are_those_of_whole_rows_computed_anew():
     """Every written block must be in both caches: the DiT's, for the latents after it, and the decoder's, for the logits."""
     cfg = config(**SMALL)
     params, noise = parameters(cfg), normal(4, BLOCKS, len(PROMPTS), S, 4)
-    written = [block for _, block in cola.generate(cfg, params, PROMPTS, pad_id=12, noise=noise, blocks=BLOCKS)]
+    written = [block for _, block in cola.generate(cfg, params, PROMPTS, RowOptions(12), noise=noise, blocks=BLOCKS)]
     for row, prompt in enumerate(PROMPTS):
         latents, logits = plain_generation(cfg, params, prompt, noise[:, row])
         close(np.stack([block.latents[row] for block in written]), np.asarray(latents), atol=1e-4, rtol=1e-4)

@@ -125,7 +125,7 @@ def test_an_end_behind_the_budget_does_not_count():
 
 
 def test_the_text_ends_where_the_document_does(writer, monkeypatch):
-    def family_that_ends(cfg, params, rows, **arguments):
+    def family_that_ends(cfg, params, prompts, rows):
         yield [[104, 105, 33]], None
         yield [[33, 257, 104]], None
         yield [[104, 104, 104]], None
