@@ -117,3 +117,32 @@ def trained(text_config, tmp_path_factory):
     for stage, spec in (("vae", "vae"), ("joint", f"joint,{folder / 'vae'}")):
         assert cli.main(["train", "--config", f"{text_config}:{spec}", "--workdir", str(folder / stage)]) == 0
     return {stage: folder / stage for stage in ("vae", "joint")}
+
+
+@pytest.fixture(scope="session")
+def stores():
+    """{scheme: root} of both emulated buckets."""
+    import contextlib
+
+    import emulators
+
+    with contextlib.ExitStack() as stack:
+        yield {scheme: stack.enter_context(emulators.store(scheme)) for scheme in emulators.KINDS}
+
+
+@pytest.fixture(params=["gs", "s3"])
+def bucket(request, stores, tmp_path):
+    """An empty folder of each emulated bucket."""
+    from cola_jax import storage
+
+    return storage.path(f"{stores[request.param]}/{tmp_path.name}")
+
+
+@pytest.fixture(params=["local", "gs", "s3"])
+def place(request, tmp_path):
+    """An empty folder on a local disk and of each emulated bucket."""
+    from cola_jax import storage
+
+    if request.param == "local":
+        return tmp_path / "place"
+    return storage.path(f"{request.getfixturevalue('stores')[request.param]}/{tmp_path.name}")

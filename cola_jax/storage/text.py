@@ -1,23 +1,19 @@
-"""Files and the text in them: paths that users give, UTF-8 with or without BOM, JSON, compressed streams, whole writes.
+"""Files and the text in them: UTF-8 with or without BOM, JSON, compressed streams.
 
-Every path is one of a local disk. Text is checked where it enters: what is not valid Unicode is named with file and line.
+Text is checked where it enters: what is not valid Unicode is named with file and line.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from cola_jax.errors import UserError
+from cola_jax.storage.paths import AnyPath, StorageError, open_binary, reason, write_bytes
 
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 BOM = "\ufeff"
 # Compressed files are known by their first bytes, whatever they are called.
 COMPRESSIONS = {
@@ -26,28 +22,6 @@ COMPRESSIONS = {
     "zstd": re.compile(rb"\x28\xb5\x2f\xfd"),
 }
 SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-class StorageError(UserError):
-    """A path or a file that cannot be used; the message names it."""
-
-
-def local(path: str | os.PathLike[str], name: str = "") -> Path:
-    """Returns a path that a user gave, `~` expanded.
-
-    Args:
-      name: of the option or field that it was given by, for the message.
-
-    Raises:
-      StorageError: for scheme://, which is not supported.
-    """
-    text = os.fspath(path)
-    if SCHEME.match(text):
-        where = f"{name} " if name else ""
-        raise StorageError(
-            f"{where}{text}: object stores and other scheme:// paths are not supported; give a local path"
-        )
-    return Path(text).expanduser()
 
 
 def check_text(text: str, where: str) -> str:
@@ -76,7 +50,7 @@ def decode(raw: bytes, where: str) -> str:
         raise StorageError(f"{where} is not UTF-8 text: byte {error.start} is {raw[error.start]:#04x}") from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: AnyPath) -> str:
     """Returns a text file.
 
     Raises:
@@ -85,22 +59,16 @@ def read_text(path: Path) -> str:
     return decode(read_bytes(path), str(path))
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: AnyPath) -> bytes:
     """Returns a file's bytes.
 
     Raises:
       StorageError: where it cannot be read.
     """
     try:
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise StorageError(f"{path}: {reason(error)}") from error
-
-
-def reason(error: OSError) -> str:
-    """Returns what an OSError says, in lower case and without the path."""
-    text = error.strerror or str(error)
-    return text[:1].lower() + text[1:]
 
 
 def parse_json(text: str, where: str) -> Any:
@@ -118,7 +86,7 @@ def parse_json(text: str, where: str) -> Any:
     return value
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """Returns the value of a JSON file.
 
     Raises:
@@ -132,7 +100,7 @@ def compression(start: bytes) -> str | None:
     return next((name for name, mark in COMPRESSIONS.items() if mark.match(start)), None)
 
 
-def open_stream(path: Path) -> BinaryIO:
+def open_stream(path: AnyPath) -> BinaryIO:
     """Opens a file, a FIFO, a device or, as "-", stdin for one pass of reading; gzip, bz2 and zstd are decompressed.
 
     Raises:
@@ -141,14 +109,15 @@ def open_stream(path: Path) -> BinaryIO:
     import pyarrow
 
     try:
-        file = sys.stdin.buffer if str(path) == "-" else open(path, "rb")  # noqa: SIM115
+        file = sys.stdin.buffer if str(path) == "-" else open_binary(path)
     except OSError as error:
         raise StorageError(f"{path}: {reason(error)}") from error
+    file = file if hasattr(file, "peek") else io.BufferedReader(file)  # a file of an object store has no peek
     kind = compression(file.peek(10))
     return file if kind is None else io.BufferedReader(pyarrow.CompressedInputStream(file, kind), 2**20)
 
 
-def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def byte_lines(path: AnyPath) -> Iterator[tuple[int, bytes]]:
     """Yields (number, bytes) of every line, its newline included, 1 being the first; only a newline ends a line.
 
     Raises:
@@ -161,7 +130,7 @@ def byte_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             raise StorageError(f"{path} cannot be read to its end: {reason(error)}") from error
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
     """Yields (number, text) of every line, without its end; a BOM at the start of a line is left out.
 
     Raises:
@@ -172,19 +141,6 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, text.removesuffix("\n").removesuffix("\r")
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file in one rename: whoever looks sees the old one or the whole new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.flush()
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON in one rename."""
+def write_json(path: AnyPath, value: Any) -> None:
+    """Writes JSON, see `write_bytes`."""
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())

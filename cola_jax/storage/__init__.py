@@ -1,0 +1,31 @@
+"""Files of local disks and object stores: paths, and the text in them."""
+
+from cola_jax.storage.paths import AnyPath as AnyPath
+from cola_jax.storage.paths import StorageError as StorageError
+from cola_jax.storage.paths import absolute as absolute
+from cola_jax.storage.paths import create as create
+from cola_jax.storage.paths import is_remote as is_remote
+from cola_jax.storage.paths import local as local
+from cola_jax.storage.paths import local_copy as local_copy
+from cola_jax.storage.paths import make_folder as make_folder
+from cola_jax.storage.paths import names_in as names_in
+from cola_jax.storage.paths import open_binary as open_binary
+from cola_jax.storage.paths import path as path
+from cola_jax.storage.paths import reason as reason
+from cola_jax.storage.paths import remove as remove
+from cola_jax.storage.paths import remove_tree as remove_tree
+from cola_jax.storage.paths import size_of as size_of
+from cola_jax.storage.paths import upload as upload
+from cola_jax.storage.paths import write_bytes as write_bytes
+from cola_jax.storage.text import BOM as BOM
+from cola_jax.storage.text import byte_lines as byte_lines
+from cola_jax.storage.text import check_text as check_text
+from cola_jax.storage.text import compression as compression
+from cola_jax.storage.text import decode as decode
+from cola_jax.storage.text import open_stream as open_stream
+from cola_jax.storage.text import parse_json as parse_json
+from cola_jax.storage.text import read_bytes as read_bytes
+from cola_jax.storage.text import read_json as read_json
+from cola_jax.storage.text import read_text as read_text
+from cola_jax.storage.text import text_lines as text_lines
+from cola_jax.storage.text import write_json as write_json
