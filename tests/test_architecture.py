@@ -19,6 +19,7 @@ TRAINED = {"parallel", "family", "table", "scaling"}
 BELOW_RUNS = BELOW_FAMILIES | TRAINED | {"families", "data", "train", "aot", "interop"}
 MAY_IMPORT = {
     "config": set(),
+    "storage": set(),
     "models": set(),
     "diffusion": set(),
     "generate": {"models", "diffusion"},
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     "demo": BELOW_RUNS | {"runs", "evaluate"},
     "commands": BELOW_RUNS | {"runs", "evaluate", "demo"},
 }
-LOOSE = {"__init__", "cli", "errors", "storage"}  # modules beside the rooms
+LOOSE = {"__init__", "cli", "errors"}  # modules beside the rooms
 EVALUATED = {f"cola_jax.families.{name}" for name in ("vae_terms", "likelihood", "cola_likelihood", "rows")}
 
 

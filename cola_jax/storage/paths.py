@@ -63,7 +63,13 @@ def path(given: str | os.PathLike[str], name: str = "") -> AnyPath:
     _configure()
     from etils import epath
 
-    return epath.Path(f"{scheme}://{rest.strip('/')}")
+    place = epath.Path(f"{scheme}://{rest.strip('/')}")
+    if not hasattr(place._backend, "fs"):
+        raise StorageError(
+            f"{where}{text}: where TensorFlow is installed, etils reads buckets by it in place of {package}; set "
+            "EPATH_USE_TF=0 in the environment"
+        )
+    return place
 
 
 def local(given: str | os.PathLike[str], name: str = "") -> Path:
@@ -80,10 +86,9 @@ def local(given: str | os.PathLike[str], name: str = "") -> Path:
 
 
 def _configure() -> None:
-    """Without caches of listings, and by fsspec where TensorFlow happens to be installed too: once, before the first use."""
+    """Turns caches of listings off, before the first use of a file system."""
     import fsspec
 
-    os.environ.setdefault("EPATH_USE_TF", "0")
     for protocol in ("gs", "gcs", "s3", "s3a"):
         fsspec.config.conf.setdefault(protocol, {}).setdefault("use_listings_cache", False)
 
