@@ -1,9 +1,9 @@
 """Who may write into a workdir: one run at a time, through the first of its processes.
 
-WORKDIR/attempts/0007.json is the claim of the seventh start, created with O_EXCL, so that two starts cannot share it. The
-highest number holds the workdir. Its process rewrites the file every HEARTBEAT seconds, and marks it released at its end. A
-claim whose process is gone, or that no heartbeat changes for LEASE seconds by the watcher's own clock, is taken over by the
-next number. A holder that finds a higher one has lost the workdir, and stops before it writes.
+WORKDIR/attempts/0007.json is the claim of the seventh start, which is created only if it does not exist: two starts cannot
+share it. The highest number holds the workdir. Its process rewrites the file at every heartbeat, and marks it released at its
+end. A claim whose process is gone, or that no heartbeat changes for the time of a lease by the watcher's own clock, is taken
+over by the next number. A holder that finds a higher one has lost the workdir: it stops, and `saves` hides what it still commits.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
+from cola_jax import storage
 from cola_jax.parallel.hosts import from_first
-from cola_jax.storage import reason, write_json
+from cola_jax.storage import AnyPath
 from cola_jax.train.workdir import WorkdirError
 
-HEARTBEAT, LEASE = 5.0, 30.0  # seconds
+
+class Rhythm(NamedTuple):
+    """Seconds between heartbeats, and without one until a claim is over."""
+
+    heartbeat: float
+    lease: float
+
+
+LOCAL, REMOTE = Rhythm(5.0, 30.0), Rhythm(10.0, 60.0)  # a put costs money and may take seconds
 POLL = 0.5
 KEPT = 8  # claims of earlier attempts that stay to be read
 Say = Callable[[str], None]
@@ -39,8 +48,9 @@ class ClaimLost(WorkdirError):
 class Claim:
     """The claim of this process; its heartbeat is a thread."""
 
-    def __init__(self, folder: Path, attempt: int):
-        self.attempt = attempt
+    def __init__(self, folder: AnyPath, attempt: int, heartbeat: float):
+        self.attempt, self.lost = attempt, False
+        self._heartbeat = heartbeat
         self._folder, self._path = folder, _path(folder, attempt)
         self._facts, self._beat = _identity() | {"attempt": attempt, "released": False}, 0
         self._over = threading.Event()
@@ -51,6 +61,7 @@ class Claim:
         """Raises ClaimLost where a later attempt holds the workdir."""
         newest = attempts(self._folder)[-1:]
         if newest and newest[0] > self.attempt:
+            self.lost = True
             holder = _read(_path(self._folder, newest[0]))
             raise ClaimLost(
                 f"{self._folder.parent} was taken over by {_name(holder)} while this process did not answer; "
@@ -61,23 +72,24 @@ class Claim:
         """Ends the claim: the next start need not wait."""
         self._over.set()
         self._thread.join()
-        if attempts(self._folder)[-1:] == [self.attempt]:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):  # as below; the lease ends by itself
+            if attempts(self._folder)[-1:] == [self.attempt]:
                 self._write(released=True)
 
     def _keep_beating(self) -> None:
-        while not self._over.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # a full disk; the next beat may succeed
+        while not self._over.wait(self._heartbeat):
+            with contextlib.suppress(Exception):  # a full disk, a store that does not answer: the next beat may succeed
                 if attempts(self._folder)[-1:] != [self.attempt]:
+                    self.lost = True
                     return
                 self._write()
 
     def _write(self, **changes: Any) -> None:
         self._beat += 1
-        write_json(self._path, self._facts | {"beat": self._beat} | changes)
+        storage.write_json(self._path, self._facts | {"beat": self._beat} | changes)
 
 
-def take(workdir: Path, say: Say, lease: float = LEASE) -> Claim:
+def take(workdir: AnyPath, say: Say, rhythm: Rhythm | None = None) -> Claim:
     """Claims `workdir`, which is made where it does not exist.
 
     Args:
@@ -86,27 +98,25 @@ def take(workdir: Path, say: Say, lease: float = LEASE) -> Claim:
     Raises:
       WorkdirError: where another run is at work in it.
     """
-    folder = workdir / "attempts"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, rhythm = workdir / "attempts", rhythm or (REMOTE if storage.is_remote(workdir) else LOCAL)
+    storage.make_folder(folder)
     while True:
         newest = attempts(folder)[-1:]
         if newest:
-            _await_end(workdir, _path(folder, newest[0]), say, lease)
+            _await_end(workdir, _path(folder, newest[0]), say, rhythm.lease)
         attempt = newest[0] + 1 if newest else 1
         content = json.dumps(_identity() | {"attempt": attempt, "released": False, "beat": 0}, indent=2) + "\n"
-        try:
-            with open(_path(folder, attempt), "x") as file:
-                file.write(content)
-        except FileExistsError:  # another start was faster
+        if not storage.create(_path(folder, attempt), content.encode()):  # another start was faster
             continue
         for old in attempts(folder)[:-KEPT]:
-            _path(folder, old).unlink(missing_ok=True)
-        return Claim(folder, attempt)
+            storage.remove(_path(folder, old))
+        return Claim(folder, attempt, rhythm.heartbeat)
 
 
 @contextlib.contextmanager
-def claimed(workdir: Path, say: Say) -> Iterator[Claim | None]:
-    """Holds the claim of a run, which its first process takes, while the body runs; None in the others.
+def claimed(workdir: AnyPath, say: Say) -> Iterator[tuple[Claim | None, int]]:
+    """Holds the claim of a run, which its first process takes, while the body runs; gives it, None in the
+    others, and the number of the attempt.
 
     Raises:
       WorkdirError: in every process, where another run is at work in the workdir.
@@ -118,30 +128,28 @@ def claimed(workdir: Path, say: Say) -> Iterator[Claim | None]:
         except WorkdirError as error:
             problem = str(error)
         except OSError as error:
-            problem = f"{workdir} cannot be written: {reason(error)}"
-    problem = from_first(problem.encode).decode()
-    if problem:
-        raise WorkdirError(problem)
+            problem = f"{workdir} cannot be written: {storage.reason(error)}"
+    found = json.loads(from_first(lambda: json.dumps([problem, claim.attempt if claim else 0]).encode()))
+    if found[0]:
+        raise WorkdirError(found[0])
     try:
-        yield claim
+        yield claim, found[1]
     finally:
         if claim is not None:
             claim.release()
 
 
-def attempts(folder: Path) -> list[int]:
+def attempts(folder: AnyPath) -> list[int]:
     """Returns the numbers of the claims in a folder, ascending."""
-    names = (
-        [name.removesuffix(".json") for name in os.listdir(folder) if name.endswith(".json")] if folder.is_dir() else []
-    )
+    names = [name.removesuffix(".json") for name in storage.names_in(folder) if name.endswith(".json")]
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def _path(folder: Path, attempt: int) -> Path:
+def _path(folder: AnyPath, attempt: int) -> AnyPath:
     return folder / f"{attempt:04d}.json"
 
 
-def _await_end(workdir: Path, path: Path, say: Say, lease: float) -> None:
+def _await_end(workdir: AnyPath, path: AnyPath, say: Say, lease: float) -> None:
     """Returns where the claim at `path` is over; raises WorkdirError where its holder lives."""
     first = _read(path)
     waited_since = time.monotonic()
@@ -168,11 +176,11 @@ def _await_end(workdir: Path, path: Path, say: Say, lease: float) -> None:
         time.sleep(POLL)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: AnyPath) -> dict[str, Any]:
     """Returns a claim; {} where it is not whole yet or gone."""
     try:
-        facts = json.loads(path.read_text())
-    except (OSError, ValueError):
+        facts = storage.read_json(path)
+    except storage.StorageError:
         return {}
     return facts if isinstance(facts, dict) else {}
 

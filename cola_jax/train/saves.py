@@ -107,10 +107,15 @@ def _attempts(directory: AnyPath) -> AnyPath:
 
 def _newest_record(directory: AnyPath) -> tuple[int, set[str]] | None:
     """Returns the last attempt that has recorded what it goes on from, and the names of those saves."""
-    numbers = [int(m[1]) for name in storage.names_in(_attempts(directory)) if (m := RECORD.fullmatch(name))]
-    if not numbers:
-        return None
-    return max(numbers), set(storage.read_json(_attempts(directory) / f"{max(numbers):04d}.saves.json")["saves"])
+    folder = _attempts(directory)
+    while numbers := [int(m[1]) for name in storage.names_in(folder) if (m := RECORD.fullmatch(name))]:
+        path = folder / f"{max(numbers):04d}.saves.json"
+        try:
+            return max(numbers), set(storage.read_json(path)["saves"])
+        except storage.StorageError:
+            if path.exists():  # else a newer attempt has replaced it
+                raise
+    return None
 
 
 def _attempt_of(save: Save, unknown: int) -> int:

@@ -1,7 +1,7 @@
 """Reading checkpoints back: which ones there are, and whether each is what was written.
 
-A checkpoint is a folder CHECKPOINTS/STEP of Orbax items:
-  meta       format version, step, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
+A checkpoint is a folder (see `saves`) of Orbax items:
+  meta       format version, step, attempt, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
              where the checkpoint holds parameters that a run begins with and was never meant to hold more
   tokenizer  {file name: base64}
   params, opt_state, frozen, ema  {path: array}; an empty one is left out
@@ -13,15 +13,18 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from cola_jax import storage
 from cola_jax.errors import UserError
+from cola_jax.storage import AnyPath
+from cola_jax.train import saves
 from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
+from cola_jax.train.orbax_files import checkpointer
 
 FORMAT = 1
 CHUNK = 2**28  # bytes of all devices together
@@ -42,15 +45,14 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def folder(workdir: str | Path) -> Path:
+def folder(workdir: str | AnyPath) -> AnyPath:
     """Returns the folder of a run's checkpoints."""
-    return Path(workdir).absolute() / "checkpoints"
+    return storage.absolute(storage.path(workdir)) / "checkpoints"
 
 
-def steps_in(directory: Path) -> list[int]:
-    """Returns the steps of the whole checkpoints, ascending: a plain number is a name that only a whole one gets."""
-    found = directory.iterdir() if directory.is_dir() else ()
-    return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
+def steps_in(directory: AnyPath) -> list[int]:
+    """Returns the steps of the whole and visible checkpoints, ascending."""
+    return list(saves.saves_in(directory))
 
 
 def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, bytes]) -> ocp.args.Composite:
@@ -65,7 +67,7 @@ def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, byt
     return ocp.args.Composite(**arrays, meta=ocp.args.JsonSave(meta), tokenizer=ocp.args.JsonSave(files))
 
 
-def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:
+def _item(orbax: ocp.Checkpointer, path: AnyPath, name: str, args: Any) -> Any:
     """Returns one item; raises Damaged where it cannot be read."""
     try:
         item = orbax.restore(path, args=ocp.args.Composite(**{name: args}))[name]
@@ -78,12 +80,12 @@ def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:
     return item
 
 
-def read_json(orbax: ocp.Checkpointer, path: Path, name: str) -> dict[str, Any]:
+def read_json(orbax: ocp.Checkpointer, path: AnyPath, name: str) -> dict[str, Any]:
     """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged where it cannot be read."""
     return _item(orbax, path, name, ocp.args.JsonRestore())
 
 
-def read_meta(orbax: ocp.Checkpointer, path: Path) -> dict[str, Any]:
+def read_meta(orbax: ocp.Checkpointer, path: AnyPath) -> dict[str, Any]:
     """Returns the item meta.
 
     Raises:
@@ -102,7 +104,7 @@ def leaf_forms(meta: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def read_trees(
-    orbax: ocp.Checkpointer, path: Path, expected: dict[str, dict[str, jax.ShapeDtypeStruct]]
+    orbax: ocp.Checkpointer, path: AnyPath, expected: dict[str, dict[str, jax.ShapeDtypeStruct]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, jax.Array]]]:
     """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding it has there.
 
@@ -127,7 +129,7 @@ def read_trees(
     return meta, trees
 
 
-def verify(path: Path, trees: dict[str, dict[str, Any]]) -> None:
+def verify(path: AnyPath, trees: dict[str, dict[str, Any]]) -> None:
     """Reads a checkpoint back that was written from `trees` and is whole, a part of CHUNK bytes at a time.
 
     Args:
@@ -136,9 +138,9 @@ def verify(path: Path, trees: dict[str, dict[str, Any]]) -> None:
     Raises:
       Damaged: where a leaf cannot be read, or has another shape or other bits than the array.
     """
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+    with checkpointer(path) as orbax:
         written = read_meta(orbax, path)["leaves"]
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+    with checkpointer(path, ocp.PyTreeCheckpointHandler()) as orbax:
         for item, leaves in trees.items():
             for part in _parts(leaves):
                 forms = {p: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding) for p, x in part.items()}
@@ -170,33 +172,34 @@ def _parts(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def first_good(
-    directory: Path, steps: list[int], read: Callable[[int], Any], warn: Callable[[str], None]
+    directory: AnyPath, steps: list[int], read: Callable[[AnyPath], Any], warn: Callable[[str], None]
 ) -> tuple[int, Any]:
-    """Returns (step, read(step)) for the first of `steps` that is not damaged; each one skipped is named to `warn`.
+    """Returns (step, read(its folder)) for the first of `steps` that is not damaged; each one skipped is named to `warn`.
 
     Raises:
       CheckpointError: where all are damaged, each with its reason, and whatever else `read` raises.
     """
-    reasons = []
+    reasons, paths = [], saves.saves_in(directory)
     for step in steps:
         try:
-            return step, read(step)
+            return step, read(paths[step])
         except Damaged as damage:
-            reasons.append(f"{directory / str(step)} ({damage})")
+            reasons.append(f"{paths[step]} ({damage})")
             if step != steps[-1]:
                 warn(f"warning: checkpoint {reasons[-1]} is damaged and skipped; trying step {steps[len(reasons)]}")
     raise CheckpointError("no checkpoint is good: " + "; ".join(reasons))
 
 
-def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None) -> list[int]:
+def candidates(orbax: ocp.Checkpointer, directory: AnyPath, step: int | str | None) -> list[int]:
     """Returns the steps to try in turn: all, newest first (None); those with a best_metric, lowest first ("best"); or one.
 
     Raises:
       CheckpointError: where there is none.
     """
-    steps = steps_in(directory)
+    paths = saves.saves_in(directory)
+    steps = list(paths)
     if step == "best":
-        scores = {s: score for s in steps if (score := best_score(orbax, directory / str(s))) is not None}
+        scores = {s: score for s, path in paths.items() if (score := best_score(orbax, path)) is not None}
         if not scores:
             raise CheckpointError(
                 f"{directory}: of its checkpoints {steps} none carries the metric checkpoint.best_metric"
@@ -208,7 +211,7 @@ def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None)
     return steps[::-1] if step is None else [step]
 
 
-def best_score(orbax: ocp.Checkpointer, path: Path) -> float | None:
+def best_score(orbax: ocp.Checkpointer, path: AnyPath) -> float | None:
     """Returns the value of the run's checkpoint.best_metric in one checkpoint, None where it has none or is damaged."""
     try:
         meta = read_meta(orbax, path)
