@@ -24,7 +24,8 @@ from cola_jax.config.sampling import SamplingConfig as SamplingConfig
 class SourceConfig:
     """One corpus of a mixture."""
 
-    # tinyworld | pydocs | text | jsonl | parquet | arrow | array_record | tfds | prepared
+    # tinyworld (generated stories) | pydocs (documentation of the running Python) | text (plain text files) | jsonl, parquet,
+    # arrow, array_record (one field of each record) | tfds (a TFDS dataset on disk) | prepared (output of cola-jax prepare)
     kind: str = identity("tinyworld", traced=False)
     # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
     path: tuple[str, ...] = placement((), traced=False)
@@ -60,13 +61,16 @@ class DataConfig:
 class TokenizerConfig:
     """SentencePiece trained on the corpus, bytes, or an existing file."""
 
-    kind: str = identity("sentencepiece", traced=False)  # sentencepiece | bytes | file
+    # sentencepiece (trained on the corpus) | bytes (256 values, pad and end of document) | file (the one at path)
+    kind: str = identity("sentencepiece", traced=False)
     path: str = placement("", traced=False)  # kind=file: a SentencePiece .model or a Hugging Face tokenizer.json
     # kind=sentencepiece: pieces to train, special tokens included
     vocab_size: int = identity(8192, traced=False, least=3)
     training_documents: int = identity(20_000, traced=False, least=1)  # documents that SentencePiece is trained on
-    pad_token: str = identity("<pad>", traced=False)  # kind=file: names of the special tokens in a tokenizer.json
-    eos_token: str = identity("</s>", traced=False)
+    pad_token: str = identity("<pad>", traced=False)  # kind=file: name of the padding token in the tokenizer file
+    eos_token: str = identity(
+        "</s>", traced=False
+    )  # kind=file: name of the end-of-document token in the tokenizer file
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,9 @@ class ObjectiveConfig:
     flow_weight: float = identity(1.0, least=0.0)  # lambda_fm, stage 2
     # lambda_ref: KL to the frozen stage 1 encoder; needs a stage 1 VAE
     reference_weight: float = identity(0.0, least=0.0)
-    latent_policy: str = identity("joint")  # fixed | joint | scratch | interval
+    # fixed (VAE frozen, DiT trained) | joint (both trained) | scratch (joint, from random parameters) | interval (joint at the
+    # start of each period, fixed for the rest); fixed and interval need a stage 1 VAE
+    latent_policy: str = identity("joint")
     vae_lr_ratio: float = identity(1.0, least=0.0)  # learning rate of the VAE over that of the DiT, stage 2
     interval_period: int = identity(5000, least=1)  # latent_policy=interval: steps of a period ...
     interval_joint: int = identity(2000, least=1)  # ... and how many of them, at its start, train the VAE too
@@ -112,7 +118,7 @@ class OptimizerConfig:
     Everything else (embeddings, read-outs, norms, biases) stays with AdamW.
     """
 
-    name: str = identity("adamw")  # adamw | muon
+    name: str = identity("adamw")  # adamw | muon (matrices of the blocks by Muon, all else by AdamW)
     learning_rate: float = identity(1.5e-4, above=0.0)  # the peak, after the warm-up
     initial_learning_rate: float = identity(1e-6, least=0.0)  # at step 0
     final_learning_rate: float = identity(1e-5, least=0.0)  # at the end of the schedule
@@ -126,7 +132,7 @@ class OptimizerConfig:
     eps: float = identity(1e-8, above=0.0)  # added to the root of the second moment
     weight_decay: float = identity(0.01, least=0.0)  # decoupled; times the learning rate
     clip_norm: float = identity(1.0, least=0.0)  # global gradient norm; 0: no clip
-    muon_momentum: float = identity(0.95, least=0.0, below=1.0)
+    muon_momentum: float = identity(0.95, least=0.0, below=1.0)  # decay per step of the (Nesterov) momentum
     muon_steps: int = identity(5, least=1, most=100)  # Newton-Schulz iterations
     # of all moments between steps: float32 | bfloat16 (half the memory; rounded each step)
     moment_dtype: str = identity("float32")
@@ -174,11 +180,13 @@ class DCNConfig:
     one; each divides its mesh axis; -1 takes the slices that are left.
     """
 
-    replica: int = placement(-1, traced=False, least=-1)
-    data: int = placement(1, traced=False, least=-1)
-    fsdp: int = placement(1, traced=False, least=-1)
-    sequence: int = placement(1, traced=False, least=-1)
-    tensor: int = placement(1, traced=False, least=-1)
+    replica: int = placement(-1, traced=False, least=-1)  # factor of mesh.replica across slices; -1: the slices left
+    data: int = placement(1, traced=False, least=-1)  # factor of mesh.data across slices
+    fsdp: int = placement(
+        1, traced=False, least=-1
+    )  # factor of mesh.fsdp across slices; above 1 shards parameters over DCN
+    sequence: int = placement(1, traced=False, least=-1)  # factor of mesh.sequence across slices
+    tensor: int = placement(1, traced=False, least=-1)  # factor of mesh.tensor across slices
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from cola_jax.config.change import identity
 class VAEBlockConfig:
     """What a transformer block of the Text VAE is made of (SPEC 1.1)."""
 
-    activation: str = identity("swiglu")  # swiglu | silu | gelu
+    activation: str = identity("swiglu")  # of the feed-forward: swiglu (gated) | silu | gelu (exact, by erf)
     post_norm: bool = identity(True)  # the released form x = LN(x) + Attn(x); False: pre-norm
     norm_affine: bool = identity(True)  # gain and bias of the attention norm; the other norms have theirs always
     norm_eps: float = identity(1e-6, above=0.0, below=1.0)  # added to the variance under a norm's root
     qk_norm: bool = identity(True)  # layer norm of q and k over the full width, before the split into heads
-    qk_norm_affine: bool = identity(True)
+    qk_norm_affine: bool = identity(True)  # gain and bias of the norms of q and k
     qk_bias: bool = identity(False)  # bias of the qkv projection
     bias: bool = identity(True)  # bias of the other dense layers, of all but patching and its inverse
     clip_qkv: float = identity(0.0, least=0.0)  # clip q, k, v to +-this before their norm; 0: no clip
@@ -45,7 +45,7 @@ class TextVAEConfig:
     fixed_logsnr: float | None = identity(None, least=-20.0, most=20.0)
     # latents cross to the DiT as (z - latent_shift) * latent_scale
     latent_shift: float = identity(0.0, least=-1e6, most=1e6)
-    latent_scale: float = identity(1.0, above=0.0, most=1e6)
+    latent_scale: float = identity(1.0, above=0.0, most=1e6)  # factor; its inverse is applied before the decoder
     block: VAEBlockConfig = VAEBlockConfig()
 
 

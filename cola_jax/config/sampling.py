@@ -44,6 +44,7 @@ class SamplingConfig:
     top_k: int = reporting(0, least=0)  # 0: all
     # the smallest set of tokens whose probabilities reach it; 1: all
     top_p: float = reporting(1.0, above=0.0, most=1.0)
+    # divides positive and multiplies negative logits of the tokens generated so far; 1: no penalty
     repetition_penalty: float = reporting(1.1, above=0.0, most=1e4)
     stop_at_eos: bool = reporting(True)  # cut the text at the end of the document
     llada: LLaDASamplingConfig = LLaDASamplingConfig()
