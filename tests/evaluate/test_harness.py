@@ -215,7 +215,7 @@ def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_p
         (("--tasks", "mmlu=nowhere.jsonl"), "nowhere.jsonl: no such file"),
         (("--tasks", "mmlu={file}", "--context", "96"), "line 1: no choices, which task mmlu asks with"),
         (("--tasks", "a={file}", "--limit", "0"), "--limit 0 must be at least 1"),
-        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol sets how much a task generates"),
+        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol sets the number of new tokens"),
         (("--tasks", "a={file}", "--sampling.stepz=3"), "no such sampling field: stepz"),
         (("--tasks", "a={file}"), "leaves no room for a prompt in a context of 32 tokens"),
         (("--tasks", "a={file}", "--step", "99"), "no checkpoint of step 99"),
