@@ -25,7 +25,7 @@ def story(seed: int, split: str, index: int) -> str:
     """Returns story `index` of a stream: sentences, a question, "Answer:" and the answer, on one line.
 
     Raises:
-      DataError: where `split` is not train or heldout.
+      DataError: if `split` is not train or heldout.
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r} of the small world is not one of {', '.join(SPLITS)}")
@@ -43,7 +43,7 @@ def split_of(text: str) -> str:
 
 
 def prompt_of(text: str) -> str:
-    """Returns the first sentences of a story, two where at least two more come before the question, else one."""
+    """Returns the first sentences of a story, two if at least two more come before the question, else one."""
     told = re.findall(r"[^.]*\.", text[: text.index("?")])
     return "".join(told[: 2 if len(told) >= 4 else 1])
 

@@ -19,9 +19,9 @@ class StoryReport:
       sentences: how many, question and answer included; an unfinished last one counts.
       well_formed: how many of them the grammar has.
       impossible: events that the events before them rule out (they are taken to have happened all the same).
-      question: kind of the question; "" where there is none.
-      expected: the answer that the events entail, e.g. "kitchen"; "" where they leave it open.
-      given: the answer that the text gives; "" where it gives none of the right form.
+      question: kind of the question; "" if there is none.
+      expected: the answer that the events entail, e.g. "kitchen"; "" if they leave it open.
+      given: the answer that the text gives; "" if it gives none of the right form.
       choices: what the story mentions of the answer's class.
     """
 
@@ -45,7 +45,7 @@ class StoryReport:
 
     @property
     def chance(self) -> float:
-        """Probability that a guess among `choices` is right; 0 where there are none."""
+        """Probability that a guess among `choices` is right; 0 if there are none."""
         return 1 / len(self.choices) if self.choices else 0.0
 
 

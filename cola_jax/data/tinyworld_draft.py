@@ -28,13 +28,13 @@ DEED_WEIGHTS = (
     ("go", 4.0), ("take", 8.0), ("drop", 3.0), ("put", 14.0), ("remove", 6.0), ("give", 10.0), ("paint", 2.5), ("act", 2.0)
 )  # fmt: skip
 TURNS = (0.3, 0.3, 0.25, 0.15)  # how often 0, 1, 2 and 3 sentences follow the opening
-QUESTION_WEIGHTS = {"colour": 0.5, "inside": 2.0}  # 1 where not named
+QUESTION_WEIGHTS = {"colour": 0.5, "inside": 2.0}  # 1 if not named
 STALE = 0.1  # how much less likely a question is for every sentence told since the one that answers it
 T = TypeVar("T")
 
 
 def draft(rng: random.Random) -> str:
-    """Returns one story, or "" where what was drawn has nothing to ask about or is too long."""
+    """Returns one story, or "" if what was drawn has nothing to ask about or is too long."""
     world, sentences, last = World(), [], ""
     known: dict[Question, str] = {}
     news: dict[Question, int] = {}  # the sentence that gave a question its answer
@@ -223,7 +223,7 @@ def _phrase(rng: random.Random, world: World, event: Event) -> str:
 
 
 def _sentence(people: tuple[str, ...], phrases: list[str], when: str, last: str) -> str:
-    """Joins a subject (a pronoun where it is `last`) and what it did."""
+    """Joins a subject (a pronoun if it is `last`) and what it did."""
     if not people:
         return phrases[0]
     subject = " and ".join(people)
@@ -235,7 +235,7 @@ def _sentence(people: tuple[str, ...], phrases: list[str], when: str, last: str)
 
 
 def _subject_after(events: list[Event], last: str) -> str:
-    """Returns whom a pronoun would mean next; "" where a reader could be in doubt."""
+    """Returns whom a pronoun would mean next; "" if a reader could be in doubt."""
     people = events[0].people
     if not people:
         return last
@@ -245,7 +245,7 @@ def _subject_after(events: list[Event], last: str) -> str:
 def _question(
     rng: random.Random, world: World, known: dict[Question, str], news: dict[Question, int]
 ) -> Question | None:
-    """Returns a question with one answer among at least two things it could be; None where there is none.
+    """Returns a question with one answer among at least two things it could be; None if there is none.
 
     What was told last is asked about the most often.
     """

@@ -93,7 +93,7 @@ def parse(sentence: str, last_subject: str) -> tuple[list[Event], str] | None:
       last_subject: the one person whom the last sentence about people began with; "" for none or two.
 
     Returns:
-      The events and the new last subject, or None where the sentence is no sentence of the grammar. A pronoun that
+      The events and the new last subject, or None if the sentence is no sentence of the grammar. A pronoun that
       stands for nobody gives events of the person "".
     """
     for kind, pattern in _compiled("sentences"):

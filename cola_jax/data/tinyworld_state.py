@@ -11,9 +11,9 @@ class Event:
 
     Attributes:
       kind: a key of tinyworld_grammar.PHRASES or .SENTENCES.
-      people: who did it; empty where nobody did.
+      people: who did it; empty if nobody did.
       thing, container, place, other, colour: what it was about; `other` receives a thing or owns it.
-      said: the verb phrase as written, which answers "What did ... do"; empty where nobody did anything.
+      said: the verb phrase as written, which answers "What did ... do"; empty if nobody did anything.
     """
 
     kind: str
@@ -124,7 +124,7 @@ def _mentions(event: Event) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def answer(world: World, question: Question) -> str | None:
-    """Returns the bare answer that the events entail, e.g. "kitchen"; None where they leave it open."""
+    """Returns the bare answer that the events entail, e.g. "kitchen"; None if they leave it open."""
     kind, subject = question.kind, question.subject
     if kind == "where_person":
         return world.place.get(subject)

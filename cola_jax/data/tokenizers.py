@@ -35,7 +35,7 @@ class Tokenizer(Protocol):
       vocab_size: ids are 0 .. vocab_size - 1, special tokens included.
       pad_id: fills rows; never part of a text.
       eos_id: ends a document.
-      model: the bytes of the model file; empty where there is none.
+      model: the bytes of the model file; empty if there is none.
       special_names: how the model file calls pad and end of document.
     """
 
@@ -53,7 +53,7 @@ class Tokenizer(Protocol):
         """Returns the text of `ids`; special tokens and ids outside the vocabulary are left out."""
 
     def lost(self, text: str) -> str:
-        """Returns the characters of `text` that no token stands for; empty where `encode` keeps them all."""
+        """Returns the characters of `text` that no token stands for; empty if `encode` keeps them all."""
 
     def drops(self, text: str, ids: Sequence[int]) -> bool:
         """Returns whether `ids`, those of `text`, leave out a character that no token stands for; faster than `lost`."""
@@ -123,15 +123,16 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def build(cfg: RunConfig, workdir: str | Path | None = None, warn: Warn = to_stderr) -> Tokenizer:
-    """Returns the tokenizer of a run: the one `workdir` carries, else that of a prepared corpus, else what cfg.tokenizer says.
+    """Returns the tokenizer of a run: the one `workdir` carries, else that of a prepared corpus, else what
+    cfg.tokenizer says.
 
     SentencePiece is trained on the training documents of the sources alone. A new tokenizer is saved in `workdir`.
 
     Args:
-      warn: takes a line on what the tokenizer of a file changes in text, where it is loaded for the first time.
+      warn: takes a line on what the tokenizer of a file changes in text, if it is loaded for the first time.
 
     Raises:
-      DataError: where a file or the corpus cannot be used.
+      DataError: if a file or the corpus cannot be used.
     """
     if workdir is not None and is_saved(workdir):
         return load(workdir)
@@ -170,7 +171,7 @@ def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
     """Loads a SentencePiece .model or a Hugging Face tokenizer.json (the one that begins as JSON does).
 
     Raises:
-      DataError: where the file is missing, of another kind, or has no tokens of these names.
+      DataError: if the file is missing, of another kind, or has no tokens of these names.
       StorageError: for scheme://, and a tokenizer.json that is not JSON.
     """
     path = storage.local(path, "tokenizer.path")
@@ -211,7 +212,7 @@ def load(folder: str | Path) -> Tokenizer:
     """Reads what `save` wrote.
 
     Raises:
-      DataError: where it is missing, damaged, of another version, or its model is not the one it was saved with.
+      DataError: if it is missing, damaged, of another version, or its model is not the one it was saved with.
     """
     path = Path(folder) / META_NAME
     if not path.is_file():
