@@ -1,9 +1,9 @@
-"""Who may write into a workdir: one run at a time, through the first of its processes.
+"""Exclusive access to a workdir: one run at a time, through the first of its processes.
 
 WORKDIR/attempts/0007.json is the claim of the seventh start, created with O_EXCL, so that two starts cannot share it. The
 highest number holds the workdir. Its process rewrites the file every HEARTBEAT seconds, and marks it released at its end. A
 claim whose process is gone, or that no heartbeat changes for LEASE seconds by the watcher's own clock, is taken over by the
-next number. A holder that finds a higher one has lost the workdir, and stops before it writes.
+next number. A holder that finds a higher one has lost the workdir, and stops before its next write.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cola_jax.train.workdir import WorkdirError
 
 HEARTBEAT, LEASE = 5.0, 30.0  # seconds
 POLL = 0.5
-KEPT = 8  # claims of earlier attempts that stay to be read
+KEPT = 8  # number of earlier claims that are kept
 Say = Callable[[str], None]
 
 
 class ClaimLost(WorkdirError):
-    """Another process has taken the workdir over."""
+    """Another process has taken over the workdir."""
 
     exit_status = 1
 
@@ -48,7 +48,7 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises ClaimLost where a later attempt holds the workdir."""
+        """Raises ClaimLost if a later attempt holds the workdir."""
         newest = attempts(self._folder)[-1:]
         if newest and newest[0] > self.attempt:
             holder = _read(_path(self._folder, newest[0]))
@@ -58,7 +58,7 @@ class Claim:
             )
 
     def release(self) -> None:
-        """Ends the claim: the next start need not wait."""
+        """Ends the claim, so that the next start does not wait."""
         self._over.set()
         self._thread.join()
         if attempts(self._folder)[-1:] == [self.attempt]:
@@ -67,7 +67,7 @@ class Claim:
 
     def _keep_beating(self) -> None:
         while not self._over.wait(HEARTBEAT):
-            with contextlib.suppress(OSError):  # a full disk; the next beat may succeed
+            with contextlib.suppress(OSError):  # a full disk; the next heartbeat may succeed
                 if attempts(self._folder)[-1:] != [self.attempt]:
                     return
                 self._write()
@@ -78,13 +78,13 @@ class Claim:
 
 
 def take(workdir: Path, say: Say, lease: float = LEASE) -> Claim:
-    """Claims `workdir`, which is made where it does not exist.
+    """Claims `workdir`, which is created if it does not exist.
 
     Args:
-      say: takes lines that say who is waited for and who is taken over.
+      say: called with a line about the holder that is waited for or taken over from.
 
     Raises:
-      WorkdirError: where another run is at work in it.
+      WorkdirError: if another run is using it.
     """
     folder = workdir / "attempts"
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def claimed(workdir: Path, say: Say) -> Iterator[Claim | None]:
     """Holds the claim of a run, which its first process takes, while the body runs; None in the others.
 
     Raises:
-      WorkdirError: in every process, where another run is at work in the workdir.
+      WorkdirError: in every process, if another run is using the workdir.
     """
     claim, problem = None, ""
     if jax.process_index() == 0:
@@ -142,7 +142,7 @@ def _path(folder: Path, attempt: int) -> Path:
 
 
 def _await_end(workdir: Path, path: Path, say: Say, lease: float) -> None:
-    """Returns where the claim at `path` is over; raises WorkdirError where its holder lives."""
+    """Waits for the end of the claim at `path`; raises WorkdirError if its holder is alive."""
     first = _read(path)
     waited_since = time.monotonic()
     while True:
@@ -169,7 +169,7 @@ def _await_end(workdir: Path, path: Path, say: Say, lease: float) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Returns a claim; {} where it is not whole yet or gone."""
+    """Returns a claim; {} if it is incomplete or removed."""
     try:
         facts = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -178,7 +178,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _identity() -> dict[str, Any]:
-    """Returns where and what this process is: a process id means something on one boot of one machine, in one namespace."""
+    """Returns the identity of this process: a process id is valid on one boot of one machine, in one namespace."""
     return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
@@ -191,7 +191,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Returns when a process started, in clock ticks since boot; "" where that cannot be read."""
+    """Returns when a process started, in clock ticks since boot; "" if that cannot be read."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

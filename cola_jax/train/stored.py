@@ -1,8 +1,8 @@
-"""Reading checkpoints back: which ones there are, and whether each is what was written.
+"""Reading of checkpoints: which ones exist, and whether each equals what was written.
 
 A checkpoint is a folder CHECKPOINTS/STEP of Orbax items:
   meta       format version, step, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
-             where the checkpoint holds parameters that a run begins with and was never meant to hold more
+             if the checkpoint has initial parameters of a run and nothing else by design
   tokenizer  {file name: base64}
   params, opt_state, frozen, ema  {path: array}; an empty one is left out
 A restored leaf is compared with its fingerprint, because a damaged file can still decode.
@@ -24,11 +24,11 @@ from cola_jax.errors import UserError
 from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
 
 FORMAT = 1
-CHUNK = 2**28  # bytes of all devices together
+CHUNK = 2**28  # bytes over all devices
 
 
 class CheckpointError(UserError):
-    """No checkpoint that can be used; the message says what was found and what was expected."""
+    """There is no usable checkpoint; the message says what was found and what was expected."""
 
     exit_status = 1
 
@@ -48,13 +48,13 @@ def folder(workdir: str | Path) -> Path:
 
 
 def steps_in(directory: Path) -> list[int]:
-    """Returns the steps of the whole checkpoints, ascending: a plain number is a name that only a whole one gets."""
+    """Returns the steps of the complete checkpoints, ascending: only a complete one has a plain number as its name."""
     found = directory.iterdir() if directory.is_dir() else ()
     return sorted(int(path.name) for path in found if path.name.isdigit() and path.is_dir())
 
 
 def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, bytes]) -> ocp.args.Composite:
-    """Returns what Orbax writes: `trees` by item name, and `facts`, the fields of meta that do not follow from them."""
+    """Returns the arguments of Orbax: `trees` by item name, and `facts`, the fields of meta that do not follow from them."""
     flat = {name: leaves_by_path(tree) for name, tree in trees.items()}
     leaves = {f"{name}/{path}": leaf for name, tree in flat.items() for path, leaf in tree.items()}
     prints = fingerprints(leaves)
@@ -66,7 +66,7 @@ def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, byt
 
 
 def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:
-    """Returns one item; raises Damaged where it cannot be read."""
+    """Returns one item; raises Damaged if it cannot be read."""
     try:
         item = orbax.restore(path, args=ocp.args.Composite(**{name: args}))[name]
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -79,7 +79,7 @@ def _item(orbax: ocp.Checkpointer, path: Path, name: str, args: Any) -> Any:
 
 
 def read_json(orbax: ocp.Checkpointer, path: Path, name: str) -> dict[str, Any]:
-    """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged where it cannot be read."""
+    """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged if it cannot be read."""
     return _item(orbax, path, name, ocp.args.JsonRestore())
 
 
@@ -87,8 +87,8 @@ def read_meta(orbax: ocp.Checkpointer, path: Path) -> dict[str, Any]:
     """Returns the item meta.
 
     Raises:
-      CheckpointError: where another version of the format wrote it.
-      Damaged: where it cannot be read.
+      CheckpointError: if another version of the format wrote it.
+      Damaged: if it cannot be read.
     """
     meta = read_json(orbax, path, "meta")
     if meta.get("format") != FORMAT:
@@ -104,11 +104,11 @@ def leaf_forms(meta: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 def read_trees(
     orbax: ocp.Checkpointer, path: Path, expected: dict[str, dict[str, jax.ShapeDtypeStruct]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, jax.Array]]]:
-    """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding it has there.
+    """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding given there.
 
     Raises:
       CheckpointError: naming every leaf that is missing, extra or misshapen in the checkpoint.
-      Damaged: where a file is missing or unreadable, or a leaf has other bits than those that were written.
+      Damaged: if a file is missing or unreadable, or a leaf's bits differ from those that were written.
     """
     meta = read_meta(orbax, path)
     wanted = {f"{name}/{leaf}": form for name, tree in expected.items() for leaf, form in tree.items()}
@@ -128,13 +128,13 @@ def read_trees(
 
 
 def verify(path: Path, trees: dict[str, dict[str, Any]]) -> None:
-    """Reads a checkpoint back that was written from `trees` and is whole, a part of CHUNK bytes at a time.
+    """Reads back a complete checkpoint that was written from `trees`, CHUNK bytes at a time.
 
     Args:
       trees: {item: {path: array}} of the arrays that were written, still on their devices.
 
     Raises:
-      Damaged: where a leaf cannot be read, or has another shape or other bits than the array.
+      Damaged: if a leaf cannot be read, or its shape or bits differ from the array's.
     """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
         written = read_meta(orbax, path)["leaves"]
@@ -158,7 +158,7 @@ def verify(path: Path, trees: dict[str, dict[str, Any]]) -> None:
 
 
 def _parts(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the leaves in parts of at most CHUNK bytes, or of one leaf: as much is in memory twice."""
+    """Yields the leaves in parts of at most CHUNK bytes, or of one leaf; this much is in memory twice."""
     part: dict[str, Any] = {}
     for path, leaf in leaves.items():
         if part and sum(x.nbytes for x in part.values()) + leaf.nbytes > CHUNK:
@@ -175,7 +175,7 @@ def first_good(
     """Returns (step, read(step)) for the first of `steps` that is not damaged; each one skipped is named to `warn`.
 
     Raises:
-      CheckpointError: where all are damaged, each with its reason, and whatever else `read` raises.
+      CheckpointError: if all are damaged, each with its reason, and errors of `read`.
     """
     reasons = []
     for step in steps:
@@ -189,10 +189,10 @@ def first_good(
 
 
 def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None) -> list[int]:
-    """Returns the steps to try in turn: all, newest first (None); those with a best_metric, lowest first ("best"); or one.
+    """Returns the steps to try, in order: all, newest first (None); those with a best_metric, lowest first ("best"); or one.
 
     Raises:
-      CheckpointError: where there is none.
+      CheckpointError: if there is none.
     """
     steps = steps_in(directory)
     if step == "best":
@@ -209,7 +209,7 @@ def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None)
 
 
 def best_score(orbax: ocp.Checkpointer, path: Path) -> float | None:
-    """Returns the value of the run's checkpoint.best_metric in one checkpoint, None where it has none or is damaged."""
+    """Returns the value of the run's checkpoint.best_metric in one checkpoint, None if it has none or is damaged."""
     try:
         meta = read_meta(orbax, path)
     except Damaged:
