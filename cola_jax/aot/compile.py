@@ -86,7 +86,7 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
       name: one of PROGRAMS. rows, prompt: prompts of a batch and tokens per prompt, of generation.
 
     Raises:
-      MeshError: if sizes do not fit. ConfigError: if the family does not write text.
+      MeshError: if sizes do not fit. ConfigError: if the family does not generate text.
     """
     family = FAMILIES[cfg.family]
     abstract = abstract_state(cfg, family, mesh)

@@ -29,7 +29,7 @@ def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
         kernel = "xla" if problem else "splash"
         why = f" ({problem})" if problem and platform == "tpu" else ""
     elif problem:
-        raise ConfigError(f"compute.attention={kernel!r}: {problem}; compute.attention='xla' can do everything")
+        raise ConfigError(f"compute.attention={kernel!r}: {problem}; compute.attention='xla' supports everything")
     compute = dataclasses.replace(c.compute, dtype=dtype, attention=kernel)
     line = f"compute: {dtype} matmuls, attention by {kernel}{why}, remat {compute.remat}"
     return dataclasses.replace(c, compute=compute), line
@@ -57,9 +57,9 @@ def _cudnn_problem(c: RunConfig, platform: str) -> str:
     if platform != "gpu":
         return f"cuDNN runs on NVIDIA GPUs, not on {platform}"
     if c.compute.dtype == "float32":
-        return "cuDNN multiplies bfloat16, not float32"
+        return "cuDNN supports bfloat16, not float32"
     if c.mesh.sequence != 1:
-        return f"cuDNN has the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
+        return f"cuDNN needs the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
     for name, _, length, block_size, head_dim, _ in attention(c):
         if length % 2:
             return f"{name} has rows of {length} positions, not an even number"

@@ -95,7 +95,7 @@ def model_of(writer: Writer, plan: EvaluationPlan, max_new_tokens: int) -> Any:
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             raise DataError(
-                "a task asks for loglikelihood; this bridge answers generate_until alone: choose a generative task"
+                "a task requests loglikelihood; this bridge supports generate_until only: choose a generative task"
             )
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:

@@ -64,9 +64,7 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
     if cfg.train.init_continue:
         theirs = stored_config(source)["family"]
         if theirs != cfg.family:
-            raise ConfigError(
-                f"{named} is a run of family {theirs!r}: train.init_continue goes on with the same family"
-            )
+            raise ConfigError(f"{named} is a run of family {theirs!r}: train.init_continue continues the same family")
         return Start(None, Continued(source, chosen), folder)
     config, params = checkpoint.load_params(source, chosen, mesh)
     groups = wanted(cfg, named, tuple(params))

@@ -94,7 +94,7 @@ def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start |
         given = tokenizers.from_file(named.path, named.pad_token, named.eos_token)
         if tokenizers.fingerprint(given) != tokenizers.fingerprint(tokenizer):
             raise ConfigError(
-                f"tokenizer.path={named.path!r} is not the tokenizer that the run in {workdir} has begun with"
+                f"tokenizer.path={named.path!r} is not the tokenizer that the run in {workdir} started with"
             )
     return tokenizer
 
@@ -122,7 +122,7 @@ def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> 
         changed = differences(theirs | {"path": ""}, ours | {"path": ""}, "tokenizer.")
     if changed:
         raise ConfigError(
-            f"the run starts from parameters of the tokenizer in {folder}; the config asks for another (theirs -> config): "
+            f"the run starts from parameters of the tokenizer in {folder}; the config has another (theirs -> config): "
             f"{'; '.join(changed)}"
         )
     return tokenizer

@@ -56,7 +56,7 @@ class Writer:
         config, params = load_params(workdir, step, mesh, ema=ema)
         cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generator is None:
-            raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
+            raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not generate text by itself")
         tokenizer = tokenizers.load(workdir / TOKENIZER)
         check_vocabulary(cfg, tokenizer)
         return cls(cfg, params, tokenizer, mesh)

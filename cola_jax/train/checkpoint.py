@@ -93,7 +93,7 @@ def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn
         chosen, trees = stored.first_good(directory, steps, read, warn)
     if "opt_state" not in trees:
         raise stored.CheckpointError(
-            f"{directory / str(chosen)} has no optimizer state to go on with: start from it without train.init_continue"
+            f"{directory / str(chosen)} has no optimizer state to continue with: start from it without train.init_continue"
         )
     return chosen, trees
 
@@ -144,7 +144,7 @@ class Checkpoints:
             stored.verify(path, trees)
         except stored.Damaged as damage:
             raise stored.CheckpointError(
-                f"the first checkpoint of this run, {path}, cannot be read back ({damage}): training stops here, "
+                f"the first checkpoint of this run, {path}, cannot be read back ({damage}): training stops, "
                 "before more is lost. Check the disk, or give a workdir on another one"
             ) from damage
         self._read_back = True
@@ -193,8 +193,8 @@ class Checkpoints:
             self._failed = True
             reason = storage.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0][:200]
             raise stored.CheckpointError(
-                f"a checkpoint could not be written below {self._directory} ({reason}): free space or mend the disk, and give "
-                "the same command again; it goes on from the newest checkpoint that is whole"
+                f"a checkpoint could not be written below {self._directory} ({reason}): free space or repair the disk, and run "
+                "the same command again; it continues from the newest complete checkpoint"
             ) from error
 
     def _stored_metrics(self, step: int) -> dict[str, float]:

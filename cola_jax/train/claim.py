@@ -164,7 +164,7 @@ def _await_end(workdir: Path, path: Path, say: Say, lease: float) -> None:
             say(f"{workdir}: taking over from {_name(holder)}, which has not answered for {lease:.0f} s")
             return
         if waited < POLL:
-            say(f"{workdir} was in use by {_name(holder)}: waiting up to {lease:.0f} s for a sign of it")
+            say(f"{workdir} was in use by {_name(holder)}: waiting up to {lease:.0f} s for a heartbeat")
         time.sleep(POLL)
 
 

@@ -143,7 +143,7 @@ def _first_state(
     found = run.checkpoints.restore(abstract)
     if found is None and continued is not None:
         found = load_state(continued.workdir, continued.step, abstract, say)
-        say(f"going on from step {found[0]} of {continued.workdir}, with its optimizer state")
+        say(f"continuing from step {found[0]} of {continued.workdir}, with its optimizer state")
     elif found is not None and found[0]:
         say(f"resuming after step {found[0]}")
     else:

@@ -35,7 +35,7 @@ def check(workdir: Path, cfg: RunConfig, say: Say) -> None:
             "Give the old values or another workdir"
         )
     if found:
-        say(f"going on with another config (old -> new): {'; '.join(map(str, found))}")
+        say(f"continuing with another config (old -> new): {'; '.join(map(str, found))}")
 
 
 def _length_problems(old: RunConfig, new: RunConfig, done: int) -> list[str]:

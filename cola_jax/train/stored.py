@@ -185,7 +185,7 @@ def first_good(
             reasons.append(f"{directory / str(step)} ({damage})")
             if step != steps[-1]:
                 warn(f"warning: checkpoint {reasons[-1]} is damaged and skipped; trying step {steps[len(reasons)]}")
-    raise CheckpointError("no checkpoint is good: " + "; ".join(reasons))
+    raise CheckpointError("no checkpoint is usable: " + "; ".join(reasons))
 
 
 def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None) -> list[int]:
@@ -198,9 +198,7 @@ def candidates(orbax: ocp.Checkpointer, directory: Path, step: int | str | None)
     if step == "best":
         scores = {s: score for s in steps if (score := best_score(orbax, directory / str(s))) is not None}
         if not scores:
-            raise CheckpointError(
-                f"{directory}: of its checkpoints {steps} none carries the metric checkpoint.best_metric"
-            )
+            raise CheckpointError(f"{directory}: of its checkpoints {steps} none has the metric checkpoint.best_metric")
         return sorted(scores, key=lambda s: (scores[s], -s))
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"
