@@ -1,11 +1,12 @@
 """Training step and generation of Cola's shapes in bf16 on the accelerators of this process: rates, memory, largest costs.
 
 python -m benchmarks.accelerator [--shape 2B] [--rows 8] [--accumulate 1] [--remat minimal] [--attention auto]
-python -m benchmarks.accelerator --tiny          the same code on a toy, wherever it is
+python -m benchmarks.accelerator --tiny          the same code on a small model, on any device
 
-One shape a command, since the peak of memory is the process's. The step is stage 2 from scratch, rows of 512 tokens, parameters
-split over all devices. 2B has the published sizes; 1B and 0.3B are ours, narrower and with fewer layers. MFU is by
-the convention of scaling.accounting, over the data sheet's bf16 peak; the other share is over a large matmul's measured rate.
+One shape per command, since the peak of memory is the process's. The step is stage 2 from scratch, rows of 512 tokens,
+parameters split over all devices. 2B has the published sizes; 1B and 0.3B are chosen here, narrower and with fewer
+layers. MFU is by the convention of scaling.accounting, over the data sheet's bf16 peak; the other share is over a large
+matmul's measured rate.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ NAMED = 3  # largest costs
 
 
 def shaped(changes: dict[str, dict], rows: int, accumulate: int, compute: dict[str, str]) -> RunConfig:
-    """Returns the config of stage 2 from scratch of the published recipe with other sizes, `rows` a device."""
+    """Returns the config of stage 2 from scratch of the published recipe with other sizes, `rows` per device."""
     tree = config.load("cola_2b:joint,unread")
     for group, fields in changes.items():
         tree[group].update(fields)
@@ -56,7 +57,7 @@ def shaped(changes: dict[str, dict], rows: int, accumulate: int, compute: dict[s
 
 
 def random_batch(cfg: RunConfig, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
-    """A global batch of one document a row."""
+    """A global batch of one document per row."""
     rows, length = shape = (cfg.train.batch_size, cfg.train.sequence_length)
     batch = {
         "tokens": np.random.default_rng(0).integers(0, cfg.vae.vocab_size, shape, np.int32),
@@ -69,7 +70,7 @@ def random_batch(cfg: RunConfig, mesh: jax.sharding.Mesh) -> dict[str, jax.Array
 
 
 def train(cfg: RunConfig, mesh: jax.sharding.Mesh, repeats: int) -> dict:
-    """Compiles the training step, times it and profiles one. Returns the state it leaves, and what was measured."""
+    """Compiles the training step, times it and profiles one. Returns the state after it, and the measurements."""
     family = FAMILIES[cfg.family]
     program = program_of(cfg, mesh, "train", 0, 0)
     step = program.function.lower(*program.arguments).compile()
@@ -88,7 +89,7 @@ def train(cfg: RunConfig, mesh: jax.sharding.Mesh, repeats: int) -> dict:
 
 
 def generation_rate(cfg: RunConfig, mesh: jax.sharding.Mesh, params, rows: int, prompt: int, repeats: int) -> float:
-    """New tokens per second of block generation with caches, `rows` a device."""
+    """New tokens per second of block generation with caches, `rows` per device."""
     cfg, count = without_kernels(cfg), rows * mesh.size
     prompts = np.random.default_rng(1).integers(0, cfg.vae.vocab_size, (count, prompt)).tolist()
     place = lambda array: jax.device_put(jnp.asarray(array), batch_sharding(mesh))
@@ -103,7 +104,7 @@ def report(cfg: RunConfig, name: str, options: argparse.Namespace) -> None:
     mesh = make_mesh(cfg.mesh)
     device, cost = mesh.devices.flat[0], FAMILIES[cfg.family].objective.cost(cfg)
     cfg, compute = for_platform(cfg, device.platform)
-    print(f"{name}: {sum(cost.params.values()):,} parameters, {cost.useful / 1e9:.4g} useful GFLOPs a token")
+    print(f"{name}: {sum(cost.params.values()):,} parameters, {cost.useful / 1e9:.4g} useful GFLOPs per token")
     print(
         f"{compute}; {cfg.train.batch_size} rows of {cfg.train.sequence_length} in {cfg.train.accumulate} microbatches"
     )
@@ -128,17 +129,17 @@ def report(cfg: RunConfig, name: str, options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="2B")
-    parser.add_argument("--rows", type=int, default=8, help="rows of a training batch, a device")
+    parser.add_argument("--rows", type=int, default=8, help="rows of a training batch, per device")
     parser.add_argument("--accumulate", type=int, default=1, help="microbatches of a step")
     parser.add_argument("--remat", default="minimal", help="compute.remat")
     parser.add_argument("--attention", default="auto", help="compute.attention, as cudnn")
-    parser.add_argument("--prompts", type=int, default=16, help="rows of generation, a device")
+    parser.add_argument("--prompts", type=int, default=16, help="rows of generation, per device")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of a prompt")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--tiny", action="store_true", help="a toy in place of --shape")
+    parser.add_argument("--tiny", action="store_true", help="a small model instead of --shape")
     options = parser.parse_args(arguments)
     if jax.default_backend() == "cpu" and not options.tiny:
-        parser.error("there is no accelerator here, and a CPU would take hours: --tiny runs a toy")
+        parser.error("no accelerator was found, and a CPU would take hours: --tiny runs a small model")
     print(measure.machine())
     name = "tiny" if options.tiny else options.shape
     changes = TINY if options.tiny else SHAPES[options.shape]

@@ -1,11 +1,11 @@
-"""Import and export of a released checkpoint: seconds, and the most memory that a process of its own held.
+"""Import and export of a released checkpoint: seconds, and the peak memory of a separate process.
 
 python -m benchmarks.convert --small                          a model of 0.1 B parameters
 python -m benchmarks.convert --folder /large/disk [--export]  the published sizes, 2.3 B parameters
 
-Random weights are written in the released form, in shards, one tensor at a time. On a CPU the parameters lie in host memory,
-too: what the import needs beside them is the difference. Disk, in fp32: 9.3 GB of weights and as much of a checkpoint for the
-published sizes, and with --export the weights once more. Everything is written under --folder and removed at the end.
+Random weights are written in the released form, in shards, one tensor at a time. On a CPU the parameters are in host memory
+too: the difference is what the import needs in addition. Disk, in fp32: 9.3 GB of weights and the same for a checkpoint
+of the published sizes, and with --export the weights once more. Everything is written under --folder and removed at the end.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def drawn(
 
 
 def apart(*arguments: str | Path) -> None:
-    """Runs `cola-jax convert` in a process of its own and prints its time and memory; exits where it fails."""
+    """Runs `cola-jax convert` in a separate process and prints its time and memory; exits where it fails."""
     before = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "cola_jax.cli", "convert", *map(str, arguments)])
     seconds = time.perf_counter() - before
@@ -105,7 +105,9 @@ def main() -> None:
         apart("import", source, workdir, "--config.tokenizer.kind=bytes")
         if options.export:
             apart("export", workdir, back)
-            print(f"the same bytes came back: {all(same_files(source / part, back / part) for part in PARTS)}")
+            print(
+                f"export equals import byte for byte: {all(same_files(source / part, back / part) for part in PARTS)}"
+            )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
 python -m benchmarks.families [--workdir runs/families] [--seeds 3] [--budget 7e12] [--families cola ar llada plaid]
 
-Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our exact count
-(`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate is the best of a
-third, one and three times tinyworld.py's, and of up to four beyond for as long as the best one is an end of the grid: one run
-each at a fifth of the budget, judged by its own held-out loss; all else of the recipe is what tinyworld.py found for Cola. Then
-every family and seed trains and is judged. Killed, the same command continues. WORKDIR/table.md and families.json are written
-anew after every run.
+Configs are experiments/tinyworld_matched.py's. Each family trains for as many steps as spend the same FLOPs by our
+exact count (`Family.cost`: forward and backward, nothing of the optimizer), stage 1 of Cola included. Its learning rate
+is the best of a third, one and three times tinyworld.py's, and of up to four beyond for as long as the best one is an
+end of the grid: one run each at a fifth of the budget, selected by its own held-out loss; the rest of the recipe is
+tinyworld.py's, which was tuned for Cola. Then every family and seed is trained and evaluated. After an interruption,
+the same command continues. WORKDIR/table.md and families.json are rewritten after every run.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ from cola_jax.train.resume import check
 from cola_jax.train.workdir import TOKENIZER
 
 COMPARED = ("cola", "ar", "llada", "plaid")
-CONDITIONAL = ("ar", "llada")  # their likelihood of a text after another is no difference of bounds
-HELDOUT_LOSS = "heldout/loss"  # chooses a learning rate
-SPEED_ROWS = 64  # prompts continued at once where speed is measured
+CONDITIONAL = ("ar", "llada")  # their likelihood of a text given another is not a difference of bounds
+HELDOUT_LOSS = "heldout/loss"  # selects the learning rate
+SPEED_ROWS = 64  # prompts continued at once when speed is measured
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared, and how much of it is judged.
+    """What is compared, and the size of the evaluation.
 
     Attributes:
       config: FILE of the configs; see experiments/tinyworld_matched.py for the arguments that it takes.
-      families: those that are compared.
-      seeds: of parameters and noise, a run of every family each.
-      budget: FLOPs of a run. searched: share of it that a run of the search for the learning rate gets.
+      families: names of the families to compare.
+      seeds: of parameters and noise; one run of every family for each.
+      budget: FLOPs of a run. searched: share of it for each run of the learning rate search.
       rates: learning rates that are tried first, over the config's. extensions: how many more may be: `rate_search.search`.
-      tasks: built-in ones, "lambada" for tinyworld/lambada. records: of each of them.
-      stories: openings and questions continued. texts: whose likelihood is estimated.
-      repeats: of the timed generation.
+      tasks: built-in ones, "lambada" for tinyworld/lambada. records: number of records of each.
+      stories: number of openings and of questions continued. texts: number of texts whose likelihood is estimated.
+      repeats: runs of the timed generation.
     """
 
     config: str = "tinyworld_matched"
@@ -71,18 +71,18 @@ class Plan:
 
 
 class Shared(NamedTuple):
-    """The tokenizer and the rows that all runs have."""
+    """The tokenizer and the rows that all runs share."""
 
     tokenizer: tokenizers.Tokenizer
     corpus: pipeline.Corpus
 
 
 def compare(plan: Plan, workdir: Path) -> str:
-    """Trains and judges everything; returns the table, which stands in WORKDIR/table.md too.
+    """Trains and evaluates everything; returns the table, which is also written to WORKDIR/table.md.
 
     Raises:
-      ConfigError: for a budget that does not reach for a step. WorkdirError: where `workdir` holds another comparison.
-      KeyboardInterrupt: where a signal stopped a run, after its checkpoint.
+      ConfigError: if the budget is too small for one step. WorkdirError: if `workdir` holds another comparison.
+      KeyboardInterrupt: if a signal stopped a run, after its checkpoint.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     facts = {"machine": measure.machine(), "budget": plan.budget, "families": {}}
@@ -102,10 +102,10 @@ def compare(plan: Plan, workdir: Path) -> str:
 def configured(
     plan: Plan, family: str, seed: int, rate: float, budget: float, workdir: Path, text: Shared
 ) -> RunConfig:
-    """Returns the config of a run that spends `budget` FLOPs; stage 1 of Cola is trained first where it has not been.
+    """Returns the config of a run that spends `budget` FLOPs; stage 1 of Cola is trained first if it has not been.
 
     Raises:
-      ConfigError: where the budget does not reach for a step.
+      ConfigError: if the budget is too small for one step.
     """
     spent, argument = 0.0, family
     if family == "cola":
@@ -130,7 +130,7 @@ def stage_1(plan: Plan, seed: int) -> RunConfig:
 
 
 def in_steps(tree: Any, steps: int) -> RunConfig:
-    """The config for so many steps: the schedule ends with them, and held-out text is looked at at their end."""
+    """The config for so many steps: the schedule ends with them, and held-out evaluation runs at their end."""
     tree.train.update(steps=steps, eval_every=steps, log_every=max(steps // 20, 1))
     tree.optimizer.decay_steps = max(steps, tree.optimizer.warmup_steps + 1)
     tree.checkpoint.update(every=max(steps // 4, 1), keep_last=1)
@@ -155,7 +155,7 @@ def shared(plan: Plan, workdir: Path) -> Shared:
 
 
 def train(cfg: RunConfig, workdir: Path, text: Shared) -> None:
-    """Trains a run, or what is left of it."""
+    """Trains a run, or continues it."""
     if not tokenizers.is_saved(workdir / TOKENIZER):
         tokenizers.save(text.tokenizer, workdir / TOKENIZER)
     if runs.run_training(cfg, workdir, corpus=text.corpus).interrupted:
@@ -163,7 +163,7 @@ def train(cfg: RunConfig, workdir: Path, text: Shared) -> None:
 
 
 def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
-    """Returns what the run of a family is made of: parameters, steps, tokens and FLOPs, those of stage 1 by themselves."""
+    """Returns the parameters, steps, tokens and FLOPs of the run of a family; those of stage 1 separately."""
     parameters = comparison.parameters(cfg)
     before = flops(stage_1(plan, cfg.seed)) if cfg.family == "cola" else 0.0
     return {
@@ -176,7 +176,7 @@ def sizes(plan: Plan, cfg: RunConfig) -> dict[str, Any]:
 
 
 def search(plan: Plan, family: str, workdir: Path, text: Shared) -> dict[str, Any]:
-    """Returns what `rate_search.search` finds; runs that are done are read, and a run that was stopped goes on."""
+    """Returns what `rate_search.search` finds; finished runs are read, and an interrupted run continues."""
     own = config.load(f"{plan.config}:{family}").optimizer.learning_rate
 
     def loss_of(factor: float) -> float:
@@ -204,12 +204,13 @@ def answer(workdir: Path, tasks: tuple[str, ...], records: int) -> None:
 
 
 def judged(plan: Plan, cfg: RunConfig, workdir: Path, text: Shared) -> dict[str, Any]:
-    """Trains a run and judges it; what has been judged is read.
+    """Trains a run and evaluates it; existing results are read.
 
     Returns:
-      effort: how much was asked. tasks: a row of `harness.evaluate` by task and scorer. told, asked: the
-      `stories.story_figures` of openings and of questions. answers: how many different ones were given, and how many there are
-      among the right ones: a model that does not read its story gives as many as there are kinds of question.
+      effort: size of the evaluation. tasks: a row of `harness.evaluate` by task and scorer. told, asked: the
+      `stories.story_figures` of openings and of questions. answers: how many different ones were given, and how many
+      there are
+      among the right ones: a model that ignores its story gives one per kind of question.
       likelihood: of `text_likelihood.summarize`. tokens_per_second: of warm generation.
     """
     path, effort = workdir / "figures.json", {name: getattr(plan, name) for name in ("records", "stories", "texts")}

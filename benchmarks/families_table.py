@@ -1,4 +1,4 @@
-"""The comparison of the families as Markdown: what each is made of, and its figures as mean and spread over seeds."""
+"""The comparison of the families as Markdown: parameters and FLOPs of each, its results as mean and deviation over seeds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-SCORER = "paper"  # takes the option that an answer matches best: the small world shows no options
+SCORER = "paper"  # maps an answer to the option it matches best: prompts of the small world list no options
 Rows = Sequence[dict[str, Any]]
 
 
@@ -15,12 +15,12 @@ def as_markdown(facts: dict[str, Any], rows: Rows) -> str:
 
     Args:
       facts: machine, budget, and by family `rates` (chosen, tried) and `families` (parameters, steps, tokens, flops).
-      rows: a run each: family, seed, tasks, told, asked, likelihood, tokens_per_second.
+      rows: one per run: family, seed, tasks, told, asked, likelihood, tokens_per_second.
     """
     families = list(dict.fromkeys(row["family"] for row in rows))
     seeds = sorted({row["seed"] for row in rows})
     head = (
-        f"{facts['machine']}. Budget {facts['budget']:.3g} training FLOPs a run. Figures: mean +- standard deviation over "
+        f"{facts['machine']}. Budget {facts['budget']:.3g} training FLOPs per run. Figures: mean +- standard deviation over "
         f"seeds ({', '.join(map(str, seeds))}); accuracies and shares in per cent; scorer `{SCORER}`."
     )
     return "\n\n".join([head, _made_of(facts, families), _figures(rows, families)]) + "\n"
@@ -44,7 +44,7 @@ def _made_of(facts: dict[str, Any], families: list[str]) -> str:
 
 
 def _chosen(found: dict[str, Any]) -> str:
-    """The rate, and that it is an end of the grid where it is: its optimum may lie beyond."""
+    """The rate, marked if it is an end of the grid: the optimum may be outside it."""
     return f"{found['chosen']:.3g}" + (" (an end of the grid)" if found["tried"] and not found["interior"] else "")
 
 

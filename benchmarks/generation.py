@@ -3,8 +3,8 @@
 python -m benchmarks.generation [--batch 8] [--repeats 3]
 
 DiT D 256, 6 layers, 4 heads, S 16, C 16; Text VAE 2 + 2 blocks, D 256, FFN 1024, 4 heads, V 1024, block size 1; prompt 64
-tokens, 64 new ones, 16 Euler steps, guidance 7, greedy. Both programs start from the same noise; the share of tokens on which
-they agree is printed, and the FLOPs of each per new token, whose ratio bounds the speedup at equal FLOPs per second.
+tokens, 64 new ones, 16 Euler steps, guidance 7, greedy. Both programs start from the same noise; the share of tokens on
+which they agree is printed, and the FLOPs of each per new token, whose ratio bounds the speedup at equal FLOPs per second.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def config() -> RunConfig:
 
 
 def cached(cfg: RunConfig, params, prompts, noise) -> np.ndarray:
-    """Our generation. Returns tokens (B, NEW)."""
+    """Cached generation. Returns tokens (B, NEW)."""
     written = [tokens for tokens, _ in cola.generate(cfg, params, prompts, RowOptions(0), noise=noise)]
     return np.concatenate([np.asarray(block) for block in written], axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
 def recomputed(cfg: RunConfig, params, prompts, noise) -> jax.Array:
-    """The same without caches: every step runs the whole past again, and every block decodes the whole row."""
+    """The same without caches: every step recomputes all earlier positions, and every block decodes the whole row."""
     batch, size = prompts.shape[0], cfg.dit.block_size
     positions = lambda n: jnp.broadcast_to(jnp.arange(n), (batch, n))
     mean = build.encoder(cfg).apply({"params": params["encoder"]}, prompts, positions(PROMPT), None).mean

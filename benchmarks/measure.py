@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-MATMULS = 10  # of one measurement: dispatching them costs nothing then
+MATMULS = 10  # per measurement, so that dispatch overhead is negligible
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
@@ -20,7 +20,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def interleave(runs: Sequence[Callable[[], object]], repeats: int) -> list[float]:
-    """Returns `seconds` of each run, taken in turns: a machine that is slow for a while is slow for all of them."""
+    """Returns `seconds` of each run, interleaved: a temporary slowdown of the machine affects all of them."""
     times = []
     for _ in range(repeats + 1):
         times.append([])
@@ -40,16 +40,16 @@ def compiled(function: Callable, *arguments: object) -> tuple[Callable, float, f
 
 
 def matmul_rate(size: int, repeats: int) -> float:
-    """Returns the FLOPs per second of bf16 matmuls of (size, size) by (size, size) on the first device, MATMULS in a row."""
+    """Returns the FLOPs per second of bf16 matmuls of (size, size) by (size, size) on the first device, MATMULS in sequence."""
     keys = jax.random.split(jax.random.PRNGKey(0))
     x, w = (jax.random.normal(key, (size, size), jnp.bfloat16) for key in keys)
     chain = jax.jit(lambda x, w: jax.lax.fori_loop(0, MATMULS, lambda _, y: y @ w, x))
-    w = w / size**0.5  # products keep their size
+    w = w / size**0.5  # products keep their magnitude
     return MATMULS * 2 * size**3 / seconds(lambda: chain(x, w), repeats)
 
 
 def peak_device_memory(device: jax.Device) -> int:
-    """Returns the most bytes this process has held on a device; on a CPU, in all."""
+    """Returns the peak bytes this process has allocated on a device; on a CPU, its peak resident memory."""
     stats = device.memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -57,7 +57,7 @@ def peak_device_memory(device: jax.Device) -> int:
 
 
 def machine() -> str:
-    """Returns one line on what this runs on."""
+    """Returns one line that describes the hardware."""
     device = jax.devices()[0]
     chip = cpu_name() if device.platform == "cpu" else device.device_kind
     return f"{chip}, {os.cpu_count()} cores, {jax.device_count()} {device.platform} device(s), jax {jax.__version__}"
@@ -72,5 +72,5 @@ def cpu_name() -> str:
 
 
 def peak_memory() -> str:
-    """Returns the most memory this process has held."""
+    """Returns the peak memory of this process."""
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"

@@ -9,23 +9,24 @@ from typing import Any
 
 
 def search(loss_of: Callable[[float], float], own: float, factors: Sequence[float], extensions: int) -> dict[str, Any]:
-    """Tries `own` times each of `factors`, then beyond the better end for as long as the best rate is that end.
+    """Tries `own` times each of `factors`, then extends the grid at the better end as long as the best rate is that end.
 
     The grid grows by the ratio of the two factors at that end. A loss that is not finite is that of a run that diverged:
     it is worse than any other.
 
     Args:
-      loss_of: factor -> held-out loss of a run at `own` times it; asked once for each factor.
+      loss_of: factor -> held-out loss of a run at `own` times it; called once for each factor.
       own: the config's learning rate.
-      factors: at least one; a single one is taken as it is, and nothing is tried.
+      factors: at least one; a single one is used without a search.
       extensions: how many factors may be added.
 
     Returns:
       {"chosen": learning rate, "tried": {rate: held-out loss}, "interior": whether slower and faster rates were tried and
-      are worse}. Where the grid may grow no more and the best rate is still its end, interior is False, with a warning.
+      are worse}. If the grid may not be extended further and the best rate is still its end, interior is False, with a
+      warning.
 
     Raises:
-      ValueError: where no run has a finite loss.
+      ValueError: if no run has a finite loss.
     """
     if len(factors) == 1:
         return {"chosen": own * factors[0], "tried": {}, "interior": False}
@@ -39,7 +40,7 @@ def search(loss_of: Callable[[float], float], own: float, factors: Sequence[floa
     if not interior:
         warnings.warn(
             f"the best learning rate, {own * best:.3g}, is an end of all that were tried: "
-            f"{', '.join(f'{own * factor:.3g}' for factor in sorted(tried))}. The optimum may lie beyond",
+            f"{', '.join(f'{own * factor:.3g}' for factor in sorted(tried))}. The optimum may be outside",
             stacklevel=2,
         )
     told = {f"{own * factor:.3g}": tried[factor] for factor in sorted(tried)}
@@ -54,7 +55,7 @@ def _best(tried: dict[float, float]) -> float:
 
 
 def _beyond(tried: dict[float, float]) -> float | None:
-    """The factor to try next: beyond the end that is the best so far; None where the best one is inside."""
+    """The factor to try next, outside the end that is best so far; None if the best one is in the interior."""
     ordered, best = sorted(tried), _best(tried)
     if best == ordered[0]:
         return ordered[0] ** 2 / ordered[1]

@@ -1,4 +1,4 @@
-"""Plain references of the DiT, written to be obvious: one dense mask over [clean | noisy], AdaLN for every position,
+"""Plain reference implementations of the DiT: one dense mask over [clean | noisy], AdaLN for every position,
 everything computed, no caches. They share parameters with the real model, so that both compute the same function.
 
 Axes: B batch, N latents, S block, C latent channels, D width, H heads, K head channels.
@@ -76,7 +76,7 @@ def denoise_all(params, dit, z_clean_BNC, z_noisy_BNC, t_B, positions_BN):
 
 
 def next_block(params, dit, past_BNC, z1_BSC, steps, guidance):
-    """Denoises one block after `past`, running everything before it again at every step."""
+    """Denoises one block after `past`, recomputing all earlier positions at every step."""
     batch, past = past_BNC.shape[:2]
     size = z1_BSC.shape[1]
     number = jnp.arange(past + size) // size

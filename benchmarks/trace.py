@@ -1,4 +1,4 @@
-"""What a profiler trace says the device spent its time on, by the operation of the program that asked for it."""
+"""Device time of a profiler trace, by the operation of the program that the instructions belong to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = re.compile(r'^\s*(?:ROOT )?%?([\w.\-]+) = .*?op_name="([^"]*)"', re.MULT
 
 
 class Spent(NamedTuple):
-    """Seconds of the device in one operation, and its share of all that was traced."""
+    """Device seconds in one operation, and its share of the traced time."""
 
     name: str
     seconds: float
@@ -30,13 +30,13 @@ class Event(NamedTuple):
 
 
 def traced(run: Callable[[], object], folder: str | Path, hlo_text: str) -> list[Spent]:
-    """Profiles one call of `run`, which is waited for. Returns what the device spent, the largest first.
+    """Profiles one call of `run` to its end. Returns the device's costs, the largest first.
 
     Args:
-      folder: takes the trace. hlo_text: of the compiled program, which says what its instructions are for.
+      folder: where the trace is written. hlo_text: of the compiled program, which maps instructions to operations.
 
     Raises:
-      RuntimeError: where the trace has no event of a device.
+      RuntimeError: if the trace has no event of a device.
     """
     with jax.profiler.trace(str(folder)):
         jax.block_until_ready(run())
@@ -67,15 +67,15 @@ def _event(event) -> Event:
 
 
 def _event_of_cpu(event) -> Event | None:
-    """A CPU's threads have other events besides."""
+    """A CPU's threads have other events too."""
     return _event(event) if "hlo_op" in dict(event.stats) else None
 
 
 def spent(lines: Iterable[Iterable[Event]], operations: dict[str, str]) -> list[Spent]:
-    """Adds up lines by operation; an event's own time is without that of the events inside it (a loop's has its body's).
+    """Adds up lines by operation; an event's own time excludes that of the events inside it (a loop contains its body).
 
     Args:
-      operations: {instruction: op_name}; an instruction without one goes by its own name.
+      operations: {instruction: op_name}; an instruction without one keeps its own name.
     """
     totals: dict[str, float] = {}
     for line in lines:

@@ -3,8 +3,8 @@
 python -m benchmarks.train_step [--batch 4] [--length 512] [--repeats 5]
 python -m benchmarks.train_step --sweep          batch 1, 4, 16 and length 128, 512, 2048
 
-D 256, 6 layers, 4 heads, S 16, C 16, fp32: gradient of the flow matching loss and an AdamW update. Both programs start from the
-same parameters; their losses are printed beside each other and must agree.
+D 256, 6 layers, 4 heads, S 16, C 16, fp32: gradient of the flow matching loss and an AdamW update. Both programs start
+from the same parameters; their losses are printed beside each other and must agree.
 """
 
 from __future__ import annotations

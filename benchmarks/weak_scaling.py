@@ -1,9 +1,10 @@
-"""The training step on more and more CPU devices, each with as many rows: FLOPs, bytes and traffic of one device.
+"""The training step on a growing number of CPU devices with a fixed number of rows each: FLOPs, bytes and traffic of
+one device.
 
 python -m benchmarks.weak_scaling [--rows 4] [--mesh fsdp]
 
-The model of own_text, stage 2, as compiled; nothing is timed, since the devices share the machine's cores. FLOPs and bytes of a
-device should stay as they are; what is gathered and reduced is what the mesh costs.
+The model of own_text, stage 2, as compiled; nothing is timed, since the devices share the machine's cores. FLOPs and
+bytes of a device should stay as they are; what is gathered and reduced is what the mesh costs.
 """
 
 from __future__ import annotations

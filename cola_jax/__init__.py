@@ -6,12 +6,12 @@ load_config                 an experiment, checked: `load_config("tinyworld:vae"
 prepare_corpus              tokenize and pack a corpus once
 run_training, read_metrics  train a config in a workdir, or continue it; the metrics it wrote
 Writer                      generate text with a trained run
-evaluate_run                tasks answered and scored
+evaluate_run                answer and score tasks
 estimate_likelihood         text log-likelihood of answers given prompts
-compare_runs                configs or runs side by side: parameters, FLOPs, what differs
-compile_program             a run's programs compiled for a topology that is not here
+compare_runs                compare configs or runs: parameters, FLOPs, differences
+compile_program             compile a run's programs for a topology without its devices
 import_weights, export_weights   released and Hugging Face LLaMA folders
-UserError                   whatever the user can put right
+UserError                   an error that the user can fix
 """
 
 import importlib

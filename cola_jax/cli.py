@@ -1,4 +1,4 @@
-"""`cola-jax COMMAND`: parses, calls, prints. Exit status: 0 done, 1 failed, 2 misused, 143 preempted with a checkpoint."""
+"""`cola-jax COMMAND`. Exit status: 0 success, 1 failure, 2 usage error, 143 preempted with a checkpoint."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit status; errors of the user's making are one line on stderr."""
+    """Runs one command. Returns the exit status; user errors are printed as one line on stderr."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # where Orbax logs tracebacks of errors that it raises as well
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
@@ -59,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             status = command(options)
-        sys.stdout.flush()  # while a closed pipe can still be told from a failure
+        sys.stdout.flush()  # here a closed pipe can still be distinguished from a failure
         return status
     except Preempted:
         return PREEMPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # who read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -78,23 +78,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show_warning(message: Warning | str, category: type[Warning], *place: object) -> None:
-    """Prints a warning about the user's config as a line; those of libraries are not for users."""
+    """Prints a warning about the user's config as one line; warnings of libraries are dropped."""
     if issubclass(category, ConfigWarning):
         print(f"warning: {message}", file=sys.stderr)
 
 
 def status_of(error: Exception) -> int | None:
-    """2 for what the user can put right in the command, its config or files; 1 for what failed; None for a bug of ours."""
+    """2 for errors that the user can fix in the command, its config or files; 1 for failures; None for a bug."""
     if isinstance(error, UserError):
         return error.exit_status
     if isinstance(error, (OSError, ImportError, MemoryError)):
         return 1
-    no_backend = isinstance(error, RuntimeError) and "backend" in str(error)  # jax's, for JAX_PLATFORMS=tpu without one
+    no_backend = isinstance(error, RuntimeError) and "backend" in str(error)  # JAX_PLATFORMS=tpu without a TPU
     return 1 if no_backend else None
 
 
 def one_line(error: Exception) -> str:
-    """Returns what an error says; the file's name first where an OSError has one."""
+    """Returns an error's message; an OSError's file name first."""
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.strerror:

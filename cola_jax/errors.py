@@ -1,13 +1,14 @@
-"""The one class of errors that a command prints as a line; any other exception is a bug."""
+"""The base class of errors that a command prints as one line; any other exception is a bug."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """What the user, or the machine's owner, can put right; the message says what is wrong and what to do.
+    """An error that the user, or the machine's owner, can fix; the message says what is wrong and what to do.
 
     Attributes:
-      exit_status: of a command that ends with it: 2 misused (config, data, options), 1 failed (a run that could not go on).
+      exit_status: of a command that ends with it: 2 usage error (config, data, options), 1 failure (a run that cannot
+        continue).
     """
 
     exit_status = 2
@@ -18,4 +19,4 @@ class Preempted(Exception):
 
 
 class ConfigWarning(UserWarning):
-    """A config that runs, though not everything that it sets is read; the message names the fields."""
+    """A valid config that sets fields which are not read; the message names them."""

@@ -1,4 +1,4 @@
-"""Reading the argument of a config, NAME:PART,PART,...: every part is used or refused."""
+"""Parses the argument of a config, NAME:PART,PART,...; every part is used or refused."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ def parts_of(usage: str, arg: str | None, least: int, most: int) -> list[str]:
     """Returns the parts of an argument, `most` of them: those left out are "".
 
     Args:
-      usage: what the argument must be, for the message: "cola_2b:vae,PREPARED".
-      least: how many parts may not be left out.
+      usage: the form of the argument, for the message: "cola_2b:vae,PREPARED".
+      least: number of required parts.
 
     Raises:
       ConfigError: for too few or too many parts.
@@ -24,6 +24,6 @@ def parts_of(usage: str, arg: str | None, least: int, most: int) -> list[str]:
 
 
 def paths_of(parts: list[str]) -> tuple[str, ...]:
-    """Returns a list of files, folders and globs; one path where a comma is part of its name."""
+    """Returns a list of files, folders and globs; one path if a comma is part of its name."""
     whole = ",".join(parts)
     return (whole,) if len(parts) > 1 and Path(whole).expanduser().exists() else tuple(parts)

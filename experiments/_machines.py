@@ -1,8 +1,8 @@
-"""How the 2 B configs lie on machines: mesh and microbatches for the paper's 1408 rows of 512 tokens per step.
+"""Mesh and microbatches of the 2 B configs by machine, for the paper's 1408 rows of 512 tokens per step.
 
 A machine is a TPU topology (`cola-jax compile --topology` has the same names) or nodes of eight GPUs. 2 B parameters must be
-split: over every device of a TPU slice or of a node (fsdp), and repeated in every node (replica), so that gradients alone
-travel between nodes. `cola-jax compile` says what each needs.
+sharded: over all devices of a TPU slice or of a node (fsdp), and replicated in every node (replica), so that only gradients
+are communicated between nodes. `cola-jax compile` reports the memory of each.
 """
 
 from cola_jax import config
@@ -25,7 +25,7 @@ def place(c, machine: str):
     if not machine:
         return c
     if machine not in MACHINES:
-        raise config.ConfigError(f"no preset for machine {machine!r}; there are {', '.join(MACHINES)}")
+        raise config.ConfigError(f"no preset for machine {machine!r}; known are {', '.join(MACHINES)}")
     preset = MACHINES[machine]
     c.mesh.update(replica=preset["replica"], data=1, fsdp=-1, sequence=1, tensor=1)
     c.train.accumulate = preset["accumulate"]

@@ -1,6 +1,6 @@
-"""What the models of one comparison share: corpus, recipe, mesh (SPEC 2 and 5; the recipe is the base config's).
+"""Shared config of the models of one comparison: corpus, recipe, mesh (SPEC 2 and 5; the recipe is the base config's).
 
-A config built on it differs from its neighbours in what its family forces and in nothing else.
+Configs built on it differ only where their families require it.
 """
 
 from cola_jax import config

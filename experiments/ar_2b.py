@@ -2,8 +2,8 @@
 
 cola-jax train --config ar_2b:PREPARED --workdir W
 
-PREPARED: the folder that cola_2b trains on, made by `cola-jax prepare`. Corpus and recipe are those of _matched_base.py, sizes
-those of SPEC 5. The paper's axis counts the same 6 x 1.8e9 FLOPs per token as for cola_2b.
+PREPARED: the folder that cola_2b trains on, made by `cola-jax prepare`. Corpus and recipe are those of
+_matched_base.py, sizes those of SPEC 5. The paper's axis counts the same 6 x 1.8e9 FLOPs per token as for cola_2b.
 """
 
 from cola_jax import config

@@ -4,9 +4,10 @@ cola-jax train --config cola_2b:vae,PREPARED --workdir W1
 cola-jax train --config cola_2b:joint,PREPARED,W1 --workdir W2
 cola-jax compile --config cola_2b:joint,PREPARED,W1,v5p:2x2x4 --topology v5p:2x2x4
 
-PREPARED: a folder written by `cola-jax prepare` with a tokenizer of at most 100,278 tokens. A machine of _machines.py, as the
-last part of the argument, sets mesh and microbatches. The paper's axis counts 6 x 1.8e9 FLOPs per token: 7.79 EFLOPs a thousand
-steps of 720,896 tokens, 2000 EFLOPs at 256.9 thousand steps; by our count the joint stage takes 18.8 GFLOPs a token.
+PREPARED: a folder written by `cola-jax prepare` with a tokenizer of at most 100,278 tokens. A machine of _machines.py,
+as the last part of the argument, sets mesh and microbatches. The paper's axis counts 6 x 1.8e9 FLOPs per token: 7.79
+EFLOPs per thousand steps of 720,896 tokens, 2000 EFLOPs at 256.9 thousand steps; by our count the joint stage takes
+18.8 GFLOPs per token.
 """
 
 from cola_jax import config

@@ -1,12 +1,12 @@
-"""Past the paper: a DiT of 70 B and a Text VAE of 0.9 B on 1024 chips and more.
+"""Beyond the paper: a DiT of 70 B and a Text VAE of 0.9 B on 1024 chips and more.
 
 cola-jax compile --config cola_70b:joint,PREPARED,W1 --topology v5p:8x8x16
 cola-jax train --config cola_70b:joint,PREPARED,W1 --workdir W2
 
-W1: a stage 1 workdir of cola_8b, whose VAE it shares. PREPARED: a folder written by `cola-jax prepare` in rows of 2048 tokens.
-4,194,304 tokens per step, heads and feed-forwards over 8 chips, one side of the torus, parameters over all. Moments are
-bf16. By count, the matmul outputs that remat minimal keeps want eight microbatches; remat full would want fewer, and
-compute every forward pass twice. Sizes, batch and learning rate are ours.
+W1: a stage 1 workdir of cola_8b, whose VAE it shares. PREPARED: a folder written by `cola-jax prepare` in rows of 2048
+tokens. 4,194,304 tokens per step, heads and feed-forwards sharded over 8 chips, one dimension of the torus, parameters
+over all. Moments are bf16. By count, the matmul outputs saved by remat minimal require eight microbatches; remat full
+would require fewer, and compute every forward pass twice. Sizes, batch and learning rate are chosen here.
 """
 
 from cola_jax import config

@@ -1,11 +1,11 @@
-"""Past the paper: a DiT of 8.5 B and a Text VAE of 0.9 B on 1024 chips.
+"""Beyond the paper: a DiT of 8.5 B and a Text VAE of 0.9 B on 1024 chips.
 
 cola-jax compile --config cola_8b:joint,PREPARED,W1 --topology v5p:8x8x16
 cola-jax train --config cola_8b:vae,PREPARED --workdir W1
 cola-jax train --config cola_8b:joint,PREPARED,W1 --workdir W2
 
 PREPARED: a folder written by `cola-jax prepare` in rows of 1024 tokens. 4,194,304 tokens per step. Sizes, batch and
-learning rate are ours: width and depth grow as in the LLaMA family, heads keep 128 channels, blocks their 16 latents.
+learning rate are chosen here: width and depth grow as in the LLaMA family, heads keep 128 channels, blocks their 16 latents.
 """
 
 from cola_jax import config

@@ -3,8 +3,8 @@
 cola-jax train --config llada_2b:PREPARED --workdir W
 
 PREPARED: the folder that cola_2b trains on, made by `cola-jax prepare`. The mask is the last of the 100,278 ids, so the
-tokenizer has at most 100,277; one that has an id which no text holds lends that: --config.llada.mask_id=ID. Generation takes
-as many passes as it writes tokens, in one block, low-confidence remasking, no guidance. The paper's axis counts the same
+tokenizer has at most 100,277; with one that has an id unused by text, set --config.llada.mask_id=ID. Generation uses
+one pass per token, in one block, low-confidence remasking, no guidance. The paper's axis counts the same
 6 x 1.8e9 FLOPs per token as for cola_2b.
 """
 

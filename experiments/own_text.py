@@ -1,10 +1,10 @@
-"""Your own text files: a small model of them, minutes to an hour on a CPU.
+"""A small model of your own text files; minutes to an hour on a CPU.
 
 cola-jax train --config "own_text:vae,notes/*.txt" --workdir runs/notes/vae
 cola-jax train --config "own_text:joint,notes/*.txt,runs/notes/vae" --workdir runs/notes/joint
 cola-jax generate --workdir runs/notes/joint --prompt "It was"
 
-Text VAE 2.6 M parameters, DiT 9.6 M; about 0.2 GFLOPs a token in stage 2, forward and backward.
+Text VAE 2.6 M parameters, DiT 9.6 M; about 0.2 GFLOPs per token in stage 2, forward and backward.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from experiments._arguments import paths_of
 def get_config(arg: str | None = None):
     """arg: "vae,FILES", "joint,FILES,STAGE_1_WORKDIR", or "joint,FILES" from scratch.
 
-    FILES are files, folders or globs with commas between them. With several of them and no stage 1, end with a comma.
+    FILES are files, folders or globs separated by commas. With several of them and no stage 1, end with a comma.
     """
     stage, *files = (arg or "").split(",")
     vae_from = files.pop() if stage == "joint" and len(files) > 1 else ""
@@ -30,7 +30,7 @@ def get_config(arg: str | None = None):
 
 
 def small(c, stage: str, vae_from: str):
-    """The sizes and the recipe that suit a corpus of a megabyte or two."""
+    """Sizes and recipe for a corpus of one or two megabytes."""
     c.data.update(packing="concat", heldout_fraction=0.05)
     c.tokenizer.update(vocab_size=2048)
     c.vae.update(

@@ -1,4 +1,4 @@
-"""English prose of the running Python's own documentation: no download, a small model of it.
+"""A small model of the English documentation of the running Python; no download.
 
 cola-jax train --config pydocs:vae --workdir runs/pydocs/vae
 cola-jax train --config pydocs:joint,runs/pydocs/vae --workdir runs/pydocs/joint
@@ -18,7 +18,7 @@ def get_config(arg: str | None = None):
     if stage not in ("vae", "joint"):
         raise config.ConfigError(f"pydocs:{arg}: the argument is vae, joint or joint,STAGE_1_WORKDIR")
     if stage == "vae" and vae_from:
-        raise config.ConfigError(f"pydocs:{arg}: stage 1 starts from nothing, leave out {vae_from!r}")
+        raise config.ConfigError(f"pydocs:{arg}: stage 1 starts from random parameters, leave out {vae_from!r}")
     c = config.base()
     c.data.sources[0].update(kind="pydocs")
     return small(c, stage, vae_from)

@@ -1,14 +1,14 @@
-"""The demo: both stages on stories of a small world, minutes on two CPU cores.
+"""The demo: both stages on stories of a small world; minutes on two CPU cores.
 
 cola-jax demo                                            both stages and the report
 cola-jax train --config tinyworld:vae --workdir W        stage 1 alone
 cola-jax train --config tinyworld:joint,W --workdir W2   stage 2 from the stage 1 workdir W
 
-Text VAE 0.24 M parameters, DiT 1.29 M. What a few minutes make the most of: many small batches at a large learning rate, Muon,
-which learns to look things up in a story in fewer steps than AdamW, and blocks of one latent: the words of a longer block are
-drawn at once, and a small DiT takes long to learn which of them go together. The reference term keeps the latents near those of
-stage 1: without it the flow matching loss, whose gradient reaches the encoder, makes them nearly one constant vector or lets
-their noise vanish, both easy to predict and hard to write from.
+Text VAE 0.24 M parameters, DiT 1.29 M. Suited to a few minutes of training: many small batches at a large learning
+rate, Muon, which learns to retrieve facts from a story in fewer steps than AdamW, and blocks of one latent: the words of
+a longer block are drawn at once, and a small DiT takes long to learn which of them go together. The reference term
+keeps the latents near those of stage 1: without it the flow matching loss, whose gradient reaches the encoder, makes
+them nearly one constant vector or lets their noise vanish, both easy to predict and hard to decode.
 """
 
 from cola_jax import config

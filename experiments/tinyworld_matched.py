@@ -5,22 +5,24 @@ cola-jax train --config tinyworld_matched:vae --workdir W          stage 1 of Co
 cola-jax train --config tinyworld_matched:cola,W --workdir W2      stage 2
 cola-jax train --config tinyworld_matched:ar --workdir W3          likewise llada, plaid
 
-Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of twice the length: rows
-that end with their document would never show LLaDA and Plaid, which generate a window of fixed size, what follows an end.
-The core is the DiT's 4 layers of 18 D^2, 1.18 M parameters, against 5 LLaMA layers whose feed-forwards make up the same number
-to 0.05 %. The paper has nine layers of 16 D^2 for eight of those, which here would be four and a half. Steps and learning rates
-here are tinyworld.py's; the comparison sets both (equal FLOPs, a search).
+Everything is tinyworld.py's, except that documents are joined and cut, as in the paper, into rows of twice the length:
+with rows that end with their document, LLaDA and Plaid, which generate a window of fixed size, would never see text
+after an end. The core is the DiT's 4 layers of 18 D^2, 1.18 M parameters, against 5 LLaMA layers whose feed-forwards
+make up the same number to 0.05 %. The paper has nine layers of 16 D^2 for eight of those, which here would be four and
+a half. Steps and learning rates here are tinyworld.py's; the comparison sets both (equal FLOPs, a search).
 
-Plaid trains with AdamW: under Muon it stays at the entropy of single tokens (a bound of 3.9 to 4.1 nats per token whatever the
-rate, with 4 rows per step or 32), under AdamW it learns to use context from the first hundred steps (1.74 after 1,616 steps).
-Its gradients are dominated by few noise levels of a few rows; orthogonalised, all directions of one step count alike.
+Plaid trains with AdamW: under Muon it stays at the entropy of single tokens (a bound of 3.9 to 4.1 nats per token
+whatever the rate, with 4 rows per step or 32), under AdamW it learns to use context from the first hundred steps (1.74
+after 1,616 steps). Its gradients are dominated by few noise levels of a few rows; orthogonalised, all directions of one
+step have equal weight.
 
 LLaDA generates well-formed sentences here and gives each question of a kind the same answer, the most frequent one,
-whatever sampling.llada.block_length, max_new_tokens and guidance are: it has learnt which kind of word a question asks for, and
-not yet to look the word up. For that it needs rows in which the answer is masked and the words that decide it are not. With p
-uniform in (0, 1), an answer is masked and four given words are not in one of thirty rows, while AR sees all earlier tokens at
-every token. More steps have not sufficed: 6,580 (three times) and 16,897 (7.7 times) change no answer; by that count, as many
-answers to learn from as AR has would take thirty times. AdamW in place of Muon does not help either.
+for all values of sampling.llada.block_length, max_new_tokens and guidance: it has learnt which kind of word a question asks
+for, but not to retrieve the word. For that it needs rows in which the answer is masked and the words that decide it
+are not. With p uniform in (0, 1), an answer is masked and four given words are not in one of thirty rows, while AR sees
+all earlier tokens at every token. More steps have not sufficed: 6,580 (three times) and 16,897 (7.7 times) change no
+answer; by that count, as many answers to learn from as AR has would take thirty times. AdamW in place of Muon does not
+help either.
 """
 
 import math
@@ -45,7 +47,7 @@ def get_config(arg: str | None = None):
 
 
 def baseline(c, family: str):
-    """What a family of the backbone has in place of VAE and DiT; objective and sampler of Cola are left out."""
+    """Config of a family with the backbone instead of VAE and DiT; objective and sampler of Cola are left out."""
     base, dim = config.base(), c.dit.dim
     c.family = family
     new_tokens, penalty = c.sampling.max_new_tokens, c.sampling.repetition_penalty
@@ -61,7 +63,7 @@ def baseline(c, family: str):
         c.optimizer.update(name="adamw", learning_rate=3e-3)
         c.plaid.update(embedding_dim=c.vae.latent_dim, bias_warmup_steps=c.optimizer.warmup_steps)
     if family != "ar":
-        c.compute.attention_chunks = base.compute.attention_chunks  # their attention has no mask to cut by
+        c.compute.attention_chunks = base.compute.attention_chunks  # their attention has no mask to chunk by
     for group in ("vae", "dit", "flow", "objective"):
         c[group] = base[group]
     return c

@@ -139,6 +139,6 @@ def test_a_vocabulary_without_room_for_the_mask_is_refused(trained, tmp_path, ca
     command = ["train", "--config", f"llada_2b:{prepared}", "--workdir", str(tmp_path / "w")]
     assert cli.main([*command, *arguments(**{"backbone.vocab_size": 258})]) == 2
     said = capsys.readouterr().err
-    assert "backbone.vocab_size=258: the tokenizer has 258 ids, and the mask takes the last one" in said
+    assert "backbone.vocab_size=258: the tokenizer has 258 ids, and the mask uses the last one" in said
     assert cli.main([*command, *arguments(**{"backbone.vocab_size": 200})]) == 2
     assert "backbone.vocab_size=200 is smaller than the tokenizer's 258" in capsys.readouterr().err

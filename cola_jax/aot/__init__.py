@@ -1,1 +1,1 @@
-"""Programs for machines that are not here: compiled for a topology, kept, loaded, and what their text says they cost."""
+"""Programs for other machines: compiled for a topology, saved, loaded, and their cost read from the HLO text."""

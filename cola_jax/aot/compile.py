@@ -1,4 +1,4 @@
-"""A config's programs compiled for a topology, with what they need of every device and how long they should take."""
+"""A config's programs compiled for a topology, with their memory per device and an estimate of their time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROGRAMS = ("train", "generate")
 
 
 class Program(NamedTuple):
-    """A function that jit made, and the shapes and shardings it is called with."""
+    """A jitted function, and the shapes and shardings of its arguments."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -36,19 +36,20 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True)
 class CompileReport:
-    """One program on one topology. Figures are of one device and one step unless they say otherwise.
+    """One program on one topology. Values are per device and per step unless stated otherwise.
 
     Attributes:
-      state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what the step
-        needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program itself.
-      host_bytes: temporaries that wait in the host's memory (compute.remat=offload).
-      capacity: bytes that the device has for programs; None where its kind is not known.
+      state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what
+        the step needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program
+        itself.
+      host_bytes: temporaries in host memory (compute.remat=offload).
+      capacity: bytes of device memory for programs; None if the device kind is unknown.
       flops: matmuls as compiled, loops multiplied out; those of attention kernels by our count.
-      useful_flops: those that our count asks for (`Cost.useful`).
-      seconds: the compiler's estimates of all instructions added up, nothing overlapping, and attention kernels, of which it
-        makes none, at the peak; None where it estimates nothing.
-      predicted_mfu: useful_flops over peak in those seconds.
-      refusal: what the compiler said where it could not compile, else "".
+      useful_flops: by the analytic count (`Cost.useful`).
+      seconds: sum of the compiler's estimates of all instructions, without overlap, and attention kernels, which it does
+        not estimate, at peak FLOPs; None if the compiler gives no estimates.
+      predicted_mfu: useful_flops divided by the peak FLOPs of those seconds.
+      refusal: the compiler's error if it could not compile, else "".
     """
 
     program: str
@@ -74,18 +75,18 @@ class CompileReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the compiler took it, and it is within what the device has where that is known."""
+        """Whether it compiled and, if the capacity is known, fits into device memory."""
         return not self.refusal and (self.capacity is None or self.total_bytes <= self.capacity)
 
 
 def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) -> Program:
-    """Returns the true program of a run on a mesh: the update of the groups its first step trains, or a step of generation.
+    """Returns the program that a run executes on a mesh: the update of the groups its first step trains, or a generation step.
 
     Args:
       name: one of PROGRAMS. rows, prompt: prompts of a batch and tokens per prompt, of generation.
 
     Raises:
-      MeshError: where sizes do not fit. ConfigError: where the family does not write text.
+      MeshError: if sizes do not fit. ConfigError: if the family does not generate text.
     """
     family = FAMILIES[cfg.family]
     abstract = abstract_state(cfg, family, mesh)
@@ -93,7 +94,7 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
         batch = abstract_batch(cfg, mesh)
         return Program(train_step(cfg, family, family.training(cfg, 0).groups, mesh, abstract), (abstract, batch))
     if family.generator is None:
-        raise ConfigError(f"family {cfg.family!r} does not generate text: it has no step of generation to compile")
+        raise ConfigError(f"family {cfg.family!r} does not generate text: it has no generation step to compile")
     placed = jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
         abstract.params,
@@ -106,7 +107,7 @@ def program_of(cfg: RunConfig, mesh: Mesh, name: str, rows: int, prompt: int) ->
 def _by_rows(leaf: Any, mesh: Mesh, rows: int) -> Any:
     """An input of generation: its rows, before or after a leading axis of layers, over the batch axes.
 
-    What has a place, or is no array, stays.
+    Leaves that have a sharding already, or are not arrays, are unchanged.
     """
     if not isinstance(leaf, jax.ShapeDtypeStruct) or leaf.sharding is not None:
         return leaf
@@ -157,7 +158,7 @@ def compile_program(
 
 
 class OurCount(NamedTuple):
-    """FLOPs of one device and step by our count: useful ones, and those of kernels that the compiler does not look into."""
+    """FLOPs of one device and step by our count: useful ones, and those of kernels that the compiler does not count."""
 
     useful: float | None
     kernels: float
@@ -166,13 +167,13 @@ class OurCount(NamedTuple):
 def our_count(cfg: RunConfig, devices: int) -> OurCount:
     """Counts a training step. Splash attention computes its scores again in each of two backward kernels."""
     cost, tokens = FAMILIES[cfg.family].objective.cost(cfg), accounting.tokens_of(cfg, 1) / devices
-    matmuls = 9 if cfg.compute.remat == "none" else 11  # of the kernels, where the mathematics has 6
+    matmuls = 9 if cfg.compute.remat == "none" else 11  # matmuls of the kernels; without recomputation there would be 6
     kernels = cost.attention * matmuls / 6 if cfg.compute.attention == "splash" else 0.0
     return OurCount(cost.useful * tokens, kernels * tokens)
 
 
 def measured(report: CompileReport, compiled: jax.stages.Compiled, ours: OurCount, device: jax.Device) -> CompileReport:
-    """Fills in what the executable says of itself."""
+    """Fills in the fields that are read from the executable."""
     memory, totals, chip = compiled.memory_analysis(), hlo.read(compiled.as_text()), chip_of(device)
     useful, seconds = ours.useful, None
     if chip is not None and chip.clock and totals.cycles:
@@ -202,7 +203,7 @@ def as_json(report: CompileReport) -> dict[str, Any]:
 
 
 def as_text(report: CompileReport) -> str:
-    """Returns the report for people; its last line says whether it fits."""
+    """Returns the report as text; its last line says whether it fits."""
     size = lambda value: f"{value / GiB:.2f} GiB"
     mesh = " ".join(f"{axis} {count}" for axis, count in report.mesh.items())
     lines = [f"{report.program} step on {report.topology}: {report.devices} x {report.device_kind}, mesh {mesh}"]
@@ -212,16 +213,16 @@ def as_text(report: CompileReport) -> str:
         return "\n".join([*lines, f"  does not fit: {report.refusal}"])
     lines += [
         f"  compiled in {report.compile_seconds:.0f} s",
-        f"  memory a device: state {size(report.state_bytes)}, temporaries {size(report.temporary_bytes)}, "
+        f"  memory per device: state {size(report.state_bytes)}, temporaries {size(report.temporary_bytes)}, "
         f"total {size(report.total_bytes)}{room}"
         + (f"; on the host {size(report.host_bytes)}" if report.host_bytes else ""),
-        f"  work a device: {report.flops:.4g} FLOPs in matmuls, {report.bytes_accessed:.4g} bytes" + _useful(report),
+        f"  work per device: {report.flops:.4g} FLOPs in matmuls, {report.bytes_accessed:.4g} bytes" + _useful(report),
         *(f"  {line}" for line in _collective_lines(report.collectives)),
     ]
     if report.unknown_loops:
         lines.append(f"  {report.unknown_loops} loops of unknown length are counted once")
     if report.seconds is not None:
-        lines.append(f"  time by the compiler's estimates: {report.seconds:.3f} s a step{_mfu(report)}")
+        lines.append(f"  time by the compiler's estimates: {report.seconds:.3f} s per step{_mfu(report)}")
     share = "" if report.capacity is None else f": {report.total_bytes / report.capacity:.0%} of the memory"
     return "\n".join([*lines, f"  {'fits' if report.fits else 'does not fit'}{share}"])
 
@@ -246,5 +247,5 @@ def _collective_lines(collectives: Sequence[hlo.Collective]) -> list[str]:
         total = sum(c.count * c.bytes for c in found) / GiB
         sizes = ", ".join(f"{c.count} x {c.bytes / 2**20:.1f} MiB" for c in found[:4])
         more = f", and {len(found) - 4} other sizes" if len(found) > 4 else ""
-        lines.append(f"{kind}: {sum(c.count for c in found)} a step, {total:.2f} GiB ({sizes}{more})")
+        lines.append(f"{kind}: {sum(c.count for c in found)} per step, {total:.2f} GiB ({sizes}{more})")
     return lines or ["no collectives"]

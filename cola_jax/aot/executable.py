@@ -1,6 +1,6 @@
-"""Executables that `cola-jax compile --save` wrote: kept with their report and config, read again, and given to a run.
+"""Executables of `cola-jax compile --save`: stored with report and config, loaded, and used by a run.
 
-A file holds a pickle: read only what you trust.
+The file contains a pickle: load only trusted files.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ def load_report(path: str | Path) -> CompileReport:
     """Returns the report of a saved executable.
 
     Raises:
-      ConfigError: where the file is not one.
+      ConfigError: if the file is not one.
     """
     return _content(path)["report"]
 
 
 def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
-    """Returns a saved executable on these devices, which are in the order of the mesh it was compiled for.
+    """Returns a saved executable on these devices, in the order of the mesh that it was compiled for.
 
     Raises:
-      ConfigError: where it was compiled by another jax, or for other or fewer devices, or does not load on these.
+      ConfigError: if it was compiled by another jax, for another kind or number of devices, or does not load on these.
     """
     return _on(path, _content(path), devices)
 
 
 def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str, ...], Callable[..., Any]]:
-    """Returns {groups: step} of the training step that a saved executable is, for `train.loop.train` to use.
+    """Returns {groups: step} of a saved training step, for `train.loop.train`.
 
     Args:
       mesh: the mesh of the run of `cfg`.
 
     Raises:
-      ConfigError: where it is no training step, is one of another config or mesh (what differs is named), or see `load`.
+      ConfigError: if it is not a training step, or of another config or mesh (differences are named); see also `load`.
     """
     content = _content(path)
     report = content["report"]
@@ -71,7 +71,7 @@ def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str,
 
 
 def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a config with the end of its schedule written out, which train.steps may set."""
+    """Returns a config with an explicit end of its schedule, which train.steps sets by default."""
     ends = config["optimizer"]["decay_steps"] or config["train"]["steps"]
     return config | {"optimizer": config["optimizer"] | {"decay_steps": ends}}
 
@@ -86,7 +86,7 @@ def _on(path: str | Path, content: dict[str, Any], devices: Sequence[jax.Device]
     options = {"backend": devices[0].client, "execution_devices": list(devices)}
     try:
         return serialize_executable.deserialize_and_load(content["payload"], *content["trees"], **options)
-    except (jax.errors.JaxRuntimeError, KeyError) as error:  # another libtpu, or devices of other ids
+    except (jax.errors.JaxRuntimeError, KeyError) as error:  # another libtpu, or devices with other ids
         raise ConfigError(f"{path} does not load on these devices: {error!r}: compile it again") from error
 
 

@@ -1,7 +1,7 @@
-"""What a compiled program does, read off its HLO text: matmul FLOPs, bytes, collectives, cycles, with loops multiplied out.
+"""The cost of a compiled program from its HLO text: matmul FLOPs, bytes, collectives, cycles, with loops multiplied out.
 
-XLA's own cost analysis counts the body of a loop once. Here every computation counts as often as it runs: a while loop as
-often as its `known_trip_count`, or the constant its condition compares with, says.
+XLA's own cost analysis counts the body of a loop once. Here every computation counts as often as it runs: a while loop
+by its `known_trip_count`, or by the constant that its condition compares with.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Collective(NamedTuple):
 
 @dataclass
 class Totals:
-    """What one device does in one run of a program.
+    """The cost of one run of a program on one device.
 
     Attributes:
       flops: of matmuls and convolutions.
       bytes: read and written by instructions outside fusions, each operand and result once.
-      cycles: the compiler's estimates added up, where its backend gives any; nothing overlaps.
+      cycles: sum of the compiler's estimates, if its backend gives any, without overlap.
       collectives: {(kind, bytes): count}.
       unknown_loops: loops whose trip count could not be read; they count once.
     """
@@ -68,7 +68,7 @@ class Totals:
             self.collectives[key] = self.collectives.get(key, 0) + times * count
 
     def listed(self) -> list[Collective]:
-        """The collectives, those that move most first."""
+        """The collectives, largest traffic first."""
         found = [Collective(kind, count, size) for (kind, size), count in self.collectives.items()]
         return sorted(found, key=lambda c: -c.count * c.bytes)
 
@@ -147,7 +147,7 @@ class _Reader:
         self._done: dict[str, Totals] = {}
 
     def total(self, name: str) -> Totals:
-        """What a computation with loops and calls does."""
+        """The cost of a computation with its loops and calls."""
         if name in self._done:
             return self._done[name]
         total, types = Totals(), self._types(name)
@@ -175,7 +175,7 @@ class _Reader:
         return {one.name: _type(one) for one in self._computations[name]}
 
     def _reached(self, one: Instruction, types: dict[str, str]) -> Iterator[tuple[Instruction, dict[str, str]]]:
-        """An instruction and those of the fusions or asynchronous computations it calls."""
+        """The cost of an instruction, including the fusions or asynchronous computations it calls."""
         yield one, types
         for called in _called(one, "calls") + _called(one, "called_computations"):
             inner = self._types(called)
@@ -198,7 +198,7 @@ class _Reader:
         return -(-limit // self._stride(body, int(counter.group(1)))) if counter else limit
 
     def _stride(self, body: str, counter: int) -> int:
-        """What a loop adds to its counter each time round: more than 1 where the compiler has unrolled it."""
+        """The step of a loop counter: more than 1 if the compiler has unrolled the loop."""
         inside = {one.name: one for one in self._computations[body]}
         added = inside.get(self._computations[body][-1].operands[counter])
         while added is not None and added.operation in ("copy", "bitcast"):
@@ -219,7 +219,7 @@ def _called(one: Instruction, attribute: str) -> list[str]:
 
 
 def _moved(one: Instruction, types: dict[str, str]) -> int:
-    """Bytes read and written; instructions that only name or regroup what is there move none."""
+    """Bytes read and written; instructions that only rename or regroup values move none."""
     still = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "")
     if one.operation in still or one.operation.endswith("-done"):
         return 0
@@ -232,7 +232,7 @@ def _note_collective(total: Totals, one: Instruction, types: dict[str, str], cha
         return
     channel = re.search(r"channel_id=(\d+)", one.text)
     if channel:
-        if channel.group(1) in channels:  # one collective that is spread over several fusions
+        if channel.group(1) in channels:  # one collective that is split over several fusions
             return
         channels.add(channel.group(1))
     size = bytes_of(_type(one))

@@ -1,4 +1,4 @@
-"""Devices that are not here: those of a TPU topology for the compiler, or CPU devices of this process."""
+"""Devices of a TPU topology for the compiler, or CPU devices of this process."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ TOPOLOGIES = {
 
 
 class TopologyError(MeshError):
-    """A topology that does not exist or cannot be had here; the message lists those that do."""
+    """A topology that does not exist or is not available; the message lists those that are."""
 
 
 def known() -> str:
-    """Returns one line for each generation of the topologies there are."""
+    """Returns one line with the known topologies of each generation."""
     lines = [f"  {generation}: {' '.join(sizes)}" for generation, sizes in TOPOLOGIES.items()]
     return "\n".join([*lines, "  several slices of one: v5e:16x16*4", "  cpu:N: N CPU devices of this process"])
 
 
 def check(name: str) -> None:
-    """Raises TopologyError where there is no topology of that name."""
+    """Raises TopologyError if there is no topology of that name."""
     generation, _, size = name.partition(":")
     size, _, slices = size.partition("*")
     found = size in TOPOLOGIES.get(generation, ()) and re.fullmatch(r"([1-9]\d*)?", slices)
@@ -46,10 +46,10 @@ def check(name: str) -> None:
 def devices_of(name: str) -> list[jax.Device]:
     """Returns the devices of a topology, e.g. "v5p:2x2x4"; "v5e:16x16*4" is four slices and "cpu:8" eight CPU devices.
 
-    TPU devices are the compiler's alone: nothing runs on them, and none need be here.
+    TPU devices are descriptions for the compiler: nothing runs on them, and none need be present.
 
     Raises:
-      TopologyError: where there is no such topology, libtpu is not installed, or this process has fewer CPU devices.
+      TopologyError: if there is no such topology, libtpu is not installed, or this process has fewer CPU devices.
     """
     check(name)
     if name.startswith("cpu:"):

@@ -1,4 +1,4 @@
-"""What several commands share: how one is declared, its config, its assignments, files it reads and writes."""
+"""Shared by several commands: declaration, config, assignments, files that are read and written."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from typing import Any, TextIO
 from cola_jax import storage
 from cola_jax.errors import UserError
 
-PREEMPTED = 143  # a signal ended a run after its checkpoint: 128 + SIGTERM, which schedulers start again
+PREEMPTED = 143  # a signal ended a run after its checkpoint: 128 + SIGTERM, which schedulers restart
 STEP = re.compile(r"[0-9]{1,18}")
-SEEDS = 2**32  # seeds are below: jax reads so many bits of them
+SEEDS = 2**32  # exclusive bound of seeds: the number of bits that jax reads
 LARGEST_BATCH = 2**16  # rows
-MANY = 2**20  # draws, steps, points: more is a slip of the keyboard
+MANY = 2**20  # bound of draws, steps, points: more is a typing error
 
 
 class Misuse(UserError):
-    """A command line that does not hold together."""
+    """A command line whose options are invalid or contradict each other."""
 
 
 def local_path(text: str) -> str:
-    """The argparse type of every option that is a path: `check` finds it by that, expands `~` and refuses scheme://."""
+    """The argparse type of every path option, by which `check` finds them, expands `~` and refuses scheme://."""
     return text
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Checks the texts and paths of a command line; replaces each path by the local one that it names.
+    """Checks the texts and paths of a command line; replaces each path by its local form.
 
     Raises:
       Misuse: for an empty path. StorageError: for text that is not valid Unicode, and a path that is not local.
@@ -66,7 +66,7 @@ def command(commands, name: str, run: Callable[..., int], text: str, example: st
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run, actions=parser._actions)  # which grows with every argument that is added
+    parser.set_defaults(run=run, actions=parser._actions)  # usage grows with every added argument
     return parser
 
 
@@ -98,19 +98,19 @@ def ema_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ema",
         action="store_true",
-        help="the average of the parameters (train.ema_decay), not those of the last update",
+        help="the average of the parameters (train.ema_decay) instead of those of the last update",
     )
 
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares which parameters of which run a command reads."""
+    """Declares the options that select a run and its parameters."""
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     ema_argument(parser)
 
 
 def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
-    """Raises Misuse where an option that is given is smaller than `least` has it, by its name in `options`."""
+    """Raises Misuse if an option, by its name in `options`, is smaller than its bound in `least`."""
     for name, smallest in least.items():
         value = getattr(options, name)
         if value is not None and value < smallest:
@@ -118,7 +118,7 @@ def at_least(options: argparse.Namespace, least: Mapping[str, int]) -> None:
 
 
 def below(options: argparse.Namespace, bounds: Mapping[str, int]) -> None:
-    """Raises Misuse where an option that is given is negative, or not below what `bounds` has for its name."""
+    """Raises Misuse if an option is negative, or not below its bound in `bounds`."""
     at_least(options, dict.fromkeys(bounds, 0))
     for name, bound in bounds.items():
         value = getattr(options, name)
@@ -127,7 +127,7 @@ def below(options: argparse.Namespace, bounds: Mapping[str, int]) -> None:
 
 
 def is_folder(options: argparse.Namespace, name: str = "workdir") -> None:
-    """Raises Misuse where an option names no folder."""
+    """Raises Misuse if an option names no folder."""
     path = Path(getattr(options, name))
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "no such folder"
@@ -135,7 +135,7 @@ def is_folder(options: argparse.Namespace, name: str = "workdir") -> None:
 
 
 def step_of(given: str | None, name: str = "--step") -> int | str | None:
-    """A checkpoint's step as a number, or the name that stands for one.
+    """A checkpoint's step as a number, or "best".
 
     Raises:
       Misuse: for anything else.
@@ -148,13 +148,13 @@ def step_of(given: str | None, name: str = "--step") -> int | str | None:
 
 
 def sampling_argument(parser: argparse.ArgumentParser, remark: str = "") -> None:
-    """Declares --sampling.NAME=VALUE, which `cli` reads by itself."""
+    """Declares --sampling.NAME=VALUE, which `cli` parses itself."""
     text = f"any field of SamplingConfig, e.g. guidance{remark}"
     parser.add_argument("--sampling.NAME=VALUE", dest="_sampling", metavar="", default=None, help=text)
 
 
 def print_figures(figures: dict[str, Any], as_json: bool) -> None:
-    """Prints one figure per line, or JSON."""
+    """Prints one value per line, or JSON."""
     if as_json:
         print(json.dumps(figures, indent=2))
         return
@@ -174,10 +174,10 @@ def is_stdout(path: str | None) -> bool:
 
 
 def check_output(path: str | None, *inputs: str | None) -> None:
-    """Checks, before any work, that --output can be written and is none of the files that are read.
+    """Checks, before any work, that --output can be written and is not one of the input files.
 
     Raises:
-      Misuse: where it cannot be.
+      Misuse: otherwise.
     """
     if is_stdout(path):
         return
@@ -196,13 +196,13 @@ def check_output(path: str | None, *inputs: str | None) -> None:
 
 @contextmanager
 def open_output(path: str | None) -> Iterator[TextIO]:
-    """Gives the file to write, or stdout for None and "-", which stays open.
+    """Yields the file to write, or stdout for None and "-", which is not closed.
 
-    What was in the file stays until all is written: until then it is written as FILE.partial, which an interrupted command
-    leaves behind. Devices and pipes are written directly.
+    The old file is kept until everything is written: output goes to FILE.partial, which remains after an interrupted
+    command. Devices and pipes are written directly.
 
     Raises:
-      Misuse: where the file cannot be written.
+      Misuse: if the file cannot be written.
     """
     if is_stdout(path):
         yield sys.stdout

@@ -14,12 +14,12 @@ def add(commands) -> None:
     text = "compare with a published implementation's numbers on small models"
     parser = command(commands, "check-goldens", run, text, example)
     parser.add_argument(
-        "folder", type=local_path, help="folder with cases.npz and the models they are of, or a folder of such folders"
+        "folder", type=local_path, help="folder with cases.npz and its models, or a folder of such folders"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32",
-        help="of matmuls; the bounds are float32's: bfloat16 reports its drift and judges nothing",
+        help="dtype of matmuls; bounds apply to float32 only: bfloat16 reports its differences without a verdict",
     )  # fmt: skip
 
 

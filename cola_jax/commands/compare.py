@@ -20,7 +20,7 @@ def add(commands) -> None:
         type=local_path,
         help="FILE[:ARG] or a name in experiments/, or a workdir",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from cola_jax.commands.arguments import Misuse, command, config_arguments, local
 
 def add(commands) -> None:
     example = "cola-jax compile --config cola_2b:joint,PREPARED,W --topology v5p:2x2x4 --topology v5e:8x8"
-    text = "compile a config's programs for a topology that is not here, and report memory, FLOPs and time"
+    text = "compile a config's programs for a topology without its devices, and report memory, FLOPs and time"
     parser = command(commands, "compile", run, text, example)
     config_arguments(parser, required=False)
     parser.add_argument(
@@ -19,22 +19,22 @@ def add(commands) -> None:
         help="v5p:2x2x4, several slices v5e:16x16*4, or cpu:8; may be given several times",
     )  # fmt: skip
     parser.add_argument("--program", choices=("train", "generate", "all"), default="all", help="which steps to compile")
-    parser.add_argument("--rows", type=int, default=16, help="prompts of a batch of the generate step")
+    parser.add_argument("--rows", type=int, default=16, help="batch size (prompts) of the generate step")
     parser.add_argument("--prompt", type=int, default=256, help="tokens per prompt of the generate step")
-    parser.add_argument("--json", action="store_true", help="one JSON list in place of lines")
+    parser.add_argument("--json", action="store_true", help="one JSON list instead of lines")
     parser.add_argument(
         "--save",
         default=None,
         type=local_path,
         metavar="FILE",
-        help="keep the executable; with one topology and program",
+        help="save the executable; needs one topology and one program",
     )
     parser.add_argument(
         "--load",
         default=None,
         type=local_path,
         metavar="FILE",
-        help="print the report of a kept one; nothing is compiled",
+        help="print the report of a saved executable; nothing is compiled",
     )
 
 
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     writes = FAMILIES[cfg.family].generator is not None
     programs = [options.program] if options.program != "all" else ["train", "generate"] if writes else ["train"]
     if options.save and len(programs) * len(options.topology) != 1:
-        raise Misuse("--save keeps one executable: give one --topology, and --program train or generate")
+        raise Misuse("--save writes one executable: give one --topology, and --program train or generate")
     reports = []
     for name in options.topology:
         for program in programs:
@@ -72,21 +72,21 @@ def run(options: argparse.Namespace) -> int:
 
 
 def become_able_to_compile(topologies: list[str]) -> None:
-    """Sets up this process before a backend starts: enough CPU devices, and a TPU compiler that claims no TPU."""
+    """Sets up this process before a backend starts: enough CPU devices, and a TPU compiler that does not claim a TPU."""
     import jax
 
     counts = [int(name[4:]) for name in topologies if name.startswith("cpu:")]
     if counts and max(counts) > 1:
         jax.config.update("jax_num_cpu_devices", max(counts))
-    jax.config.update("jax_enable_compilation_cache", False)  # what comes out of it cannot be saved again
-    # libtpu reads these; without them it looks for a TPU and lets one process a machine load it.
+    jax.config.update("jax_enable_compilation_cache", False)  # a cached executable cannot be serialized
+    # libtpu reads these; without them it looks for a TPU and lets one process per machine load it.
     os.putenv("TPU_SKIP_MDS_QUERY", "1")
     os.putenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 
 def show_saved(options: argparse.Namespace) -> int:
     if options.config or options.topology or options.save:
-        raise Misuse("--load prints the report of a kept executable: it takes no --config, --topology or --save")
+        raise Misuse("--load prints the report of a saved executable: it takes no --config, --topology or --save")
     from cola_jax.aot.compile import as_text
     from cola_jax.aot.executable import load_report
 

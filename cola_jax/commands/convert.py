@@ -9,22 +9,22 @@ from cola_jax.commands.arguments import Misuse, command, config_arguments, ema_a
 
 def add(commands) -> None:
     example = "cola-jax convert import released/ runs/continued --config own_text:joint,notes/*.txt"
-    parser = command(
-        commands, "convert", run, "turn a released checkpoint into a workdir, or a workdir into one", example
+    parser = command(commands, "convert", run, "convert a released checkpoint into a workdir, or the reverse", example)
+    parser.add_argument(
+        "direction", choices=("import", "export"), help="import: into a workdir; export: from a workdir"
     )
-    parser.add_argument("direction", choices=("import", "export"), help="into a workdir, or out of one")
     parser.add_argument(
         "source",
         type=local_path,
-        help="released folder (cola_vae/, cola_dit/), or one of the LLaMA form; export: the workdir",
+        help="import: released folder (cola_vae/, cola_dit/) or LLaMA folder; export: the workdir",
     )
-    parser.add_argument("target", type=local_path, help="folder to make; it must be empty or absent")
+    parser.add_argument("target", type=local_path, help="output folder; it must be empty or absent")
     config_arguments(parser, required=False)
     parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
     ema_argument(parser)
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default=None,
-        help="export: of all weights; by default as imported, or float32",
+        help="export: dtype of all weights; by default as imported, or float32",
     )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     if options.step or options.dtype or options.ema:
         raise Misuse(
-            "convert import takes no --step, --dtype or --ema: weights are fp32 here, and an export remembers theirs"
+            "convert import takes no --step, --dtype or --ema: weights are fp32 here, and an export restores theirs"
         )
     import_weights(options.source, options.target, options.config or "", dict(options.assignments))
     return 0

@@ -9,11 +9,11 @@ from cola_jax.commands.arguments import command, local_path
 
 def add(commands) -> None:
     example = "cola-jax demo --workdir runs/demo"
-    parser = command(commands, "demo", run, "train both stages on a small world of stories and report on them", example)
+    parser = command(commands, "demo", run, "train both stages on stories of a small world and write a report", example)
     parser.add_argument(
         "--workdir", type=local_path, default="runs/demo", help="folder of the run; the same one continues it"
     )
-    parser.add_argument("--seed", type=int, default=None, help="seed of parameters and noise, in place of the config's")
+    parser.add_argument("--seed", type=int, default=None, help="seed of parameters and noise, instead of the config's")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,21 +29,21 @@ def add(commands) -> None:
     run_arguments(parser)
     parser.add_argument(
         "--tasks", required=True, nargs="+", metavar="NAME[=FILE]",
-        help="a task of the protocol, or any name, with the JSONL file of its records; or tinyworld/NAME, which needs none",
+        help="NAME=FILE.jsonl, a task of the protocol or any name, and its records; or tinyworld/NAME, without a file",
     )  # fmt: skip
     parser.add_argument(
         "--world-seed", type=int, default=None, help="seed of the stories of tasks tinyworld/NAME, 0 by default"
     )
-    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML in place of the paper's protocol")
+    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML file instead of the paper's protocol")
     parser.add_argument("--output", type=local_path, help="folder of the answers; WORKDIR/evaluation/STEP by default")
-    parser.add_argument("--limit", type=int, default=None, help="only so many records of each task, its first")
-    parser.add_argument("--batch-size", type=int, default=32, help="questions answered at once")
+    parser.add_argument("--limit", type=int, default=None, help="number of records of each task, the first ones")
+    parser.add_argument("--batch-size", type=int, default=32, help="batch size: questions answered at once")
     parser.add_argument(
-        "--context", type=int, default=0, help="tokens of prompt and answer; a training row's by default"
+        "--context", type=int, default=0, help="tokens of prompt and answer; the training row length by default"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument(
-        "--shard-parameters", action="store_true", help="split parameters over the devices in place of copying them"
+        "--shard-parameters", action="store_true", help="shard parameters over the devices instead of copying them"
     )
     sampling_argument(parser, remark="; max_new_tokens is the protocol's")
 
@@ -60,7 +60,9 @@ def run(options: argparse.Namespace) -> int:
     is_folder(options)
     sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
-        raise Misuse("--sampling.max_new_tokens: the protocol sets how much a task generates; give --protocol FILE")
+        raise Misuse(
+            "--sampling.max_new_tokens: the protocol sets the number of new tokens of a task; give --protocol FILE"
+        )
     request = benchmark.Request(
         workdir=Path(options.workdir),
         step=step,

@@ -34,15 +34,15 @@ def add(commands) -> None:
     source.add_argument("--prompt", help="text to continue, streamed to stdout")
     source.add_argument(
         "--prompts", type=local_path, metavar="FILE",
-        help="file of prompts, - for stdin: one a line, or JSONL records with a field prompt; may be compressed",
+        help="file of prompts, - for stdin: one per line, or JSONL records with a field prompt; may be compressed",
     )  # fmt: skip
     parser.add_argument(
         "--output", type=local_path, default=None, metavar="FILE", help="JSONL with prompt and continuation"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=None, help=f"prompts of --prompts written at once, {BATCH_SIZE} by default"
+        "--batch-size", type=int, default=None, help=f"prompts of --prompts generated at once, {BATCH_SIZE} by default"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the noise, where the sampling draws any")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the noise, if the sampler uses any")
     sampling_argument(parser)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cola_jax.commands.arguments import MANY, Misuse, at_least, below, command, is_folder, local_path, step_of
 
-PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read where landscapes are drawn
+PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read only if landscapes are drawn
 
 
 def add(commands) -> None:
@@ -23,27 +23,27 @@ def add(commands) -> None:
     )
     parser.add_argument("--workdir", type=local_path, required=True, help="folder of a run of family text_vae or cola")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
-    parser.add_argument("--batches", type=int, default=4, help="held-out batches to look at")
+    parser.add_argument("--batches", type=int, default=4, help="number of held-out batches")
     parser.add_argument("--levels", type=int, default=9, help="noise levels from t = 0 to 1, both included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, the probe's halves and the embedding")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument(
-        "--pictures", type=local_path, metavar="FOLDER", help="draw the latents in the plane into FOLDER"
+        "--pictures", type=local_path, metavar="FOLDER", help="plot the latents in two dimensions into FOLDER"
     )
     parser.add_argument(
         "--embedding", nargs="+", choices=("pca", "tsne"), default=None,
-        help="with --pictures: how; both by default, t-SNE with the extra `latents`",
+        help="with --pictures: method; both by default, t-SNE needs the extra `latents`",
     )  # fmt: skip
     parser.add_argument(
         "--landscapes", type=int, default=None, metavar="N",
-        help="with --pictures, family cola: log p of the prior around blocks of N held-out documents",
+        help="with --pictures, family cola: plot log p of the prior around blocks of N held-out documents",
     )  # fmt: skip
-    parser.add_argument("--points", type=int, default=None, help="of a landscape along each direction, 15 by default")
+    parser.add_argument("--points", type=int, default=None, help="grid points along each direction, 15 by default")
     parser.add_argument(
         "--extent", type=float, default=None,
-        help="how far it goes, in standard deviations of the neighbouring blocks, 3 by default",
+        help="half width of a landscape, in standard deviations of the neighbouring blocks, 3 by default",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, default=None, help="of the prior's ODE, 16 by default")
+    parser.add_argument("--steps", type=int, default=None, help="solver steps of the prior's ODE, 16 by default")
     parser.add_argument("--solver", choices=("euler", "midpoint", "heun"), default=None, help="heun by default")
     parser.add_argument(
         "--divergence", choices=("hutchinson", "exact"), default=None,
@@ -75,11 +75,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raises Misuse where the arguments do not hold together."""
+    """Raises Misuse if the arguments contradict each other."""
     at_least(options, {"batches": 1, "levels": 2, "landscapes": 1, "points": 2, "steps": 1})
     below(
         options, {"seed": 2**32, "levels": MANY, "landscapes": MANY, "points": MANY, "steps": MANY}
-    )  # seed: scikit-learn's
+    )  # seed: the bound of scikit-learn
     step_of(options.step)
     if options.extent is not None and not 0 < options.extent < math.inf:
         raise Misuse(f"--extent {options.extent} must be positive and finite")

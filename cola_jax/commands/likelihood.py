@@ -37,10 +37,10 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--prompt-tokens", type=int, default=None,
-        help=f"of a held-out document, in front of the text that is estimated; {PROMPT_TOKENS} by default",
+        help=f"tokens of a held-out document that condition the estimate; {PROMPT_TOKENS} by default",
     )  # fmt: skip
-    parser.add_argument("--limit", type=int, default=256, help="only so many texts, the first")
-    parser.add_argument("--batch-size", type=int, default=32, help="texts at once")
+    parser.add_argument("--limit", type=int, default=256, help="number of texts, the first ones")
+    parser.add_argument("--batch-size", type=int, default=32, help="batch size: texts at once")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument(
         "--draws", type=int, default=None, help="Monte Carlo draws; 4 (cola), 128 (llada), 32 (plaid) by default"
@@ -51,8 +51,8 @@ def add(commands) -> None:
         "--divergence", choices=("hutchinson", "exact"), default=None, help="cola: hutchinson by default"
     )
     parser.add_argument("--estimator", choices=("elbo", "iwae"), default=None, help="cola: elbo by default")
-    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSONL with a line a text")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSONL with one line per text")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -63,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
     below(options, {"seed": SEEDS, "batch_size": LARGEST_BATCH, "draws": MANY, "steps": MANY})
     step = step_of(options.step)
     if options.records and options.prompt_tokens is not None:
-        raise Misuse("--prompt-tokens cuts held-out documents: --records has prompts of its own")
+        raise Misuse("--prompt-tokens splits held-out documents: --records has its own prompts")
     if options.output == "-":
-        raise Misuse("--output -: stdout is for the figures; give a file")
+        raise Misuse("--output -: stdout is for the results; give a file")
     is_folder(options)
     check_output(options.output, options.records)
     writer = Writer.load(options.workdir, step, ema=options.ema)

@@ -33,12 +33,14 @@ def add(commands) -> None:
     parser.add_argument(
         "--include", type=local_path, metavar="FOLDER", help="folder of YAML files with tasks of your own"
     )
-    parser.add_argument("--limit", type=int, default=None, help="only so many documents of each task")
-    parser.add_argument("--batch-size", type=int, default=32, help="prompts answered at once")
+    parser.add_argument("--limit", type=int, default=None, help="number of documents of each task; all by default")
+    parser.add_argument("--batch-size", type=int, default=32, help="batch size: prompts answered at once")
     parser.add_argument(
-        "--context", type=int, default=0, help="tokens of prompt and answer; a training row's by default"
+        "--context", type=int, default=0, help="tokens of prompt and answer; the training row length by default"
     )
-    parser.add_argument("--max-new-tokens", type=int, default=32, help="where a task does not set max_gen_toks")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=32, help="new tokens, if a task does not set max_gen_toks"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
     parser.add_argument("--output", type=local_path, metavar="FILE", help="JSON with results and samples")
     sampling_argument(parser, remark="; max_new_tokens is the task's")
@@ -51,17 +53,17 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.train.checkpoint import chosen_step
 
     at_least(options, {"limit": 1, "batch_size": 1, "max_new_tokens": 1, "context": 0})
-    below(options, {"seed": 2**32, "batch_size": LARGEST_BATCH})  # the harness gives the seed to numpy
+    below(options, {"seed": 2**32, "batch_size": LARGEST_BATCH})  # the harness passes the seed to numpy
     chosen = step_of(options.step)
     is_folder(options)
     if options.include is not None:
         is_folder(options, "include")
     if options.output == "-":
-        raise Misuse("--output -: stdout is for the figures; give a file")
+        raise Misuse("--output -: stdout is for the results; give a file")
     check_output(options.output)
     sampling = sampling_of(options)
     if "max_new_tokens" in sampling:
-        raise Misuse("--sampling.max_new_tokens: a task sets how much it generates, or --max-new-tokens")
+        raise Misuse("--sampling.max_new_tokens: a task sets its number of new tokens, or --max-new-tokens does")
     step = chosen_step(options.workdir, chosen)
     writer = Writer.load(options.workdir, step, ema=options.ema).with_sampling(**sampling)
     plan = EvaluationPlan(step, options.seed, options.batch_size, options.context)

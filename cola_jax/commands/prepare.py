@@ -12,9 +12,7 @@ def add(commands) -> None:
     example = "cola-jax prepare --config own_text:vae,notes/*.txt --output prepared/notes"
     parser = command(commands, "prepare", run, "tokenize and pack a corpus once, into ArrayRecord files", example)
     config_arguments(parser)
-    parser.add_argument(
-        "--output", type=local_path, required=True, help="folder to write; it must not hold a corpus yet"
-    )
+    parser.add_argument("--output", type=local_path, required=True, help="output folder; it must not hold a corpus yet")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,31 +10,33 @@ from cola_jax.commands.arguments import Misuse
 def process_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--distributed", action="store_true",
-        help="one of several processes, which find each other through Slurm, Open MPI, GKE or the TPU VMs' metadata; "
-        "under Slurm and Open MPI each takes one GPU, that of its rank on the node",
+        help="join several processes, which find each other through Slurm, Open MPI, GKE or the TPU VMs' metadata; "
+        "under Slurm and Open MPI each uses one GPU, that of its rank on the node",
     )  # fmt: skip
     parser.add_argument(
         "--all-local-devices", action="store_true",
-        help="with --distributed: take all GPUs that this process sees, as one process per node must",
+        help="with --distributed: use all GPUs that this process sees, as required with one process per node",
     )  # fmt: skip
     parser.add_argument(
         "--coordinator", default=None, metavar="HOST:PORT",
-        help="or: where process 0 listens; each process takes all devices that it sees",
+        help="alternative: address of process 0; each process uses all devices that it sees",
     )  # fmt: skip
-    parser.add_argument("--num-processes", type=int, default=None, help="with --coordinator: processes of the run")
-    parser.add_argument("--process-id", type=int, default=None, help="with --coordinator: which one this is, from 0")
+    parser.add_argument("--num-processes", type=int, default=None, help="with --coordinator: number of processes")
+    parser.add_argument(
+        "--process-id", type=int, default=None, help="with --coordinator: index of this process, from 0"
+    )
 
 
 def join(options: argparse.Namespace) -> None:
-    """Connects this process with the others before any backend starts; alone, does nothing.
+    """Connects this process to the others before any backend starts; without the options, does nothing.
 
     Raises:
-      Misuse: where the flags do not hold together, or no cluster is found.
+      Misuse: if the options contradict each other, or no cluster is found.
     """
     explicit = (options.coordinator, options.num_processes, options.process_id)
     given = [value is not None for value in explicit]
     if options.all_local_devices and not options.distributed:
-        raise Misuse("--all-local-devices goes with --distributed; without it a process takes all devices anyway")
+        raise Misuse("--all-local-devices goes with --distributed; without it a process uses all devices anyway")
     if not options.distributed and not any(given):
         return
     if options.distributed and any(given):
@@ -45,13 +47,13 @@ def join(options: argparse.Namespace) -> None:
         raise Misuse(f"--process-id {options.process_id} must be from 0 to {options.num_processes - 1}")
     import jax
 
-    # Given None, jax looks for a cluster even where the three are explicit, and takes the one GPU of the rank on the node.
+    # Given None, jax looks for a cluster even if the three are explicit, and selects the one GPU of the rank on the node.
     ids, method = ([], None) if options.all_local_devices else (None, None)
     if all(given):
         method = "deactivate"
     try:
         jax.distributed.initialize(*explicit, local_device_ids=ids, cluster_detection_method=method)
-    except ValueError as error:  # what jax says where it recognises no cluster
+    except ValueError as error:  # raised by jax when it recognises no cluster
         raise Misuse(
             f"--distributed found no cluster ({error}); give --coordinator HOST:PORT and the two counts"
         ) from error

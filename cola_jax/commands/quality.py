@@ -26,14 +26,12 @@ def add(commands) -> None:
         "file", type=local_path, help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it"
     )
     parser.add_argument(
-        "--judge", type=local_path, metavar="WORKDIR", help="a run of family ar: generative perplexity under it"
+        "--judge", type=local_path, metavar="WORKDIR", help="run of family ar that computes generative perplexity"
     )
     parser.add_argument("--judge-step", default=None, help='a checkpoint\'s step of the judge, or "best"')
-    parser.add_argument("--checker", action="store_true", help="the texts are stories of the small world: check them")
-    parser.add_argument(
-        "--batch-size", type=int, default=None, help="texts that the judge reads at once, 32 by default"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--checker", action="store_true", help="check the texts as stories of the small world")
+    parser.add_argument("--batch-size", type=int, default=None, help="batch size of the judge, 32 by default")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,17 +10,17 @@ from cola_jax.commands.arguments import Misuse, command, local_path
 
 def add(commands) -> None:
     example = "cola-jax score --task mmlu generations/mmlu.jsonl --json"
-    parser = command(commands, "score", run, "score generations that exist already", example)
+    parser = command(commands, "score", run, "score existing generations", example)
     parser.add_argument("--task", required=True, help="a task of the protocol, which defines how an answer is scored")
     parser.add_argument(
         "files", nargs="+", type=local_path, metavar="FILE", help="JSONL with generate, answer or ground_truth, choices"
     )
     parser.add_argument(
         "--scorer", choices=("release", "paper", "both"), default="both",
-        help="release: as the published numbers; paper: the choice that matches best",
+        help="release: as for the published numbers; paper: the choice that matches best",
     )  # fmt: skip
-    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML in place of the paper's protocol")
-    parser.add_argument("--json", action="store_true", help="one JSON object in place of lines")
+    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML file instead of the paper's protocol")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -18,11 +18,11 @@ def add(commands) -> None:
         "--workdir",
         type=local_path,
         required=True,
-        help="folder of the run; the same command continues it, and --config may be left out",
+        help="folder of the run; the same command continues it, then --config may be omitted",
     )
     parser.add_argument(
         "--executable", default=None, type=local_path, metavar="FILE",
-        help="the training step that `cola-jax compile --save FILE` kept, in place of compiling; a pickle, so of your own",
+        help="training step saved by `cola-jax compile --save FILE`, instead of compiling; a pickle: load only trusted files",
     )  # fmt: skip
 
 

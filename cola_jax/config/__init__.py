@@ -72,11 +72,11 @@ def load_config(spec: str = "", changes: Mapping[str, Any] | None = None) -> Run
     """Returns the checked config of an experiment.
 
     Args:
-      spec: FILE.py[:ARG], or NAME[:ARG] of a file in experiments/; the base config where it is empty.
+      spec: FILE.py[:ARG], or NAME[:ARG] of a file in experiments/; the base config if it is empty.
       changes: {"group.field": value}, as --config.group.field=VALUE of the command line.
 
     Raises:
-      ConfigError: where the file cannot be run, a field does not exist, or see `resolve`.
+      ConfigError: if the file cannot be run, a field does not exist, or see `resolve`.
     """
     return resolve(tree_of(spec, changes))
 
@@ -85,7 +85,7 @@ def unread(tree: ConfigDict, assignments: Sequence[tuple[str, str]]) -> set[str]
     """Returns the paths of assignments that the run of a config, so changed, would not read.
 
     Raises:
-      ConfigError: for an assignment that cannot be.
+      ConfigError: for an invalid assignment.
     """
     changed = override(copy.deepcopy(tree), list(assignments))
     found = unread_fields(build(renamed(plain_of(changed))[0]))
@@ -95,7 +95,7 @@ def unread(tree: ConfigDict, assignments: Sequence[tuple[str, str]]) -> set[str]
 def resolve(tree: ConfigDict | dict[str, Any], assigned: Sequence[str] = ()) -> RunConfig:
     """Checks a config and freezes it.
 
-    Fields that the run does not read end at their defaults; see `build.settle` for which of them are refused.
+    Fields that the run does not read are reset to their defaults; see `build.settle` for which of them are refused.
 
     Args:
       assigned: paths that were set on purpose, besides those of `override`: they must be read.

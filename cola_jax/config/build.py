@@ -76,8 +76,8 @@ def settle(config: RunConfig, set_on_purpose: Sequence[str] = (), quiet: bool = 
     command line may switch off what a file has set: those are named in a warning.
 
     Args:
-      set_on_purpose: paths that a command line set, which are refused where they are not read.
-      quiet: settle everything without a word: what a stored run did not read it does not read now.
+      set_on_purpose: paths that a command line set, which are refused if the run does not read them.
+      quiet: reset fields without a warning: for stored configs, whose run did not read them either.
 
     Raises:
       ConfigError: naming every other field that is set away from its default and not read.

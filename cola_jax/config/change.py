@@ -1,8 +1,8 @@
-"""What a field's metadata say: whether its value may change when a run goes on, and which values it may have.
+"""The metadata of a field: whether its value may change when a run continues, and which values it may have.
 
 Each field of a config group is declared by the class of its change:
   identity   another value is another run
-  length     how long the run is: may change while the learning rates of the steps done stay the same
+  length     how long the run is: may change as long as the learning rates of the steps done stay the same
   placement  what runs where: may change; losses agree to 2e-5 relative in fp32
   reporting  what is shown, kept and generated: may change
 """
@@ -19,7 +19,7 @@ INT32 = 2**31 - 1  # steps and sizes are int32 on the devices
 
 @dataclass(frozen=True)
 class Range:
-    """The values of a numeric field, which are finite always. `above` and `below` are bounds that are not values themselves."""
+    """The range of a numeric field; values are always finite. `above` and `below` are exclusive bounds."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -27,7 +27,7 @@ class Range:
     below: float = math.inf
 
     def problem(self, value: float) -> str:
-        """Returns what a value must be, or "" where it may be."""
+        """Returns what a value must be, or "" if it is in the range."""
         if not math.isfinite(value):
             return "must be finite"
         if self.least <= value <= self.most and self.above < value < self.below:

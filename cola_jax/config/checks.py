@@ -1,4 +1,4 @@
-"""Which values of the config's fields fit each other; each is in its range already."""
+"""Checks of fields against each other; each value is already known to be in its range."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cola_jax.config.source_fields import too_many_paths
 
 
 def inconsistencies(c: RunConfig) -> list[str]:
-    """Returns one sentence for every pair of fields that cannot both hold."""
+    """Returns one sentence for every pair of fields that contradict each other."""
     checks = _size_checks(c) + _optimizer_checks(c) + _mesh_checks(c) + _source_checks(c) + _init_checks(c)
     checks += facts(c).checks(c)
     return [message for broken, message in checks if broken] + too_many_paths(c.data)

@@ -1,4 +1,4 @@
-"""What a config that cannot be run raises."""
+"""The error of a config that cannot be run."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from cola_jax.errors import UserError
 
 
 class ConfigError(UserError):
-    """A config that cannot be run; the message names the field, what it was given and what it needs."""
+    """A config that cannot be run; the message names the field, its value and what it must be."""

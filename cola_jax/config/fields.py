@@ -24,7 +24,8 @@ from cola_jax.config.sampling import SamplingConfig as SamplingConfig
 class SourceConfig:
     """One corpus of a mixture."""
 
-    # tinyworld | pydocs | text | jsonl | parquet | arrow | array_record | tfds | prepared
+    # tinyworld (generated stories) | pydocs (documentation of the running Python) | text (plain text files) | jsonl, parquet,
+    # arrow, array_record (one field of each record) | tfds (a TFDS dataset on disk) | prepared (output of cola-jax prepare)
     kind: str = identity("tinyworld", traced=False)
     # files, folders or globs; for tfds "name[:version]" and optionally its data_dir
     path: tuple[str, ...] = placement((), traced=False)
@@ -39,18 +40,20 @@ class DataConfig:
     """Where text comes from and how it becomes rows of tokens."""
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
-    # concat: documents with separators, cut (the paper's) | best_fit: whole ones, segment ids
+    # concat: documents joined with separators and split into rows (the paper's) | best_fit: whole documents, with segment ids
     packing: str = identity("concat")
-    seed: int = identity(6198, traced=False, least=0, most=2**32 - 1)  # of the order of rows and of generated documents
-    shuffle: bool = identity(True, traced=False)  # rows in random order, another one in each epoch
-    # how many training documents a generator (tinyworld) is asked for
+    seed: int = identity(
+        6198, traced=False, least=0, most=2**32 - 1
+    )  # seed of the order of rows and of generated documents
+    shuffle: bool = identity(True, traced=False)  # shuffle rows, anew in each epoch
+    # number of training documents that a generator (tinyworld) makes
     generated_documents: int = identity(20_000, traced=False, least=1)
     heldout_documents: int = identity(500, traced=False, least=0)  # held-out documents of a generator
     # share of the documents of a finite corpus that is held out
     heldout_fraction: float = identity(0.02, traced=False, least=0.0, below=1.0)
     # refuse: name the file and line | skip: leave the record out and count it
     on_bad_record: str = identity("refuse", traced=False)
-    # where the corpus is not that of the run's first start: refuse | warn
+    # if the corpus differs from that of the run's first start: refuse | warn
     on_changed_corpus: str = reporting("refuse")
     threads: int = placement(2, traced=False, least=0, most=1024)  # Grain read threads
     prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
@@ -60,13 +63,16 @@ class DataConfig:
 class TokenizerConfig:
     """SentencePiece trained on the corpus, bytes, or an existing file."""
 
-    kind: str = identity("sentencepiece", traced=False)  # sentencepiece | bytes | file
+    # sentencepiece (trained on the corpus) | bytes (256 values, pad and end of document) | file (the one at path)
+    kind: str = identity("sentencepiece", traced=False)
     path: str = placement("", traced=False)  # kind=file: a SentencePiece .model or a Hugging Face tokenizer.json
     # kind=sentencepiece: pieces to train, special tokens included
     vocab_size: int = identity(8192, traced=False, least=3)
     training_documents: int = identity(20_000, traced=False, least=1)  # documents that SentencePiece is trained on
-    pad_token: str = identity("<pad>", traced=False)  # kind=file: names of the special tokens in a tokenizer.json
-    eos_token: str = identity("</s>", traced=False)
+    pad_token: str = identity("<pad>", traced=False)  # kind=file: name of the padding token in the tokenizer file
+    eos_token: str = identity(
+        "</s>", traced=False
+    )  # kind=file: name of the end-of-document token in the tokenizer file
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class FlowConfig:
     timestep_law: str = identity("logit_normal")  # t ~ sigmoid(N(loc, scale^2)) | uniform
     timestep_loc: float = identity(1.0, least=-20.0, most=20.0)  # mean of the normal distribution before the sigmoid
     timestep_scale: float = identity(1.0, above=0.0, most=20.0)  # its standard deviation
-    time_per: str = identity("sample")  # one t a sample | a block
+    time_per: str = identity("sample")  # one t per sample | per block
     # share of the blocks that keep their first k in [1, S-1] latents clean
     known_prefix_probability: float = identity(0.05, least=0.0, most=1.0)
     # none | input | input_and_target: how the current block's z0 reaches the encoder
@@ -97,7 +103,9 @@ class ObjectiveConfig:
     flow_weight: float = identity(1.0, least=0.0)  # lambda_fm, stage 2
     # lambda_ref: KL to the frozen stage 1 encoder; needs a stage 1 VAE
     reference_weight: float = identity(0.0, least=0.0)
-    latent_policy: str = identity("joint")  # fixed | joint | scratch | interval
+    # fixed (VAE frozen, DiT trained) | joint (both trained) | scratch (joint, from random parameters) | interval (joint at the
+    # start of each period, fixed for the rest); fixed and interval need a stage 1 VAE
+    latent_policy: str = identity("joint")
     vae_lr_ratio: float = identity(1.0, least=0.0)  # learning rate of the VAE over that of the DiT, stage 2
     interval_period: int = identity(5000, least=1)  # latent_policy=interval: steps of a period ...
     interval_joint: int = identity(2000, least=1)  # ... and how many of them, at its start, train the VAE too
@@ -112,7 +120,7 @@ class OptimizerConfig:
     Everything else (embeddings, read-outs, norms, biases) stays with AdamW.
     """
 
-    name: str = identity("adamw")  # adamw | muon
+    name: str = identity("adamw")  # adamw | muon (matrices of the blocks by Muon, all else by AdamW)
     learning_rate: float = identity(1.5e-4, above=0.0)  # the peak, after the warm-up
     initial_learning_rate: float = identity(1e-6, least=0.0)  # at step 0
     final_learning_rate: float = identity(1e-5, least=0.0)  # at the end of the schedule
@@ -126,7 +134,7 @@ class OptimizerConfig:
     eps: float = identity(1e-8, above=0.0)  # added to the root of the second moment
     weight_decay: float = identity(0.01, least=0.0)  # decoupled; times the learning rate
     clip_norm: float = identity(1.0, least=0.0)  # global gradient norm; 0: no clip
-    muon_momentum: float = identity(0.95, least=0.0, below=1.0)
+    muon_momentum: float = identity(0.95, least=0.0, below=1.0)  # decay per step of the (Nesterov) momentum
     muon_steps: int = identity(5, least=1, most=100)  # Newton-Schulz iterations
     # of all moments between steps: float32 | bfloat16 (half the memory; rounded each step)
     moment_dtype: str = identity("float32")
@@ -139,16 +147,21 @@ class TrainConfig:
     steps: int = length(1_000_000, traced=False, least=1)  # updates of the whole run
     batch_size: int = identity(1408, least=1)  # rows of a global batch
     sequence_length: int = identity(512, least=1)  # L, tokens per row
-    accumulate: int = placement(1, least=1)  # microbatches a step; the gradient equals that of the whole batch
+    accumulate: int = placement(1, least=1)  # microbatches per step; the gradient equals that of the whole batch
     log_every: int = reporting(50, least=1)  # steps between lines of metrics
     eval_every: int = reporting(5000, least=0)  # 0: no held-out evaluation
     eval_batches: int = reporting(8, least=1)  # held-out batches of an evaluation
     plot_every: int = reporting(5000, least=0)  # 0: plots at the end only
-    ema_decay: float = identity(0.0, least=0.0, below=1.0)  # of an average of the trained parameters; 0: none
-    init_from: str = identity("", traced=False)  # a workdir, or a folder of released or LLaMA form; empty: draw all
+    # decay of the exponential moving average of the trained parameters; 0: no average
+    ema_decay: float = identity(0.0, least=0.0, below=1.0)
+    # a workdir, or a folder of released or LLaMA form; empty: random initialisation
+    init_from: str = identity("", traced=False)
     init_step: str = identity("", traced=False)  # init_from=workdir: its newest checkpoint, "best" or a step
-    init_groups: tuple[str, ...] = identity((), traced=False)  # groups to take from it; (): all that it shares
-    init_continue: bool = identity(False, traced=False)  # go on from its step, data and optimizer state (cooldowns)
+    init_groups: tuple[str, ...] = identity(
+        (), traced=False
+    )  # parameter groups to take from it; (): all that both have
+    # continue from its step, data position and optimizer state (cooldowns)
+    init_continue: bool = identity(False, traced=False)
 
 
 @dataclass(frozen=True)
@@ -156,43 +169,45 @@ class CheckpointConfig:
     """Which checkpoints are written and kept."""
 
     every: int = reporting(5000, least=1)  # steps
-    # and after so many minutes without one; 0: by steps alone
+    # and after this many minutes without one; 0: by steps alone
     every_minutes: float = reporting(0.0, least=0.0, most=1e6)
-    keep_last: int = reporting(3, least=1)  # newest checkpoints that stay
+    keep_last: int = reporting(3, least=1)  # newest checkpoints that are kept
     keep_every: int = reporting(0, least=0)  # keep every checkpoint whose step is a multiple; 0: none
-    # a held-out metric, e.g. "loss", whose lowest keep_best checkpoints stay; empty: none
+    # a held-out metric, e.g. "loss", by which the keep_best checkpoints with the lowest value are kept; empty: none
     best_metric: str = reporting("")
-    keep_best: int = reporting(1, least=1)  # best checkpoints that stay besides
+    keep_best: int = reporting(1, least=1)  # number of best checkpoints that are kept in addition
     asynchronous: bool = reporting(True)  # write checkpoints in the background
 
 
 @dataclass(frozen=True)
 class DCNConfig:
-    """How much of each mesh axis lies across slices, over the data-centre network; the rest lies within one.
+    """The factor of each mesh axis that spans slices, over the data-centre network; the rest is within one slice.
 
-    A slice is what fast links join: a TPU slice, or a node of GPUs. The five multiply to the number of slices, 1 where there is
-    one; each divides its mesh axis; -1 takes the slices that are left.
+    A slice is connected by fast links: a TPU slice, or a node of GPUs. The product of the five is the number of slices; each
+    divides its mesh axis; -1 is inferred.
     """
 
-    replica: int = placement(-1, traced=False, least=-1)
-    data: int = placement(1, traced=False, least=-1)
-    fsdp: int = placement(1, traced=False, least=-1)
-    sequence: int = placement(1, traced=False, least=-1)
-    tensor: int = placement(1, traced=False, least=-1)
+    replica: int = placement(-1, traced=False, least=-1)  # factor of mesh.replica across slices; -1: inferred
+    data: int = placement(1, traced=False, least=-1)  # factor of mesh.data across slices
+    fsdp: int = placement(
+        1, traced=False, least=-1
+    )  # factor of mesh.fsdp across slices; above 1 shards parameters over DCN
+    sequence: int = placement(1, traced=False, least=-1)  # factor of mesh.sequence across slices
+    tensor: int = placement(1, traced=False, least=-1)  # factor of mesh.tensor across slices
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Devices as a mesh of named axes, slowest links first; -1 takes what is left."""
+    """Devices as a mesh of named axes, slowest links first; -1 is inferred from the number of devices."""
 
-    # batch split, parameters replicated; the axis that runs across slices unless mesh.dcn says otherwise
+    # batch sharded, parameters replicated; the axis that spans slices unless mesh.dcn says otherwise
     replica: int = placement(1, traced=False, least=-1)
-    data: int = placement(-1, traced=False, least=-1)  # batch split, parameters replicated, within a slice
-    fsdp: int = placement(1, traced=False, least=-1)  # batch split, parameters split too
-    # positions of a row split: keys travel, queries and blocks stay
+    data: int = placement(-1, traced=False, least=-1)  # batch sharded, parameters replicated, within a slice
+    fsdp: int = placement(1, traced=False, least=-1)  # batch and parameters sharded
+    # positions of a row sharded: keys and values are gathered, queries stay on their devices
     sequence: int = placement(1, traced=False, least=-1)
-    tensor: int = placement(1, traced=False, least=-1)  # heads, feed-forward and vocabulary split
-    dcn: DCNConfig = DCNConfig()  # of each of these, the part that lies across slices
+    tensor: int = placement(1, traced=False, least=-1)  # heads, feed-forward and vocabulary sharded
+    dcn: DCNConfig = DCNConfig()  # of each of these, the factor that spans slices
 
 
 @dataclass(frozen=True)
@@ -205,9 +220,9 @@ class ComputeConfig:
     remat: str = placement("none")
     # kernel of training: xla | splash (TPU) | cudnn (GPU) | auto (splash or else xla)
     attention: str = placement("auto")
-    # query chunks of attention by xla and cudnn; keys that none of one sees are skipped
+    # query chunks of attention by xla and cudnn; keys that no query of a chunk attends to are skipped
     attention_chunks: int = placement(8, least=1)
-    cross_entropy_chunk: int = placement(512, least=1)  # positions of a row whose logits exist at once
+    cross_entropy_chunk: int = placement(512, least=1)  # positions of a row whose logits are in memory at once
 
 
 @dataclass(frozen=True)
@@ -215,7 +230,7 @@ class RunConfig:
     """Everything one run is made of."""
 
     family: str = identity("cola")  # a key of families.FAMILIES
-    seed: int = identity(66, least=0, most=2**32 - 1)  # of parameters, noise and every draw of training
+    seed: int = identity(66, least=0, most=2**32 - 1)  # seed of parameters, noise and all randomness of training
     data: DataConfig = DataConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     vae: TextVAEConfig = TextVAEConfig()

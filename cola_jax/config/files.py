@@ -28,11 +28,11 @@ BUILT_IN = INSTALLED if INSTALLED.is_dir() else CLONED
 def override(tree: ConfigDict, assignments: list[tuple[str, str]]) -> ConfigDict:
     """Applies `("a.b", "VALUE")` pairs in place; list items go by index.
 
-    Values are Python literals, else strings; where the field holds a string the value is taken as it stands. The paths are
-    remembered: `resolve` refuses one that the run does not read.
+    Values are Python literals, else strings; the value of a string field is taken literally. The paths are
+    recorded: `resolve` refuses one that the run does not read.
 
     Raises:
-      ConfigError: where the path names no field.
+      ConfigError: if the path names no field.
     """
     for path, text in assignments:
         *parents, last = path.split(".")
@@ -84,22 +84,23 @@ def load(spec: str, built_in: bool = False) -> ConfigDict:
     """Runs `get_config(arg)` of a config file.
 
     Args:
-      spec: FILE.py[:ARG], or NAME[:ARG] of a file in the folder experiments/ here, else of the project's own.
-      built_in: look for NAME among the project's own alone.
+      spec: FILE.py[:ARG], or NAME[:ARG] of a file in the folder experiments/ of the working directory, else in the
+        project's.
+      built_in: look for NAME in the project's experiments/ only.
 
     Raises:
-      ConfigError: where there is no such file, it cannot be run, or its get_config returns no config.
+      ConfigError: if there is no such file, it cannot be run, or its get_config returns no config.
     """
     name, _, argument = spec.partition(":")
     if "://" in spec:
-        local(spec, "config file")  # refuses it by name
+        local(spec, "config file")  # refuses scheme:// by name
     found = _find(name, built_in)
     with importable(found):
         try:
             tree = _module_of(found).get_config(argument or None)
         except ConfigError:
             raise
-        except Exception as error:  # whatever the user's own code raises
+        except Exception as error:  # any exception of the user's code
             raise ConfigError(f"config file {found}{_line(error, found)}: {_what(error, found)}") from error
     if isinstance(tree, RunConfig):
         return to_config_dict(tree)
@@ -140,7 +141,7 @@ def _module_of(found: Path) -> types.ModuleType:
 def importable(found: Path) -> Iterator[None]:
     """Lets a config file import its neighbours, and modules of `experiments`: a folder of that name here and the project's.
 
-    What it imports from there is forgotten at the end: another file's neighbours may have the same names.
+    Modules imported from there are dropped from sys.modules at the end: another file's neighbours may have the same names.
     """
     before, path = dict(sys.modules), list(sys.path)
     folders = [found.parent] if found.parent.name == "experiments" else []
@@ -163,7 +164,7 @@ def importable(found: Path) -> Iterator[None]:
 
 
 def _line(error: Exception, found: Path) -> str:
-    """Returns ", line N" of the config file, where the error passed through it."""
+    """Returns ", line N" of the config file, if the error's traceback has one."""
     if isinstance(error, SyntaxError) and error.filename == str(found):
         return f", line {error.lineno}"
     own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(found)]

@@ -1,4 +1,4 @@
-"""What "auto" stands for on a kind of device, and which kernels can do what a config asks."""
+"""What "auto" means on a platform, and which kernels support a config."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from cola_jax.config.families.facts import Attention
 from cola_jax.config.fields import RunConfig
 from cola_jax.config.sizes import attention
 
-LANES = 128  # splash attention has tiles of a multiple of so many queries and keys, and heads of so many channels
+LANES = 128  # splash attention needs tiles and head channels that are multiples of this
 
 
 def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
-    """Returns the config with every "auto" of `compute` replaced by what it means on a platform, and a line that says so.
+    """Returns the config with every "auto" of `compute` replaced by its value on a platform, and one line that reports
+    the choice.
 
     Args:
       platform: cpu, gpu or tpu.
 
     Raises:
-      ConfigError: where compute.attention names a kernel that cannot do what the config asks.
+      ConfigError: if compute.attention names a kernel that does not support the config.
     """
     dtype = matmul_dtype(c.compute.dtype, platform)
     kernel, why = c.compute.attention, ""
@@ -28,7 +29,7 @@ def for_platform(c: RunConfig, platform: str) -> tuple[RunConfig, str]:
         kernel = "xla" if problem else "splash"
         why = f" ({problem})" if problem and platform == "tpu" else ""
     elif problem:
-        raise ConfigError(f"compute.attention={kernel!r}: {problem}; compute.attention='xla' can do everything")
+        raise ConfigError(f"compute.attention={kernel!r}: {problem}; compute.attention='xla' supports everything")
     compute = dataclasses.replace(c.compute, dtype=dtype, attention=kernel)
     line = f"compute: {dtype} matmuls, attention by {kernel}{why}, remat {compute.remat}"
     return dataclasses.replace(c, compute=compute), line
@@ -40,7 +41,7 @@ def matmul_dtype(name: str, platform: str) -> str:
 
 
 def kernel_problem(c: RunConfig, platform: str, kernel: str) -> str:
-    """Returns why a kernel cannot do the attention that a config's training needs on a platform, or ""."""
+    """Returns why a kernel does not support the attention of a config's training step on a platform, or ""."""
     if kernel == "xla":
         return ""
     if kernel == "cudnn":
@@ -56,13 +57,13 @@ def _cudnn_problem(c: RunConfig, platform: str) -> str:
     if platform != "gpu":
         return f"cuDNN runs on NVIDIA GPUs, not on {platform}"
     if c.compute.dtype == "float32":
-        return "cuDNN multiplies bfloat16, not float32"
+        return "cuDNN supports bfloat16, not float32"
     if c.mesh.sequence != 1:
-        return f"cuDNN has the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
+        return f"cuDNN needs the positions of a row on one device, not on mesh.sequence={c.mesh.sequence}"
     for name, _, length, block_size, head_dim, _ in attention(c):
         if length % 2:
             return f"{name} has rows of {length} positions, not an even number"
-        if block_size % 2 and name == "the DiT":  # whole blocks of clean keys stand before a chunk's own
+        if block_size % 2 and name == "the DiT":  # whole blocks of clean keys precede a chunk's own keys
             return f"{name} has blocks of {block_size}, not an even number"
         if head_dim % 8 or head_dim > 128:
             return f"{name} has heads of {head_dim} channels, not a multiple of 8 up to 128"
@@ -83,5 +84,5 @@ def _splash_problem(c: RunConfig, part: Attention) -> str:
 
 
 def without_kernels(c: RunConfig) -> RunConfig:
-    """Returns the config for writing: prompts and blocks have shapes that training's kernels do not take."""
+    """Returns the config for generation, whose shapes the training kernels do not support."""
     return dataclasses.replace(c, compute=dataclasses.replace(c.compute, attention="xla"))

@@ -9,14 +9,14 @@ from cola_jax.config.change import identity
 
 @dataclass(frozen=True)
 class VAEBlockConfig:
-    """What a transformer block of the Text VAE is made of (SPEC 1.1)."""
+    """A transformer block of the Text VAE (SPEC 1.1)."""
 
-    activation: str = identity("swiglu")  # swiglu | silu | gelu
+    activation: str = identity("swiglu")  # of the feed-forward: swiglu (gated) | silu | gelu (exact, by erf)
     post_norm: bool = identity(True)  # the released form x = LN(x) + Attn(x); False: pre-norm
     norm_affine: bool = identity(True)  # gain and bias of the attention norm; the other norms have theirs always
     norm_eps: float = identity(1e-6, above=0.0, below=1.0)  # added to the variance under a norm's root
     qk_norm: bool = identity(True)  # layer norm of q and k over the full width, before the split into heads
-    qk_norm_affine: bool = identity(True)
+    qk_norm_affine: bool = identity(True)  # gain and bias of the norms of q and k
     qk_bias: bool = identity(False)  # bias of the qkv projection
     bias: bool = identity(True)  # bias of the other dense layers, of all but patching and its inverse
     clip_qkv: float = identity(0.0, least=0.0)  # clip q, k, v to +-this before their norm; 0: no clip
@@ -36,7 +36,7 @@ class TextVAEConfig:
     encoder_blocks: int = identity(4, least=1)  # transformer blocks of the encoder
     decoder_blocks: int = identity(4, least=1)  # transformer blocks of the decoder
     latent_dim: int = identity(16, least=1)  # C
-    patch_size: int = identity(1, least=1)  # P, tokens a latent
+    patch_size: int = identity(1, least=1)  # P, tokens per latent
     block_size: int = identity(1, least=1)  # latents per block of the VAE's own block-causal mask; 1 is strictly causal
     use_variation: bool = identity(True)  # False: an autoencoder without a posterior
     # layer norm of the mean over C, no gain or bias; a plain autoencoder always has it
@@ -45,7 +45,7 @@ class TextVAEConfig:
     fixed_logsnr: float | None = identity(None, least=-20.0, most=20.0)
     # latents cross to the DiT as (z - latent_shift) * latent_scale
     latent_shift: float = identity(0.0, least=-1e6, most=1e6)
-    latent_scale: float = identity(1.0, above=0.0, most=1e6)
+    latent_scale: float = identity(1.0, above=0.0, most=1e6)  # factor; its inverse is applied before the decoder
     block: VAEBlockConfig = VAEBlockConfig()
 
 
@@ -90,9 +90,9 @@ class BackboneConfig:
 class LLaDAConfig:
     """Masked diffusion over the backbone without its causal mask (BASELINES 2)."""
 
-    # the id of a masked token, which no text may hold; -1: the last of the vocabulary
+    # the id of a masked token, which no text may contain; -1: the last of the vocabulary
     mask_id: int = identity(-1, least=-1)
-    # share of the batches that are cut to a length ~ U{1..L}
+    # share of the batches that are truncated to a length ~ U{1..L}
     random_length_probability: float = identity(0.01, least=0.0, most=1.0)
 
 
@@ -101,14 +101,14 @@ class PlaidConfig:
     """Diffusion of learnt token embeddings over the backbone's blocks (BASELINES 3)."""
 
     embedding_dim: int = identity(16, least=1)  # E; rows of the table have unit length wherever they are used
-    gamma_0: float = identity(-3.0, least=-40.0, most=40.0)  # -log SNR at t = 0 to begin with; learnt
+    gamma_0: float = identity(-3.0, least=-40.0, most=40.0)  # initial -log SNR at t = 0; learnt
     gamma_1: float = identity(6.0, least=-40.0, most=40.0)  # the same at t = 1
-    schedule_width: int = identity(1024, least=1)  # of the monotone network between them
-    # of the rows, which train the read-out at t = 0; the others the diffusion
+    schedule_width: int = identity(1024, least=1)  # hidden width of the monotone network between them
+    # share of the rows that train the read-out at t = 0; the others train the diffusion
     reconstruction_share: float = identity(0.125, above=0.0, below=1.0)
     # share of the rows that see the network's own first estimate
     self_condition_probability: float = identity(0.25, least=0.0, most=1.0)
-    # until the logits have all of the noised embedding's own evidence; writing always has
+    # steps until the noised embedding's own evidence counts fully in the logits; generation always uses it fully
     bias_warmup_steps: int = identity(5000, least=0)
-    # learning rate of embeddings and schedule over that of the network; Plaid's own is 7
+    # learning rate of embeddings and schedule over that of the network; Plaid's published value is 7
     schedule_lr_ratio: float = identity(1.0, least=0.0)

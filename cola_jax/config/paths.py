@@ -16,7 +16,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"a.b.0.c": leaf}; lists of groups count their items, other lists are leaves."""
+    """Returns {"a.b.0.c": leaf}; items of lists of groups are numbered, other lists are leaves."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, (list, tuple)) and value and isinstance(value[0], dict):
@@ -69,7 +69,7 @@ def metadata() -> dict[str, Any]:
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Returns {path: value} of the fields of class identity: two configs that share them are of one run, or of its lengths."""
+    """Returns {path: value} of the fields of class identity: configs that agree in them belong to one run, up to its length."""
     known = metadata()
     return {
         path: value for path, value in flat(to_dict(config)).items() if known[field_of(path)]["change"] == "identity"
@@ -90,7 +90,7 @@ class Change(NamedTuple):
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Returns every field in which two config dicts differ. A source that one of them lacks is of class identity."""
+    """Returns every field in which two config dicts differ. A source that is in one of them only is of class identity."""
     before, after, known, found = flat(old), flat(new), metadata(), []
     for path in sorted(before.keys() | after.keys()):
         if before.get(path) != after.get(path):

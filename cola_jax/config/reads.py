@@ -1,7 +1,7 @@
 """Which fields a run reads: those of its family, less those that another field switches off.
 
-What is not read must stay at its default: `build.settle` refuses or resets it. A test watches which fields the programs of
-each family read and holds these tables to it.
+Fields that are not read must keep their defaults: `build.settle` refuses or resets it. A test observes which fields the
+programs of each family read and compares these tables with that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cola_jax.config.fields import RunConfig
 from cola_jax.config.paths import flat, to_dict
 from cola_jax.config.source_fields import FROM_FILES, READS
 
-# What a config file may set for all the families and stages that it serves, though some of them do not read it.
+# Fields that a config file may set for several families and stages, although some of them do not read them.
 SHARED = (
     "vae.", "dit.", "backbone.", "llada.", "plaid.",
     "data.generated_documents", "data.heldout_documents", "data.heldout_fraction",
@@ -66,7 +66,7 @@ def unread_fields(c: RunConfig) -> dict[str, Unread]:
     for switch in (*SWITCHES, *facts.switches):
         if not switch.reads(c):
             now = values.get(switch.field, ", ".join(source.kind for source in c.data.sources))
-            why = f"where {switch.field}={now!r}"
+            why = f"if {switch.field}={now!r}"
             found |= {name: Unread(why, switch.field) for name in switch.names}
     for index, source in enumerate(c.data.sources):
         names = [name for name in ("path", "field", "split", "weight") if name not in READS[source.kind]]
@@ -83,5 +83,5 @@ def _is_of_families(path: str) -> bool:
 
 
 def read_by_none(path: str, families: Iterable[str]) -> bool:
-    """Whether a path is of a group that not all families read, and none of these does."""
+    """Whether a path belongs to a group that not all families read, and none of these reads it."""
     return _is_of_families(path) and not any(path.startswith(FACTS[family].reads) for family in families)

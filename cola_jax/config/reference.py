@@ -1,4 +1,4 @@
-"""The page of every config field, from the fields themselves: python -m cola_jax.config.reference > docs/configuration.md"""
+"""Generates the page of all config fields: python -m cola_jax.config.reference > docs/configuration.md"""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ HEAD = """# Configuration
 This page is generated from the fields: `python -m cola_jax.config.reference > docs/configuration.md`.
 
 A config file is Python with a function `get_config(arg=None)` that returns the `ConfigDict` of `cola_jax.config.base()` with
-some fields changed. `--config FILE[:ARG]` names a file, or one of `experiments/`; `--config.a.b=VALUE` changes a field. Values
-are Python literals, and anything else is a string; `--config.data.sources.0.path="('notes',)"` sets a field of the first
-source. Unknown fields, values of another type, values outside their range, and fields that do not fit each other are
-reported together, in one error.
+some fields changed. `--config FILE[:ARG]` names a file, or one of `experiments/`; `--config.a.b=VALUE` changes a field.
+Values are Python literals, and anything else is a string; `--config.data.sources.0.path="('notes',)"` sets a field of
+the first source. Unknown fields, values of another type, values outside their range, and fields that do not fit each
+other are reported together, in one error.
 
 Every field has a class, which says what happens when its value differs between a run and its continuation:
 
@@ -44,15 +44,15 @@ Every field has a class, which says what happens when its value differs between 
 - **placement**: may change. Losses agree to a relative 2e-5 in fp32.
 - **reporting**: may change.
 
-A field that a run does not read, because its family does not or because another field switches it off, must keep its default:
-set on the command line, it is an error. A config file may set the model groups of several families; a warning then names the
-fields that are left at their defaults.
+A field that a run does not read, because its family does not or because another field switches it off, must keep its
+default: set on the command line, it is an error. A config file may set the model groups of several families; a warning
+then names the fields that are left at their defaults.
 """
 WIDTH = 120
 
 
 class Field(NamedTuple):
-    """One field: its path, type, default and metadata, and the comment that stands beside it in the source, "" for none."""
+    """One field: its path, type, default and metadata, and its comment in the source, "" for none."""
 
     path: str
     hint: Any
@@ -162,16 +162,16 @@ def _unread_by(family: str) -> frozenset[str]:
 
 
 def condition(switch: Switch, path: str) -> str:
-    """Returns for which values of another field a field is read, found by asking the switch for each of them."""
+    """Returns for which values of another field a field is read, found by evaluating the switch for each of them."""
     name = switch.field
     if name == "data.sources":
         kinds = [kind for kind in READS if _reads(switch, "data.sources.0.kind", kind)]
-        return f"(where a source is of kind {', '.join(kinds)})"
+        return f"(if a source is of kind {', '.join(kinds)})"
     usual = defaults()[name]
     if name in CHOICES or isinstance(usual, bool):
         kept = [value for value in CHOICES.get(name, (True, False)) if _reads(switch, name, value)]
-        return f"(where `{name}` is {', '.join(map(str, kept))})"
-    return f"(where `{name}` is {'set' if isinstance(usual, str) else 'above 0'})"
+        return f"(if `{name}` is {', '.join(map(str, kept))})"
+    return f"(if `{name}` is {'set' if isinstance(usual, str) else 'above 0'})"
 
 
 def _reads(switch: Switch, path: str, value: Any) -> bool:
@@ -190,7 +190,7 @@ def _text(docstring: str) -> str:
 
 
 def _sentence(field: Field) -> str:
-    """A field's comment as a sentence, alternatives with semicolons between them; "" where it only lists the choices."""
+    """A field's comment as a sentence, alternatives with semicolons between them; "" if it only lists the choices."""
     choices = CHOICES.get(field.path.replace(".0.", "."), ())
     if field.comment == " | ".join(choices):
         return ""

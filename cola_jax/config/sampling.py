@@ -11,8 +11,10 @@ from cola_jax.config.change import reporting
 class LLaDASamplingConfig:
     """How family llada fills masks (BASELINES 2)."""
 
-    steps: int = reporting(0, least=0)  # passes for all new tokens together; 0: one a token
-    block_length: int = reporting(0, least=0)  # tokens finished before the next ones are begun; 0: all at once
+    steps: int = reporting(0, least=0)  # passes for all new tokens together; 0: one pass per token
+    block_length: int = reporting(
+        0, least=0
+    )  # tokens per block, finished before the next block is begun; 0: all new tokens
     remasking: str = reporting("low_confidence")  # low_confidence: the likeliest candidates stay | random
     guidance: float = reporting(0.0, least=0.0, most=1e4)  # w in u + (w + 1)(c - u), u without the prompt; 0: none
 
@@ -39,12 +41,13 @@ class SamplingConfig:
     repaint_rounds: int = reporting(4, least=1)  # m, first_block=repaint: how often the known part is noised again
     repaint_time: float = reporting(
         0.5, least=0.0, most=1.0
-    )  # t, first_block=repaint: below this time the known part is no longer put back
+    )  # t, first_block=repaint: below this time the known part is no longer restored
     temperature: float = reporting(0.0, least=0.0, most=1e4)  # 0: greedy
     top_k: int = reporting(0, least=0)  # 0: all
     # the smallest set of tokens whose probabilities reach it; 1: all
     top_p: float = reporting(1.0, above=0.0, most=1.0)
+    # divides positive and multiplies negative logits of the tokens generated so far; 1: no penalty
     repetition_penalty: float = reporting(1.1, above=0.0, most=1e4)
-    stop_at_eos: bool = reporting(True)  # cut the text at the end of the document
+    stop_at_eos: bool = reporting(True)  # end the text at the end of the document
     llada: LLaDASamplingConfig = LLaDASamplingConfig()
     plaid: PlaidSamplingConfig = PlaidSamplingConfig()

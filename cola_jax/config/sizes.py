@@ -1,4 +1,4 @@
-"""What a config's family asks of the text it is given and of the machine, by the table FACTS."""
+"""What a config's family requires of the text and of the machine, from the table FACTS."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def facts(c: RunConfig) -> Facts:
 
 
 def tokens_of_block(c: RunConfig) -> int:
-    """Returns the tokens at whose multiples a packed document may start: no block of any mask then holds two documents."""
+    """Returns the number of tokens at whose multiples a packed document may start, so that no block of a mask holds two."""
     return facts(c).tokens_of_block(c)
 
 

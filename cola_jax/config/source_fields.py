@@ -1,4 +1,4 @@
-"""What each kind of source reads of a source's fields, and how many paths it takes."""
+"""Which fields each kind of source reads, and how many paths it takes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ READS = {
     "arrow": ("path", "field", "split", "weight"),
     "array_record": ("path", "field", "weight"),
     "tfds": ("path", "field", "split", "weight"),
-    "prepared": ("path",),  # its sources mix by the weights that it was prepared with
+    "prepared": ("path",),  # its sources are mixed by the weights that it was prepared with
 }
 FROM_FILES = tuple(kind for kind, names in READS.items() if "path" in names and kind != "prepared")
 PATHS = {"prepared": 1, "tfds": 2}  # entries of data.sources.path at most

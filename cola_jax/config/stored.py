@@ -1,4 +1,4 @@
-"""Configs that earlier versions wrote: fields by their old names, and fields that did not exist."""
+"""Configs that earlier versions wrote: fields fields under their old names, and fields that did not exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cola_jax.config.paths import defaults
 
 # Old name -> new one. objective.vae_from named a run whose encoder and decoder were taken over, and nothing else.
 ALIASES = {"objective.vae_from": "train.init_from"}
-# Fields that config.json files lack where they were written before the field existed. Their defaults are what was done then.
+# Fields that are absent from config.json files older than the field. The defaults are the behaviour of that time.
 ADDED = (
     "data.on_bad_record", "data.on_changed_corpus",
     "optimizer.cooldown_steps", "optimizer.cooldown_form",
@@ -39,10 +39,10 @@ def from_stored(plain: dict[str, Any], say: Callable[[str], None] | None = None)
     """Returns the config that a run of this or an earlier version wrote.
 
     Args:
-      say: takes a line that names what was upgraded.
+      say: called with a line that names what was upgraded.
 
     Raises:
-      ConfigError: where it is no config of any version. Whether its fields fit each other is for `resolve` to check.
+      ConfigError: if it is not a config of any version. `resolve` checks that its fields fit each other.
     """
     plain, upgraded = renamed(plain) if isinstance(plain, dict) else (plain, [])
     usual = defaults()

@@ -12,10 +12,10 @@ from cola_jax.data.records import checked, field_of, json_of, text_of
 
 
 class RecordFiles:
-    """The bytes of the records of some ArrayRecord files, one after another."""
+    """The records, as bytes, of several ArrayRecord files as one sequence."""
 
     def __init__(self, names: Sequence[str]):
-        """Raises DataError where one is not a whole ArrayRecord file; it is named."""
+        """Raises DataError, which names the file, if one is not a complete ArrayRecord file."""
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._sources: list[tuple[str, Any]] = []
@@ -26,7 +26,7 @@ class RecordFiles:
                 source = ArrayRecordDataSource([str(name)])
                 count = len(source)
             except Exception as error:  # the reader raises several kinds
-                raise DataError(f"{name} is not a whole ArrayRecord file{_because(error)}") from error
+                raise DataError(f"{name} is not a complete ArrayRecord file{_because(error)}") from error
             self._sources.append((str(name), source))
             self._firsts.append(self._count)
             self._count += count
@@ -39,12 +39,12 @@ class RecordFiles:
         return which, index - self._firsts[which]
 
     def where(self, index: int) -> str:
-        """Returns how a message calls a record."""
+        """Returns the name of a record in messages."""
         which, number = self._place(index)
         return f"record {number} of {self._sources[which][0]}"
 
     def __getitem__(self, index: int) -> bytes:
-        """Raises DataError where the file is damaged there."""
+        """Raises DataError if the file is damaged at this record."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         which, number = self._place(index)
@@ -60,7 +60,7 @@ def _because(error: Exception) -> str:
 
 
 class ArrayRecordFiles:
-    """Records that are UTF-8 text, or JSON objects with a text field; the first that is text says which."""
+    """Records that are UTF-8 text, or JSON objects with a text field; the first record that is text decides which."""
 
     def __init__(self, found: Found, field: str):
         self._field = field
@@ -82,7 +82,7 @@ class ArrayRecordFiles:
         return len(self._records)
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where the record is not text, or no object with that field though the first is one."""
+        """Raises BadRecord if the record is not text, or not an object with that field although the first is one."""
         text = self._raw(index)
         if not self._json:
             return text
@@ -103,7 +103,7 @@ def tfds_builder(paths: Sequence[str]) -> Any:
     """Returns the TFDS builder of "name[:version]" and optionally its data_dir, or of a prepared folder.
 
     Raises:
-      DataError: where the dataset is not prepared there. StorageError: for scheme://.
+      DataError: if the dataset is not prepared in the data_dir. StorageError: for scheme://.
     """
     import tensorflow_datasets as tfds
 
@@ -124,7 +124,7 @@ def tfds_builder(paths: Sequence[str]) -> Any:
 
 
 class PreparedTfds:
-    """A dataset that TensorFlow Datasets has prepared in a format with random access; needs no TensorFlow."""
+    """A dataset prepared by TensorFlow Datasets in a format with random access; does not need TensorFlow."""
 
     def __init__(self, paths: Sequence[str], field: str, split: str):
         import tensorflow_datasets as tfds
@@ -153,7 +153,7 @@ class PreparedTfds:
         return self._count
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where the example's field is not text. DataError where a file is damaged."""
+        """Raises BadRecord if the example's field is not text. DataError if a file is damaged."""
         where = f"{self._where}, example {index}"
         try:
             value = self._source[index][self._field]

@@ -19,7 +19,7 @@ END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
 def _check_column(name: str, schema: pyarrow.Schema, field: str) -> None:
-    """Raises DataError where the schema has no text column of that name."""
+    """Raises DataError if the schema has no text column of that name."""
     if field not in schema.names:
         raise DataError(f"{name} has no column data.sources.field={field!r}; it has: {', '.join(schema.names)}")
     kind = schema.field(field).type
@@ -37,7 +37,7 @@ def _value(value: pyarrow.Scalar, field: str, where: str) -> str:
 
 
 class ParquetFiles:
-    """A text column; the last row group that was read stays in memory."""
+    """A text column; the row group read last is cached."""
 
     def __init__(self, found: Found, field: str):
         self._field = field
@@ -52,7 +52,7 @@ class ParquetFiles:
         try:
             file = pyarrow.parquet.ParquetFile(name)
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{name} is not a whole Parquet file: {error}") from error
+            raise DataError(f"{name} is not a complete Parquet file: {error}") from error
         _check_column(name, file.schema_arrow, self._field)
         for group in range(file.num_row_groups):
             self._groups.append((name, group))
@@ -63,7 +63,7 @@ class ParquetFiles:
         return self._count
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where the row holds no text. DataError where the file is damaged."""
+        """Raises BadRecord if the row has no text. DataError if the file is damaged."""
         group = bisect.bisect_right(self._firsts, index) - 1
         held, values = self._held
         if held != group:
@@ -82,13 +82,13 @@ class ParquetFiles:
 
 
 def find_arrow(paths: Sequence[str], split: str) -> Found:
-    """Returns the files of kind arrow: those of a folder that Hugging Face datasets saved are the ones its state.json lists.
+    """Returns the files of kind arrow: for a folder saved by Hugging Face datasets, those that its state.json lists.
 
     Args:
-      split: which folder of one that holds several splits (dataset_dict.json).
+      split: the split of a folder that has several (dataset_dict.json).
 
     Raises:
-      DataError: for a split that is not there, and see `files.find`.
+      DataError: for a split that does not exist; see also `files.find`.
     """
     entries, several = [], False
     for entry in paths:
@@ -101,12 +101,12 @@ def find_arrow(paths: Sequence[str], split: str) -> Found:
     if split != "train" and not several:
         raise DataError(f"data.sources.split={split!r}: {', '.join(paths)} holds no splits (no dataset_dict.json)")
     found = _without_caches(find("arrow", entries))
-    found.notes += [f"{name} has no mark at its end: it may be cut" for name in found.names if not _ends(name)]
+    found.notes += [f"{name} has no end marker: it may be truncated" for name in found.names if not _ends(name)]
     return found
 
 
 def _without_caches(found: Found) -> Found:
-    """Leaves out what a library computed from a saved dataset and keeps beside its files."""
+    """Leaves out caches that a library keeps beside the files of a saved dataset."""
     kept = [i for i, name in enumerate(found.names) if not _is_cache(Path(name))]
     found.names = [found.names[i] for i in kept]
     found.relative = [found.relative[i] for i in kept]
@@ -128,7 +128,7 @@ def _split(folder: Path, split: str) -> Path:
 
 
 def _saved(folder: Path) -> list[str]:
-    """Returns the data files of a saved dataset; other Arrow files in its folder are caches of what was computed from it."""
+    """Returns the data files of a saved dataset; other Arrow files in its folder are caches."""
     path = folder / "state.json"
     state = storage.read_json(path)
     listed = state.get("_data_files") if isinstance(state, dict) else None
@@ -136,9 +136,7 @@ def _saved(folder: Path) -> list[str]:
     if not whole:
         raise DataError(f"{path} lists no _data_files: it is not that of a saved dataset, or damaged")
     if state.get("_indices_files") or state.get("_indices_data_files"):
-        raise DataError(
-            f"{path}: the rows stand in another order than the files: save flatten_indices() of the dataset"
-        )
+        raise DataError(f"{path}: the rows are in another order than the files: save flatten_indices() of the dataset")
     names = [str(folder / str(one["filename"])) for one in listed]
     missing = [name for name in names if not Path(name).is_file()]
     if missing:
@@ -147,7 +145,7 @@ def _saved(folder: Path) -> list[str]:
 
 
 def _ends(name: str) -> bool:
-    """Returns whether an Arrow file has the mark that its writer put at its end."""
+    """Returns whether an Arrow file has the end marker of its writer."""
     with open(name, "rb") as file:
         size = file.seek(0, 2)
         file.seek(max(size - 8, 0))
@@ -156,7 +154,7 @@ def _ends(name: str) -> bool:
 
 
 class ArrowFiles:
-    """A text column of Arrow files, of the stream or the file format, mapped into memory; compressed buffers are held."""
+    """A text column of Arrow files, in stream or file format, memory-mapped; compressed buffers are kept in memory."""
 
     def __init__(self, found: Found, field: str):
         self._field = field
@@ -179,14 +177,14 @@ class ArrowFiles:
             column = reader.read_all().column(self._field)
             column.validate()  # offsets that point outside would be read as memory
         except (pyarrow.ArrowException, OSError) as error:
-            raise DataError(f"{name} is not a whole Arrow file: {error}") from error
+            raise DataError(f"{name} is not a complete Arrow file: {error}") from error
         return column
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where the row holds no text."""
+        """Raises BadRecord if the row has no text."""
         place = bisect.bisect_right(self._firsts, index) - 1
         name, column = self._columns[place]
         row = index - self._firsts[place]

@@ -17,7 +17,7 @@ LONGEST_EXAMPLE = 20  # characters that a warning shows
 
 
 class Rows(Protocol):
-    """Packed rows by random access; see packing.row for what one is."""
+    """Packed rows by random access, in the form of `packing.row`."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Joined:
-    """Rows one after another."""
+    """Concatenated rows."""
 
     parts: Sequence[Rows]
 
@@ -54,7 +54,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Corpus:
-    """What a run reads: `corpus.train[i]` and `corpus.heldout[i]` are rows; batches mix the parts by weight."""
+    """The data of a run: `corpus.train[i]` and `corpus.heldout[i]` are rows; batches mix the parts by weight."""
 
     parts: tuple[Part, ...]
 
@@ -76,7 +76,7 @@ class Unknown:
     example: str = ""  # such characters
 
     def line(self) -> str:
-        """Returns what to say of them."""
+        """Returns the warning about them."""
         return (
             f"{self.documents} of {self.of} documents hold characters that the tokenizer has no token for, e.g."
             f" {self.example!r}: they are lost"
@@ -84,7 +84,7 @@ class Unknown:
 
 
 def encoded(documents: Documents, tokenizer: Tokenizer, name: str, unknown: Unknown) -> Iterator[list[int]]:
-    """Yields the ids of every document and counts those with `unknown` characters; slow work shows its progress."""
+    """Yields the ids of every document and counts those with `unknown` characters; shows progress."""
     for index in bar(range(len(documents)), f"tokenizing {name}", "documents"):
         text = documents[index]
         ids = tokenizer.encode(text)
@@ -96,7 +96,7 @@ def encoded(documents: Documents, tokenizer: Tokenizer, name: str, unknown: Unkn
 
 
 def report_division(name: str, division: Division, unknown: Unknown, warn: Warn) -> None:
-    """Warns of what a source's rows do not hold: files passed over, records skipped, characters without a token."""
+    """Warns about omissions of a source: files left out, records skipped, characters without a token."""
     for note in division.notes:
         warn(note)
     if division.skipped:
@@ -106,7 +106,7 @@ def report_division(name: str, division: Division, unknown: Unknown, warn: Warn)
 
 
 def check_vocabulary(cfg: RunConfig, tokenizer: Tokenizer) -> None:
-    """Raises DataError where the model has fewer words than the tokenizer: their ids would be read as other words."""
+    """Raises DataError if the model's vocabulary is smaller than the tokenizer's: some ids would be out of range."""
     ours, theirs = vocabulary(cfg), tokenizer.vocab_size
     if theirs > ours.size:
         raise DataError(
@@ -114,12 +114,12 @@ def check_vocabulary(cfg: RunConfig, tokenizer: Tokenizer) -> None:
         )
     if theirs > ours.of_text:
         raise DataError(
-            f"{ours.field}={ours.size}: the tokenizer has {theirs} ids, and the mask takes the last one: set {ours.field}"
+            f"{ours.field}={ours.size}: the tokenizer has {theirs} ids, and the mask uses the last one: set {ours.field}"
             f" to at least {theirs + 1}, or llada.mask_id to an id that no text holds"
         )
 
 
 def check_rows(name: str, train: int) -> None:
-    """Raises DataError where a source has no row to train on."""
+    """Raises DataError if a source has no row to train on."""
     if train == 0:
         raise DataError(f"{name} has no training rows: data.generated_documents or the corpus is empty")

@@ -1,4 +1,4 @@
-"""The errors and warnings of the data room."""
+"""The errors and warnings of package `data`."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Warn = Callable[[str], None]
 
 
 class DataError(UserError):
-    """Data that cannot be used: the message names the file or field, what it holds and what it should hold."""
+    """Data that cannot be used: the message names the file or field, what was found and what was expected."""
 
 
 class WriteError(DataError):
-    """Data that could not be written: the disk is full, or the place may not be written to."""
+    """Data that could not be written: the disk is full, or the folder is not writable."""
 
     exit_status = 1
 
 
 class BadRecord(DataError):
-    """A record that cannot be read; data.on_bad_record says what happens then.
+    """A record that cannot be read; handled as data.on_bad_record specifies.
 
     Attributes:
-      reason: in a few words, for counting.
+      reason: a short category, for counts.
     """
 
     def __init__(self, message: str, reason: str):
@@ -33,5 +33,5 @@ class BadRecord(DataError):
 
 
 def to_stderr(line: str) -> None:
-    """Prints a warning: what the user may not know of, and what need not stop the run."""
+    """Prints a warning that does not stop the run."""
     print(f"warning: {line}", file=sys.stderr, flush=True)

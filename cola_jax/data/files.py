@@ -1,4 +1,4 @@
-"""The files that data.sources.path names: files, folders and globs, in a fixed order, and what was passed over."""
+"""The files that data.sources.path names: files, folders and globs, in a fixed order, and the files that were left out."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ENDINGS = {
 }
 STREAMS = ("text", "jsonl")  # kinds that may be compressed
 COMPRESSED = (".gz", ".bz2", ".zst")
-BESIDE = {"state.json", "dataset_info.json", "dataset_dict.json"}  # files that belong to a dataset's own files
-SHOWN = 3  # endings that a message names
+BESIDE = {"state.json", "dataset_info.json", "dataset_dict.json"}  # metadata files of a dataset
+SHOWN = 3  # number of endings that a message names
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Found:
     """Files of one source.
 
     Attributes:
-      names: paths as given, in the order in which they are read; no empty file among them.
-      relative: the same below the folder that names them, so that a corpus that moved has the same.
-      empty: names of files without a byte.
-      notes: what the user may not know was passed over, a line each.
+      names: paths as given, in reading order, without empty files.
+      relative: the same, relative to the folder that was named, so that they do not change if the corpus moves.
+      empty: names of empty files.
+      notes: warnings about files that were left out, one line each.
     """
 
     names: list[str] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Found:
 
 
 def find(kind: str, paths: Sequence[str]) -> Found:
-    """Returns what files, folders (searched below, by the endings of `kind`) and globs name, sorted by entry.
+    """Returns the files of paths, folders (searched recursively, by the endings of `kind`) and globs, sorted by entry.
 
     Links to folders are followed, each real folder once. Endings count in either case; text and jsonl may be compressed.
 
     Raises:
-      DataError: for an entry that names nothing, a link whose target is gone, and where every file is empty.
+      DataError: if an entry does not exist, a link is broken, or every file is empty.
       StorageError: for scheme://.
     """
     found = Found()
@@ -86,7 +86,7 @@ def given(entry: str) -> Path:
     """Returns one entry of data.sources.path as a path.
 
     Raises:
-      DataError: where it is empty. StorageError: for scheme://.
+      DataError: if it is empty. StorageError: for scheme://.
     """
     if not entry.strip():
         raise DataError(f"{FIELD} has an empty entry: name a file, a folder or a glob")
@@ -99,7 +99,7 @@ def _in_folder(kind: str, root: Path, entry: str, notes: list[str]) -> list[str]
     for path in _walk(root):
         name = os.path.basename(path)
         if not os.path.exists(path):
-            if not name.startswith("."):  # an editor's lock is such a link
+            if not name.startswith("."):  # an editor's lock file is such a link
                 raise DataError(f"{FIELD}: {path} is a link to {os.readlink(path)}, which does not exist")
         elif os.path.isfile(path) and has_ending(kind, name):
             inside.append(path)
@@ -137,7 +137,7 @@ def has_ending(kind: str, name: str) -> bool:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Yields every file below a folder. Links to folders are followed last, so that a real name wins over a link's."""
+    """Yields every file below a folder. Links to folders are followed last, so that a real path has priority over a link."""
     seen, waiting = set[str](), [str(root)]
     above = {str(parent) for parent in root.resolve().parents}  # a link to one of these would be a loop
     while waiting:
@@ -153,7 +153,7 @@ def _walk(root: Path) -> Iterator[str]:
 
 
 def _enter(path: str, seen: set[str], links: list[str]) -> bool:
-    """Returns whether to search a folder now; a link to one is kept for later."""
+    """Returns whether to search a folder now; links to folders are searched later."""
     if os.path.islink(path):
         links.append(path)
         return False
@@ -182,7 +182,7 @@ def _matches(path: Path, entry: str, notes: list[str]) -> list[str]:
 
 
 def _root(pattern: Path) -> Path:
-    """Returns the folder that a glob starts in: its parts before the first that is a pattern."""
+    """Returns the folder that a glob starts in: its parts before the first pattern."""
     parts = pattern.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
     return Path(*parts[:first]) if first else Path()

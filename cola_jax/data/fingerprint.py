@@ -1,12 +1,12 @@
-"""What a run's corpus is, by its content: a run that continues must find the corpus that it began with.
+"""Content fingerprint of a run's corpus: a run that continues must have the corpus that it started with.
 
     WORKDIR/corpus.json   {"version": 1, "sources": {"data.sources.0 (text)": "a hash", ...}}
 
-The hash of a source of files covers, in the order of reading, every file's name below the folder that was named, its size
-and its bytes: all of them where the source has up to WHOLE bytes, else PIECES pieces of PIECE bytes of each file, spread
-evenly from its head to its tail. Paths above that folder and times do not count, so a corpus may move. A change inside a
-large file that keeps its size and lies between the pieces is not seen. Generators count by their stories, pydocs by its
-documents, a prepared corpus by the rows that it was written with.
+The hash of a source of files covers, in the order of reading, every file's path relative to the folder that was named, its size
+and its bytes: all of them if the source has up to WHOLE bytes, else PIECES pieces of PIECE bytes of each file, at
+equal distances from start to end. Paths above that folder and modification times are ignored, so a corpus may move. A
+change inside a large file that keeps its size and is between the pieces is not detected. Generators are hashed by their
+stories, pydocs by its documents, a prepared corpus by the fingerprint of its rows.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from cola_jax.data.sources import find
 
 FILE_NAME = "corpus.json"
 VERSION = 1
-WHOLE = 64 * 2**20  # bytes of a source that are all hashed
-PIECES = 16  # of each file of a larger one
+WHOLE = 64 * 2**20  # a source up to this many bytes is hashed completely
+PIECES = 16  # pieces per file of a larger source
 PIECE = 4096  # bytes
-STORIES = 4  # of each split that stand for the generator
+STORIES = 4  # stories of each split that represent the generator
 
 
 def fingerprint(cfg: RunConfig) -> dict[str, str]:
     """Returns a hash of every source by its name in messages, "data.sources.0 (text)".
 
     Raises:
-      DataError: where a source is not there.
+      DataError: if a source does not exist.
     """
     return {
         f"data.sources.{index} ({source.kind})": _of_source(cfg.data, source)
@@ -123,7 +123,7 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 
 def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Returns a line for every source that is not what it was."""
+    """Returns one line for every source that changed."""
     lines = [f"{name} holds other documents" for name in old if name in new and old[name] != new[name]]
     lines += [f"{name} is gone" for name in old if name not in new]
     return lines + [f"{name} is new" for name in new if name not in old]
@@ -142,10 +142,10 @@ def check_unchanged(path: str | Path, cfg: RunConfig, warn: Warn = to_stderr) ->
     """Compares a run's corpus with its corpus.json; a workdir that has none is not checked.
 
     Args:
-      warn: takes the line where data.on_changed_corpus is warn.
+      warn: called with the line if data.on_changed_corpus is warn.
 
     Raises:
-      DataError: where the corpus is another one and data.on_changed_corpus is refuse, and for a damaged corpus.json.
+      DataError: if the corpus changed and data.on_changed_corpus is refuse, or corpus.json is damaged.
     """
     path, policy = Path(path), cfg.data.on_changed_corpus
     if not path.is_file():
@@ -153,12 +153,12 @@ def check_unchanged(path: str | Path, cfg: RunConfig, warn: Warn = to_stderr) ->
     lines = changed(_recorded(path), fingerprint(cfg))
     if not lines:
         return
-    problem = f"the corpus is not the one that {path.parent} was begun with: {'; '.join(lines)}"
+    problem = f"the corpus is not the one that {path.parent} was started with: {'; '.join(lines)}"
     if policy == "refuse":
         raise DataError(
-            f"{problem}. Restore it, start in a new workdir, or go on with the new one by data.on_changed_corpus='warn'"
+            f"{problem}. Restore it, start in a new workdir, or continue with the new one by data.on_changed_corpus='warn'"
         )
-    warn(f"{problem}. The run goes on with the new one (data.on_changed_corpus='warn')")
+    warn(f"{problem}. The run continues with the new one (data.on_changed_corpus='warn')")
 
 
 def _recorded(path: Path) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Tokenizers of a Hugging Face tokenizer.json, through the optional package `tokenizers`.
 
-The file carries state that is no part of the mapping from text to ids: truncation, padding, dropout, and names of special
-tokens that a text may contain. The copy that encodes has none of it: lengths are unlimited, encoding is deterministic, and
+The file contains state that is not part of the mapping from text to ids: truncation, padding, dropout, and names of special
+tokens that a text may contain. The copy used for encoding has none of it: lengths are unlimited, encoding is deterministic, and
 special tokens are renamed, so that a text that spells `</s>` is encoded as those four characters.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from cola_jax import storage
 from cola_jax.data.errors import DataError
 
-UNSPELLABLE = "\ufdd0"  # a noncharacter, in front of the names of special tokens: no text for people has it
+UNSPELLABLE = "\ufdd0"  # a Unicode noncharacter, put before the names of special tokens: it does not occur in text
 RANDOM = ("dropout", "alpha", "nbest_size")  # fields of a model that make encoding random
 
 
@@ -26,7 +26,7 @@ class HuggingFaceTokenizer:
     kind = "huggingface"
 
     def __init__(self, model: bytes, pad_token: str, eos_token: str, source: str):
-        """Raises DataError where the package is missing, the file is none of its kind or a special token is absent."""
+        """Raises DataError if the package is missing, the file is not a tokenizer.json or lacks a special token."""
         try:
             import tokenizers
         except ImportError as error:
@@ -59,7 +59,7 @@ class HuggingFaceTokenizer:
         return found
 
     def _unknown_id(self, model: dict[str, Any]) -> int | None:
-        """Returns the id of what stands for unknown text; None where such text is dropped, or is an error."""
+        """Returns the id of the unknown token; None if unknown text is dropped, or is an error."""
         if model.get("type") == "Unigram" or "unk_id" in model:
             return model.get("unk_id")
         name = model.get("unk_token")
@@ -68,17 +68,17 @@ class HuggingFaceTokenizer:
     def _encoding(self, text: str) -> Any:
         try:
             return self._inner.encode(text, add_special_tokens=False)
-        except Exception as error:  # bare, e.g. of a word list without a token for unknown words
+        except Exception as error:  # bare Exception, e.g. of a WordLevel model without an unknown token
             raise DataError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from error
 
     def encode(self, text: str) -> list[int]:
-        """Raises DataError where the tokenizer has no way to encode `text` without its special tokens."""
+        """Raises DataError if the tokenizer encodes `text` with a special token."""
         ids = self._encoding(text).ids
         if self.pad_id in ids or self.eos_id in ids:
             which = self.special_names[0] if self.pad_id in ids else self.special_names[1]
             raise DataError(
                 f"the tokenizer encodes {text[:40]!r} with its special token {which!r}, e.g. for characters that it has"
-                " no token for: give tokenizer.pad_token and eos_token that do not stand for unknown text"
+                " no token for: give tokenizer.pad_token and eos_token that are not the unknown token"
             )
         return ids
 
@@ -97,7 +97,7 @@ class HuggingFaceTokenizer:
             encoding = self._encoding(text)
         except DataError:
             return text
-        if self._unknown is None:  # such a model drops what it has no token for, and what follows loses its place
+        if self._unknown is None:  # a model that drops unknown text gives wrong offsets after it
             return "".join(c for c in dict.fromkeys(text) if not self._has_token(c))
         covered = np.zeros(len(text), bool)
         for index, (start, end) in zip(encoding.ids, encoding.offsets):
@@ -112,12 +112,12 @@ class HuggingFaceTokenizer:
     def _gives_ids(self, character: str) -> bool:
         try:
             return bool(self._encoding(character).ids)
-        except DataError:  # a word list that raises for unknown words drops none: what it encoded is whole
+        except DataError:  # a WordLevel model that raises for unknown words drops none
             return True
 
 
 def _tree(model: bytes, source: str) -> dict[str, Any]:
-    """Returns a tokenizer.json without the state that would change what a text is encoded to."""
+    """Returns a tokenizer.json without the state that would change the encoding of a text."""
     tree = storage.parse_json(storage.decode(model, source), source)
     if not isinstance(tree, dict) or not isinstance(tree.get("model"), dict):
         plain = isinstance(tree, dict) and tree and all(isinstance(value, int) for value in tree.values())
@@ -137,7 +137,7 @@ def _tree(model: bytes, source: str) -> dict[str, Any]:
 def _rename_special(tree: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
     """Renames the special tokens of `tree`, and those called `names`, in place; returns the new name of each.
 
-    Tokens that were added but are not special stay words of the text; none swallows the spaces beside it.
+    Added tokens that are not special stay tokens of text; none strips the spaces beside it.
     """
     for one in tree["added_tokens"]:
         one["special"] = bool(one.get("special")) or one["content"] in names
@@ -163,6 +163,6 @@ def _rename_special(tree: dict[str, Any], names: Sequence[str]) -> dict[str, str
 
 
 def _makes(pair: Any, names: set[str]) -> bool:
-    """Returns whether a merge of BPE gives, or takes, a token of `names`."""
+    """Returns whether a BPE merge produces or consumes a token of `names`."""
     parts = pair.split(" ") if isinstance(pair, str) else list(pair)
     return "".join(parts) in names or not names.isdisjoint(parts)

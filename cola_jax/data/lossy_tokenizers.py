@@ -1,4 +1,4 @@
-"""What a tokenizer changes in text, found by encoding and decoding probes."""
+"""Text that a tokenizer changes, found by encoding and decoding probes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cola_jax.data.errors import DataError
 if TYPE_CHECKING:
     from cola_jax.data.tokenizers import Tokenizer
 
-# Each differs from text that every tokenizer gives back in one thing. Letters are few: a word list need not know words.
+# Each probe tests one property. They use few letters, because a WordLevel vocabulary may lack other words.
 PROBES = {
     "the spaces between words": ("a b",),
     "newlines": ("a\nb", "a\n\nb\n"),
@@ -30,14 +30,14 @@ PROBES = {
 
 
 def losses(tokenizer: Tokenizer) -> list[str]:
-    """Returns the kinds of text that decoding does not give back as they were encoded."""
+    """Returns the kinds of text that do not survive encoding and decoding."""
     return [name for name, probes in PROBES.items() if not all(_comes_back(tokenizer, text) for text in probes)]
 
 
 def line_of(tokenizer: Tokenizer, source: str) -> str:
-    """Returns one line on what `tokenizer` changes in text; empty where it changes nothing."""
+    """Returns one line on what `tokenizer` changes in text; empty if it changes nothing."""
     changed = losses(tokenizer)
-    return f"{source} does not give every text back: it loses or changes {', '.join(changed)}" if changed else ""
+    return f"{source} does not restore every text: it loses or changes {', '.join(changed)}" if changed else ""
 
 
 def _comes_back(tokenizer: Tokenizer, text: str) -> bool:

@@ -1,4 +1,4 @@
-"""A folder that is filled under another name and appears whole, in one rename; two programs cannot fill the same one."""
+"""A folder that is written under a temporary name and renamed when complete; only one program can write it at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def check_free(folder: str | Path, name: str) -> Path:
     """Returns where to write, without writing: links resolved, absolute.
 
     Args:
-      name: of the option that `folder` was given by.
+      name: the option that `folder` was given by.
 
     Raises:
-      DataError: where the place holds something, or cannot be written to. StorageError: for scheme://.
+      DataError: if the folder is not empty, or cannot be written. StorageError: for scheme://.
     """
     given = storage.local(folder, name)
     if given.is_symlink() and not given.exists():
@@ -34,18 +34,18 @@ def check_free(folder: str | Path, name: str) -> Path:
         raise DataError(f"{given} is a mount point, which a new folder cannot replace: name a folder inside it")
     above = next(parent for parent in out.parents if parent.exists())
     if not above.is_dir():
-        raise DataError(f"{given} cannot be made: {above} is a file")
+        raise DataError(f"{given} cannot be created: {above} is a file")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise WriteError(f"{given} cannot be made: no permission to write in {above}")
+        raise WriteError(f"{given} cannot be created: no permission to write in {above}")
     return out
 
 
 @contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """Gives a folder to fill that becomes `out` when all went well, and is gone else.
+    """Yields a folder to fill, which is renamed to `out` on success and removed otherwise.
 
     Raises:
-      DataError: where another program fills it. WriteError: where it cannot be made or renamed.
+      DataError: if another program is writing it. WriteError: if it cannot be created or renamed.
     """
     partial = out.with_name(out.name + ENDING)
     try:
@@ -55,7 +55,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise WriteError(f"{partial}: {storage.reason(error)}") from error
     try:
         _lock(held, partial)
-        _clear(partial)  # what a killed program left
+        _clear(partial)  # left by a killed program
         try:
             yield partial
             _appear(partial, out)
@@ -68,7 +68,7 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raises WriteError in place of the OSError of what is written inside, e.g. on a full disk; `path` names it."""
+    """Converts an OSError of the body, e.g. for a full disk, to a WriteError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -79,11 +79,11 @@ def _appear(partial: Path, out: Path) -> None:
     try:
         os.replace(partial, out)
     except OSError as error:  # e.g. another program was faster
-        raise WriteError(f"{out} cannot be made of {partial}: {storage.reason(error)}") from error
+        raise WriteError(f"{out} cannot be created from {partial}: {storage.reason(error)}") from error
 
 
 def _lock(held: int, partial: Path) -> None:
-    """Locks an open folder until it is closed, or the process ends."""
+    """Locks an open folder until it is closed or the process ends."""
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -14,7 +14,7 @@ from cola_jax.config import RunConfig, tokens_of_block
 from cola_jax.data.errors import DataError
 
 Row = dict[str, np.ndarray]
-CHUNK_TOKENS = 2**24  # packed at a time, and held by one shard of a prepared corpus
+CHUNK_TOKENS = 2**24  # tokens that are packed at a time, and tokens per shard of a prepared corpus
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Packed:
 
     Attributes:
       tokens_NL: int32.
-      segments_NL: int32, documents of a row counted from 1; 0 where a row is empty.
+      segments_NL: int32, documents of a row counted from 1; 0 if a row is empty.
       weights_NL: uint8, 1 on real tokens (end of document included), 0 on padding.
     """
 
@@ -56,7 +56,7 @@ def positions_of(segments_L: np.ndarray) -> np.ndarray:
 
 
 def pack(documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id: int, keep_tail: bool) -> Packed:
-    """Returns the rows of `pack_chunks` as one."""
+    """Returns all rows of `pack_chunks`."""
     length = cfg.train.sequence_length
     empty = Packed(*(np.zeros((0, length), kind) for kind in (np.int32, np.int32, np.uint8)))
     return _join([empty, *pack_chunks(documents, cfg, pad_id, eos_id, keep_tail)])
@@ -65,13 +65,13 @@ def pack(documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id
 def pack_chunks(
     documents: Iterable[Sequence[int]], cfg: RunConfig, pad_id: int, eos_id: int, keep_tail: bool
 ) -> Iterator[Packed]:
-    """Packs tokenized documents as `data.packing` says, each followed by `eos_id`, about CHUNK_TOKENS at a time.
+    """Packs tokenized documents by `data.packing`, each followed by `eos_id`, about CHUNK_TOKENS at a time.
 
     Args:
       keep_tail: concat only: whether a last row that the documents do not fill is padded (held-out) or dropped (training).
 
     Raises:
-      DataError: where train.sequence_length is not a whole number of blocks.
+      DataError: if train.sequence_length is not a multiple of the block.
     """
     length, align = cfg.train.sequence_length, tokens_of_block(cfg)
     if length % align:
@@ -105,7 +105,7 @@ def _join(parts: Sequence[Packed]) -> Packed:
 def concat(
     documents: Iterable[Sequence[int]], length: int, pad_id: int, eos_id: int, keep_tail: bool
 ) -> Iterator[Packed]:
-    """Joins documents with `eos_id` and cuts every `length` tokens: one segment, positions 0..L-1.
+    """Joins documents with `eos_id` and splits them every `length` tokens: one segment, positions 0..L-1.
 
     A corpus shorter than one row is padded to a row; otherwise an unfilled last row is dropped unless `keep_tail`.
     """
@@ -125,10 +125,10 @@ def concat(
 
 
 def best_fit(documents: Iterable[Sequence[int]], length: int, align: int, pad_id: int, eos_id: int) -> Packed:
-    """Puts whole documents into rows, longest first, each where it leaves the least room.
+    """Puts whole documents into rows, longest first, each into the row where it leaves the least space.
 
     Every document starts at a multiple of `align`; its tail up to the next multiple is padding of weight 0 in its own
-    segment, so a block of `align` tokens never holds two documents. Documents longer than a row are cut into pieces that
+    segment, so a block of `align` tokens never holds two documents. Documents longer than a row are split into pieces that
     count as documents (a piece of nothing but `eos_id` is dropped). Rows, and the documents of a row, keep corpus order.
     """
     pieces = [piece for document in documents for piece in _pieces(document, length, eos_id)]

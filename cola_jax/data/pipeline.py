@@ -1,4 +1,4 @@
-"""Rows -> batches. Global batch i is a pure function of (data.seed, i), whatever the number of hosts and of restarts.
+"""Rows -> batches. Global batch i is a pure function of (data.seed, i), independent of the number of hosts and of restarts.
 
 Axes: B rows of a global batch, b of them on this host, L tokens.
 """
@@ -24,15 +24,15 @@ Batch = dict[str, np.ndarray]
 
 
 def build_corpus(cfg: RunConfig, tokenizer: Tokenizer, warn: Warn = to_stderr) -> Corpus:
-    """Tokenizes and packs the sources of `cfg` in memory, or opens the prepared corpus that it names.
+    """Tokenizes and packs the sources of `cfg` in memory, or opens its prepared corpus.
 
-    Needs 9 bytes per token; prepare a larger corpus once instead.
+    Needs 9 bytes of memory per token; prepare a larger corpus once instead.
 
     Args:
-      warn: takes a line about what the corpus leaves out: files, records, characters.
+      warn: called with a line about omissions of the corpus: files, records, characters.
 
     Raises:
-      DataError: where a source cannot be used, or the tokenizer has more ids than the model.
+      DataError: if a source cannot be used, or the tokenizer has more ids than the model.
     """
     if any(source.kind == "prepared" for source in cfg.data.sources):
         return open_prepared(cfg, tokenizer)
@@ -53,7 +53,7 @@ def _part(cfg: RunConfig, source: SourceConfig, tokenizer: Tokenizer, warn: Warn
 
 @dataclass(frozen=True)
 class _HostRows:
-    """This host's share of an endless sequence of rows: of every B consecutive ones, the same b."""
+    """This host's share of an endless sequence of rows: the same b of every B consecutive ones."""
 
     rows: grain.MapDataset
     batch: int  # B
@@ -78,17 +78,17 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Returns this host's rows of the global batches start_step, start_step + 1, ... without end.
 
-    Rows are shuffled anew each epoch of their source where data.shuffle is set; several sources mix by weight.
+    Rows are shuffled anew each epoch of their source if data.shuffle is set; several sources mix by weight.
 
     Args:
-      batch_size: B; train.batch_size where it is None.
+      batch_size: B; train.batch_size if it is None.
 
     Returns:
       Iterator of tokens, segments, positions (b, L) int32, weights (b, L) float32 and rows (b,) int32, each row's index
       in the global batch. b = B / host_count; host h has the rows h*b .. (h+1)*b - 1.
 
     Raises:
-      DataError: where B is not a multiple of `host_count`, or data.threads or data.prefetch is negative.
+      DataError: if B is not a multiple of `host_count`, or data.threads or data.prefetch is negative.
     """
     total, share = _share(cfg, batch_size, host_index, host_count)
     for name, value in (("data.threads", cfg.data.threads), ("data.prefetch", cfg.data.prefetch)):
@@ -119,13 +119,13 @@ def heldout_batches(
     host_index: int = 0,
     host_count: int = 1,
 ) -> list[Batch]:
-    """Returns this host's rows of at most `count` held-out batches: the same ones every time, none twice.
+    """Returns this host's rows of at most `count` held-out batches: the same ones every time, without repetition.
 
-    Rows are spread evenly over the held-out rows of all sources. Where they do not fill the last batch, a row of weight 0
-    stands in. Shapes, keys and arguments are those of `train_batches`.
+    Rows are spread evenly over the held-out rows of all sources. If they do not fill the last batch, it is padded with
+    a row of weight 0. Shapes, keys and arguments are those of `train_batches`.
 
     Raises:
-      DataError: where nothing is held out, or B is not a multiple of `host_count`.
+      DataError: if nothing is held out, or B is not a multiple of `host_count`.
     """
     total, share = _share(cfg, batch_size, host_index, host_count)
     rows = corpus.heldout

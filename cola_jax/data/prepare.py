@@ -1,11 +1,11 @@
 """Tokenize and pack once: a folder of ArrayRecord shards that training reads by random access.
 
-    FOLDER/metadata.json        what it was made with; written last
+    FOLDER/metadata.json        the settings it was made with; written last
     FOLDER/tokenizer.*          the tokenizer
     FOLDER/0-train-00000.array_record, 0-heldout-00000.array_record, ...   source 0, 1, ...
 
 A record is one row: L tokens and L segments as little-endian int32, then L weights as uint8. Everything is written to
-FOLDER.partial and renamed in one step, so a killed run leaves no folder that looks whole.
+FOLDER.partial and renamed in one step, so a killed run leaves no folder that looks complete.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def prepare_corpus(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stder
     Nothing is written before the sources, the tokenizer and the vocabulary have been checked.
 
     Args:
-      warn: takes a line about what the corpus leaves out: files, records, characters.
+      warn: called with a line about omissions of the corpus: files, records, characters.
 
     Raises:
-      DataError: where the folder is not empty, a source cannot be used, or another program prepares into the folder.
-      WriteError: where the folder cannot be written. StorageError: for scheme://.
+      DataError: if the folder is not empty, a source cannot be used, or another program is writing the folder.
+      WriteError: if the folder cannot be written. StorageError: for scheme://.
     """
     out = check_free(out_folder, "--output")
     if any(source.kind == "prepared" for source in cfg.data.sources):
@@ -106,7 +106,7 @@ def _write_shard(path: Path, packed: Packed, content: Any) -> None:
     """Writes rows and adds their bytes to the hash `content`.
 
     Raises:
-      WriteError: where they are not all there afterwards, e.g. on a full disk.
+      WriteError: if rows are missing afterwards, e.g. on a full disk.
     """
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1,zstd")
@@ -119,18 +119,18 @@ def _write_shard(path: Path, packed: Packed, content: Any) -> None:
         reader = ArrayRecordReader(str(path))
         written = reader.num_records()
         reader.close()
-    except RuntimeError as error:  # the writer's only kind
+    except RuntimeError as error:  # the only exception type of the writer
         raise WriteError(f"{path} cannot be written: {str(error).split(';')[0]}") from error
     if written != len(packed):
         raise WriteError(f"{path} holds {written} rows of {len(packed)} after writing: is the disk full?")
 
 
 def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
-    """Opens the corpus that the only source of `cfg` names; its sources mix by the weights that it was prepared with.
+    """Opens the prepared corpus of `cfg`, its only source; the sources in it are mixed by the weights of its preparation.
 
     Raises:
-      DataError: where the folder is not whole, or was made with another length, packing, block or tokenizer than `cfg`
-        has; every difference is named with both values. Packed by concat, it fits every block.
+      DataError: if the folder is not complete, or was made with another length, packing, block or tokenizer than `cfg`
+        has; every difference is named with both values. A corpus packed by concat fits every block size.
     """
     folder = given(cfg.data.sources[0].path[0])
     metadata = read_metadata(folder)

@@ -18,14 +18,14 @@ from cola_jax.data.packing import Row, row
 METADATA_NAME = "metadata.json"
 VERSION = 1
 SIDES = ("train", "heldout")
-DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_bad_record")  # DataConfig, done by then
+DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_bad_record")  # applied in preparing
 
 
 class PreparedRows:
     """The rows of some shards by random access."""
 
     def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], length: int):
-        """Raises DataError where a shard is missing, cut or has another number of rows than its metadata says."""
+        """Raises DataError if a shard is missing, truncated or has another number of rows than in its metadata."""
         self._length = length
         self._count = sum(shard["rows"] for shard in shards)
         missing = [shard["file"] for shard in shards if not (folder / shard["file"]).is_file()]
@@ -41,7 +41,7 @@ class PreparedRows:
         return self._count
 
     def __getitem__(self, index: int) -> Row:
-        """Raises DataError where the shard is damaged there."""
+        """Raises DataError if the shard is damaged at this row."""
         record, length = self._records[index], self._length
         if len(record) != 9 * length:
             raise DataError(
@@ -54,7 +54,7 @@ class PreparedRows:
 
 
 def dividing(data: DataConfig) -> dict[str, Any]:
-    """Returns the fields that choose the documents of a corpus, by name; a prepared one carries them."""
+    """Returns the fields that select the documents of a corpus, by name; a prepared corpus stores them."""
     return {f"data.{name}": getattr(data, name) for name in DIVIDING}
 
 
@@ -62,12 +62,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Returns the metadata of a prepared corpus.
 
     Raises:
-      DataError: where there are none, or they are of another version or damaged.
+      DataError: if there is none, or it is of another version or damaged.
     """
     path = folder / METADATA_NAME
     if not path.is_file():
         raise DataError(
-            f"data.sources.path: {folder} has no {METADATA_NAME}: not a prepared corpus, or not a whole one"
+            f"data.sources.path: {folder} has no {METADATA_NAME}: not a prepared corpus, or not a complete one"
         )
     metadata = storage.read_json(path)
     version = metadata.get("version") if isinstance(metadata, dict) else None
@@ -102,11 +102,11 @@ def _is_shard(shard: Any) -> bool:
 
 
 def disagreements(metadata: dict[str, Any], wanted: dict[str, Any], data: DataConfig) -> list[str]:
-    """Returns in which fields a corpus and a config differ, both values named.
+    """Returns the fields in which a corpus and a config differ, with both values.
 
     Args:
-      wanted: what must be equal, by field.
-      data: its fields that chose documents must be those of preparing, or have their defaults: nothing reads them now.
+      wanted: the values that must be equal, by field.
+      data: its fields that select documents must equal those of the preparation, or have their defaults.
     """
     lines = [
         f"{name}: prepared with {metadata.get(name)!r}, the config has {value!r}"

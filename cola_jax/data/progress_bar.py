@@ -1,4 +1,4 @@
-"""Progress of work that takes long: a bar on a terminal, a plain line now and then in a log."""
+"""Progress of slow work: a bar on a terminal, periodic lines in a log."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def bar(iterable: Iterable[T], label: str, unit: str, total: int | None = None) 
     """Yields the items of `iterable` and shows on stderr how many are done.
 
     Args:
-      unit: what the items are, in the plural.
-      total: how many there are, where the iterable has no length; None: not known.
+      unit: name of the items, in the plural.
+      total: how many there are, if the iterable has no length; None: not known.
     """
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)

@@ -1,7 +1,7 @@
-"""English prose that every Python carries: its language reference topics and the docstrings of its standard library.
+"""English prose in every Python installation: language reference topics and the docstrings of the standard library.
 
-Files are read and parsed, never imported. One document a topic and one a module; a paragraph that came before is left
-out, so no two documents share one. Another version of Python has another text.
+Files are read and parsed, never imported. One document per topic and one per module; repeated paragraphs are left
+out, so no two documents share one. The text depends on the Python version.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEWEST_LETTERS = 0.8  # share of a paragraph that is letters and spaces
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """Returns the documents in a fixed order: topics by name, then modules by path. Takes a few seconds, once."""
+    """Returns the documents in a fixed order: topics by name, then modules by path. Takes a few seconds on the first call."""
     seen: set[str] = set()
     raw = [topics[name] for name in sorted(topics)] + [_docstrings(path) for path in _library()]
     cleaned = ("\n\n".join(_new(_prose(text), seen)) for text in raw)
@@ -42,7 +42,7 @@ def _library() -> list[Path]:
 
 
 def _docstrings(path: Path) -> str:
-    """Returns the docstrings of a module, its classes and functions, in source order; "" where it does not parse."""
+    """Returns the docstrings of a module, its classes and functions, in source order; "" if it does not parse."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -53,7 +53,7 @@ def _docstrings(path: Path) -> str:
 
 
 def _prose(text: str) -> Iterator[str]:
-    """Yields the paragraphs that read as English, each on one line: no code, grammar, tables or headings."""
+    """Yields the paragraphs of English prose, each on one line: no code, grammar, tables or headings."""
     for block in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         lines = block.rstrip().split("\n")
         if lines[0].startswith("   ") or any(line.lstrip().startswith((">>>", "...")) for line in lines):

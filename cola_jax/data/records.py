@@ -1,4 +1,4 @@
-"""Bytes -> text, JSON -> the text of a field; what is neither is a BadRecord that names its place."""
+"""Bytes -> text, JSON -> the text of a field; anything else is a BadRecord with its location."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def text_of(raw: bytes, where: str) -> str:
 
 
 def json_of(text: str, where: str) -> Any:
-    """Returns the value of JSON text. Raises BadRecord where it is none."""
+    """Returns the value of JSON text. Raises BadRecord if it is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -35,7 +35,7 @@ def field_of(record: Any, field: str, where: str) -> str:
     """Returns the text of a field of a JSON value.
 
     Raises:
-      BadRecord: where the value is no object, lacks the field, or the field is not text or not valid Unicode.
+      BadRecord: if the value is not an object, lacks the field, or the field is not text or not valid Unicode.
     """
     if not isinstance(record, dict):
         raise BadRecord(f"{where} is not a JSON object but {type(record).__name__}", "not a JSON object")
@@ -49,7 +49,7 @@ def checked(value: Any, field: str, where: str) -> str:
     """Returns `value`, that of a field.
 
     Raises:
-      BadRecord: where it is not text, or not valid Unicode.
+      BadRecord: if it is not text, or not valid Unicode.
     """
     if value is None:
         raise BadRecord(f"{where}: data.sources.field={field!r} is null", "null")

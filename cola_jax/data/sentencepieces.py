@@ -1,4 +1,4 @@
-"""SentencePiece: training on documents, and encoding that gives every text back exactly."""
+"""SentencePiece: training on documents, and lossless encoding."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import sentencepiece
 from cola_jax.data.errors import DataError
 
 PAD_TOKEN, EOS_TOKEN = "<pad>", "</s>"
-LONGEST_SENTENCE = 4096  # bytes; longer text is cut before training, where SentencePiece would drop it
-SPACE_SIGN = "\u2581"  # how SentencePiece writes a space; in a text it would be read as one
-STAND_INS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # noncharacters: no text for people has them
+LONGEST_SENTENCE = 4096  # bytes; longer text is split before training, because SentencePiece would drop it
+SPACE_SIGN = "\u2581"  # SentencePiece's space sign; in a text it would be decoded as a space
+STAND_INS = tuple(map(chr, range(0xFDD0, 0xFDF0)))  # Unicode noncharacters, which do not occur in text
 
 
 class SentencePieceTokenizer:
@@ -23,7 +23,7 @@ class SentencePieceTokenizer:
     kind = "sentencepiece"
 
     def __init__(self, model: bytes, pad_token: str, eos_token: str, source: str):
-        """Raises DataError where `model` is no SentencePiece model or lacks a special token; `source` names it there."""
+        """Raises DataError, naming `source`, if `model` is not a SentencePiece model or lacks a special token."""
         self._inner = _processor(model, source)
         self.model = model
         self.special_names = (pad_token, eos_token)
@@ -68,7 +68,7 @@ class SentencePieceTokenizer:
         return self._inner.unk_id() in ids or any(not self._has_piece(c) for c in set(text))
 
     def _has_piece(self, character: str) -> bool:
-        """Returns whether normalization leaves anything of a character."""
+        """Returns whether normalization keeps a character."""
         if character not in self._alone:
             self._alone[character] = (
                 character.isspace() or character == SPACE_SIGN or bool(self._inner.encode(character))
@@ -77,7 +77,7 @@ class SentencePieceTokenizer:
 
 
 def _processor(model: bytes, source: str) -> sentencepiece.SentencePieceProcessor:
-    """Raises DataError where `model` is no SentencePiece model; `source` names it there."""
+    """Raises DataError if `model` is not a SentencePiece model; `source` is its name in the message."""
     try:
         inner = sentencepiece.SentencePieceProcessor(model_proto=model) if model else None
     except (RuntimeError, ValueError, TypeError) as error:
@@ -88,7 +88,7 @@ def _processor(model: bytes, source: str) -> sentencepiece.SentencePieceProcesso
 
 
 def _instead(model: bytes) -> str:
-    """Returns what a file is that is no SentencePiece model, where its first line says so."""
+    """Returns the format of a file that is not a SentencePiece model, if its first line shows it."""
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", model):
         return ": it looks like a tiktoken file; give the tokenizer.json of that tokenizer"
     return ""
@@ -97,15 +97,15 @@ def _instead(model: bytes) -> str:
 def _without_spelling(
     inner: sentencepiece.SentencePieceProcessor, model: bytes, special: Sequence[int], source: str
 ) -> sentencepiece.SentencePieceProcessor:
-    """Returns a processor that no text makes write the pieces `special`: they become control symbols, if they are not yet.
+    """Returns a processor that never encodes text as the pieces `special`: they are made control symbols.
 
     Raises:
-      DataError: where one of them stands for unknown text or for a byte.
+      DataError: if one of them is the unknown piece or a byte piece.
     """
     taken = [i for i in special if inner.is_unknown(i) or inner.is_byte(i)]
     if taken:
         raise DataError(
-            f"{source}: {inner.id_to_piece(taken[0])!r} stands for text; give other names as tokenizer.pad_token and eos_token"
+            f"{source}: {inner.id_to_piece(taken[0])!r} is used for text; give other names as tokenizer.pad_token and eos_token"
         )
     if all(inner.is_control(i) for i in special):
         return inner
@@ -128,13 +128,13 @@ def _replace(ids: list[int], old: list[int], new: list[int]) -> list[int]:
 
 
 def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePieceTokenizer:
-    """Trains a unigram model with byte fallback; the same documents give the same model.
+    """Trains a unigram model with byte fallback; deterministic for the same documents.
 
-    Text is not normalized, so decoding gives back newlines and runs of spaces. A corpus with fewer distinct pieces than
+    Text is not normalized, so decoding restores newlines and runs of spaces. A corpus with fewer distinct pieces than
     `vocab_size` gives a smaller vocabulary.
 
     Raises:
-      DataError: where there is no text, or `vocab_size` is below the 256 bytes, the special tokens and the characters.
+      DataError: if there is no text, or `vocab_size` is below the 256 bytes, the special tokens and the characters.
     """
     if not 0 < vocab_size < 2**31:
         raise DataError(f"tokenizer.vocab_size={vocab_size} must be between 1 and 2**31 - 1")
@@ -161,14 +161,14 @@ def train_sentencepiece(documents: Iterable[str], vocab_size: int) -> SentencePi
             minloglevel=2,
         )
     except (RuntimeError, SystemError) as error:
-        if failed:  # some versions raise a SystemError in place of what a document raised
+        if failed:  # some versions raise a SystemError instead of the exception of a document
             raise failed[0] from None
         raise DataError(_training_problem(str(error), vocab_size)) from error
     return SentencePieceTokenizer(model.getvalue(), PAD_TOKEN, EOS_TOKEN, "the trained model")
 
 
 def _watched(documents: Iterable[str], failed: list[Exception]) -> Iterator[str]:
-    """Yields documents and keeps what reading them raised."""
+    """Yields documents and stores an exception of reading them."""
     try:
         yield from documents
     except Exception as error:
@@ -179,8 +179,8 @@ def _watched(documents: Iterable[str], failed: list[Exception]) -> Iterator[str]
 def _sentences(documents: Iterable[str]) -> Iterator[str]:
     """Yields pieces of documents, then every word that came twice, with and without a full stop.
 
-    SentencePiece proposes only what occurs in two different strings between spaces: a word that is always followed by a
-    space, as in a small corpus, would otherwise never become a piece.
+    SentencePiece proposes only substrings that occur in two different strings between spaces: a word that is always
+    followed by a space, as in a small corpus, would otherwise never become a piece.
     """
     words: Counter[str] = Counter()
     for document in documents:

@@ -1,7 +1,7 @@
-"""A source of the config -> its training and its held-out documents.
+"""Training and held-out documents of a source of the config.
 
-A generator draws both. A finite corpus is divided by a hash of each document's text: the same document is always on the
-same side, wherever it stands and however often it occurs.
+A generator makes both. A finite corpus is divided by a hash of each document's text: the same document is always on the
+same side, independent of its position and number of occurrences.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class Division:
-    """The two sides of one source.
+    """The training and held-out documents of one source.
 
     Attributes:
-      skipped: how many records were left out, by reason; empty where data.on_bad_record is refuse.
-      notes: what the user may not know was passed over, a line each.
+      skipped: how many records were left out, by reason; empty if data.on_bad_record is refuse.
+      notes: warnings about files that were left out, one line each.
     """
 
     train: Documents
@@ -59,7 +59,7 @@ class Generated:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Some documents of others."""
+    """A subset of documents."""
 
     documents: Documents
     indices: Sequence[int]
@@ -72,12 +72,12 @@ class Chosen:
 
 
 def name_of(source: SourceConfig) -> str:
-    """Returns how a source is called in messages."""
+    """Returns the name of a source in messages."""
     return f"{source.kind} {', '.join(source.path)}".strip()
 
 
 def open_source(data: DataConfig, source: SourceConfig) -> Division:
-    """Opens one source and divides it. What was left out stands in `skipped` and `notes`; nothing is printed.
+    """Opens one source and divides it. Omissions are recorded in `skipped` and `notes`; nothing is printed.
 
     Raises:
       DataError: for missing or unreadable files, a missing field, a record that cannot be read (data.on_bad_record:
@@ -94,7 +94,7 @@ def open_source(data: DataConfig, source: SourceConfig) -> Division:
 
 
 def find(source: SourceConfig) -> files.Found:
-    """Returns the files of a source; none where its kind has none of its own.
+    """Returns the files of a source; none if its kind has no files.
 
     Raises:
       DataError: see `files.find` and `columns.find_arrow`.
@@ -127,12 +127,12 @@ def _documents(source: SourceConfig, found: files.Found) -> Documents:
 
 
 def _with_empty_files(division: Division, found: files.Found, on_bad_record: str) -> Division:
-    """Counts empty files among good ones as skipped, or notes them: they hold no record that could be bad."""
+    """Counts empty files as skipped, or notes them: they contain no record that could be bad."""
     count, skipped, notes = len(found.empty), dict(division.skipped), list(found.notes)
     if count and on_bad_record == "skip":
         skipped["empty file"] = count
     elif count:
-        notes.append(f"{files.FIELD}: {count} empty files were passed over, the first is {found.empty[0]}")
+        notes.append(f"{files.FIELD}: {count} empty files were left out, the first is {found.empty[0]}")
     return Division(division.train, division.heldout, skipped, tuple(notes))
 
 
@@ -140,11 +140,11 @@ def divide(documents: Documents, fraction: float, name: str, on_bad_record: str 
     """Holds out the documents whose hash falls below `fraction`, at least one unless it is 0; blank ones are left out.
 
     Args:
-      on_bad_record: refuse | skip; records that cannot be read are counted by reason where they are skipped.
+      on_bad_record: refuse | skip; records that cannot be read are counted by reason if they are skipped.
 
     Raises:
-      DataError: where a side would have no document; `name` says of which source.
-      BadRecord: for the first record that cannot be read, where it is refused.
+      DataError: if training or held-out documents would be empty; `name` is the source's name.
+      BadRecord: for the first record that cannot be read, if on_bad_record is refuse.
     """
     places: dict[float, list[int]] = {}
     skipped: Counter[str] = Counter()
@@ -160,7 +160,7 @@ def divide(documents: Documents, fraction: float, name: str, on_bad_record: str 
             places.setdefault(_hash(text), []).append(index)
     if len(places) < (1 if fraction == 0 else 2):
         raise DataError(
-            f"{name}: {len(places)} distinct documents are too few to train on some and hold out others"
+            f"{name}: {len(places)} distinct documents are too few for both training and held-out documents"
             f" (data.heldout_fraction={fraction}{_skipped(skipped)}); add text, or set data.heldout_fraction=0"
         )
     ordered = sorted(places)

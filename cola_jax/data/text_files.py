@@ -1,7 +1,7 @@
 """Documents in text files and in JSONL, plain or compressed, by random access.
 
-A plain file is read by position whenever a document is asked for. gzip, bz2 and zstd cannot be: such a file is
-decompressed once and its text held in memory, as many bytes as it has unpacked. Unpack what memory cannot hold.
+A plain file is read by position whenever a document is requested. A file compressed by gzip, bz2 or zstd is
+decompressed once and kept in memory; decompress files that are too large for that.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cola_jax.data.files import Found
 from cola_jax.data.records import field_of, json_of, text_of
 
 WHOLE_FILE = 8 * 1024  # bytes; a text file up to this size is one document
-DOCUMENT_BYTES = 2 * 1024  # a larger one is divided at the first blank line after so many
-LONGEST_PARAGRAPH = 16 * 1024  # or, where there is no blank line, at the first line end after so many
+DOCUMENT_BYTES = 2 * 1024  # a larger one is divided at the first blank line after this many bytes
+LONGEST_PARAGRAPH = 16 * 1024  # or, if there is no blank line, at the first line end after this many bytes
 
 
 @dataclass(frozen=True)
 class Content:
-    """The bytes of a file by position; `held` are those of a compressed one."""
+    """The bytes of a file by position; `held` are the decompressed bytes of a compressed one."""
 
     name: str
     held: bytes | None
@@ -34,11 +34,11 @@ class Content:
         return open(self.name, "rb") if self.held is None else io.BytesIO(self.held)
 
     def size(self) -> int:
-        """Returns how many bytes there are, decompressed."""
+        """Returns the number of decompressed bytes."""
         return os.stat(self.name).st_size if self.held is None else len(self.held)
 
     def read(self, start: int, length: int) -> bytes:
-        """Returns `length` bytes from `start`. Raises DataError where they are no longer there."""
+        """Returns `length` bytes from `start`. Raises DataError if the file has become shorter."""
         with self.open() as file:
             file.seek(start)
             raw = file.read(length)
@@ -51,7 +51,7 @@ def open_content(name: str) -> Content:
     """Returns the bytes of a file.
 
     Raises:
-      StorageError: where it cannot be read, or its compressed data are damaged.
+      StorageError: if it cannot be read, or its compressed data are damaged.
     """
     try:
         with open(name, "rb") as file:
@@ -62,7 +62,7 @@ def open_content(name: str) -> Content:
 
 
 def _spans(name: str, lines: Iterable[bytes], size: int) -> Iterator[tuple[int, int, BadRecord | None]]:
-    """Yields start, length and fault of the documents of a text file of `size` bytes."""
+    """Yields start, length and error of the documents of a text file of `size` bytes."""
     divided = size > WHOLE_FILE
     start = stop = 0
     fault: BadRecord | None = None
@@ -97,7 +97,7 @@ class TextFiles:
         return len(self._spans)
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where a line of the document is not text; it is named."""
+        """Raises BadRecord if a line of the document is not text; the message names the line."""
         content, start, length, fault = self._spans[index]
         if fault is not None:
             raise fault
@@ -105,7 +105,7 @@ class TextFiles:
 
 
 class JsonLines:
-    """One JSON object a line; blank lines are passed over, and so is a BOM at the start of a line."""
+    """One JSON object per line; blank lines and a BOM at the start of a line are ignored."""
 
     def __init__(self, found: Found, field: str):
         self._field = field
@@ -122,7 +122,7 @@ class JsonLines:
         return len(self._lines)
 
     def __getitem__(self, index: int) -> str:
-        """Raises BadRecord where the line is no JSON object with that field."""
+        """Raises BadRecord if the line is not a JSON object with that field."""
         content, start, length, number = self._lines[index]
         where = f"{content.name}, line {number}"
         return field_of(json_of(text_of(content.read(start, length), where), where), self._field, where)

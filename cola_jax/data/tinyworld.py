@@ -1,8 +1,8 @@
 """A small world whose short stories end with a question and the answer that their events entail.
 
 Every story is a pure function of (seed, split, index). A hash of its text decides the split it may belong to, so the
-streams of training and held-out stories share none, whatever the seeds. Words: tinyworld_words; forms: tinyworld_grammar;
-what is possible: tinyworld_state; telling: tinyworld_draft; reading back: tinyworld_check.
+streams of training and held-out stories are disjoint for all seeds. Words: tinyworld_words; forms: tinyworld_grammar;
+what is possible: tinyworld_state; generation: tinyworld_draft; checking: tinyworld_check.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def story(seed: int, split: str, index: int) -> str:
     """Returns story `index` of a stream: sentences, a question, "Answer:" and the answer, on one line.
 
     Raises:
-      DataError: where `split` is not train or heldout.
+      DataError: if `split` is not train or heldout.
     """
     if split not in SPLITS:
         raise DataError(f"split {split!r} of the small world is not one of {', '.join(SPLITS)}")
@@ -43,16 +43,16 @@ def split_of(text: str) -> str:
 
 
 def prompt_of(text: str) -> str:
-    """Returns the first sentences of a story, two where at least two more come before the question, else one."""
+    """Returns the first sentences of a story, two if at least two more precede the question, else one."""
     told = re.findall(r"[^.]*\.", text[: text.index("?")])
     return "".join(told[: 2 if len(told) >= 4 else 1])
 
 
 def question_prompt(text: str) -> str:
-    """Returns a story up to and with "Answer:", so that only the answer is left to write."""
+    """Returns a story up to and including "Answer:", so that the answer is the continuation."""
     return text[: text.index("Answer:") + len("Answer:")]
 
 
 def answer_of(text: str) -> str:
-    """Returns what follows "Answer:" in a story, e.g. "the kitchen."."""
+    """Returns the text after "Answer:" in a story, e.g. "the kitchen."."""
     return text[len(question_prompt(text)) :].strip()

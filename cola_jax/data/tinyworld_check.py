@@ -1,4 +1,4 @@
-"""Reads stories of the small world back, knowing only their text: is every sentence one, and is the answer right?"""
+"""Parses stories of the small world from their text alone: is every sentence grammatical, and is the answer right?"""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from cola_jax.data.tinyworld_state import ANSWER_CLASS, Event, Question, World, 
 
 @dataclass(frozen=True)
 class StoryReport:
-    """What a text is as a story.
+    """The result of checking a text as a story.
 
     Attributes:
       sentences: how many, question and answer included; an unfinished last one counts.
-      well_formed: how many of them the grammar has.
-      impossible: events that the events before them rule out (they are taken to have happened all the same).
-      question: kind of the question; "" where there is none.
-      expected: the answer that the events entail, e.g. "kitchen"; "" where they leave it open.
-      given: the answer that the text gives; "" where it gives none of the right form.
-      choices: what the story mentions of the answer's class.
+      well_formed: how many of them are in the grammar.
+      impossible: events that contradict earlier events (they are applied to the state nevertheless).
+      question: kind of the question; "" if there is none.
+      expected: the answer that the events entail, e.g. "kitchen"; "" if they do not determine it.
+      given: the answer that the text gives; "" if it gives none of the right form.
+      choices: members of the answer's class that the story mentions.
     """
 
     sentences: int
@@ -45,24 +45,24 @@ class StoryReport:
 
     @property
     def chance(self) -> float:
-        """Probability that a guess among `choices` is right; 0 where there are none."""
+        """Probability that a guess among `choices` is right; 0 if there are none."""
         return 1 / len(self.choices) if self.choices else 0.0
 
 
 def sentences_of(text: str) -> list[str]:
-    """Returns the sentences with their closing . ? or :, in order; what follows the last of them is one more."""
+    """Returns the sentences with their closing . ? or :, in order; text after the last of them is one more."""
     return [piece.strip() for piece in re.findall(r"[^.?:]*[.?:]|[^.?:]+$", text) if piece.strip()]
 
 
 def finished(text: str) -> str:
-    """Returns the text up to its last . ? or :, without the sentence that begins after it."""
+    """Returns the text up to its last . ? or :, without the incomplete sentence after it."""
     return re.sub(r"[^.?:]+$", "", text)
 
 
 def check(text: str) -> StoryReport:
-    """Reads `text` as a story; see StoryReport. The first question counts, and what is told after it changes nothing.
+    """Parses `text` as a story; see StoryReport. The first question counts; events after it are ignored.
 
-    Never raises, whatever the text.
+    Never raises, for any text.
     """
     world, last_subject, impossible, good = World(), "", 0, 0
     question: Question | None = None
@@ -100,9 +100,9 @@ def _agrees(world: World, event: Event) -> bool:
 def aggregate(texts: Iterable[str]) -> dict[str, float]:
     """Returns shares over many stories.
 
-    well_formed: sentences that the grammar has, of all sentences; entailed: stories whose answer is entailed;
-    consistent: stories without a malformed sentence or an impossible event; chance: what guessing among the choices of
-    each story would score; stories: their number. Shares of no stories are 0.
+    well_formed: grammatical sentences, of all sentences; entailed: stories whose answer is entailed;
+    consistent: stories without a malformed sentence or an impossible event; chance: the expected accuracy of guessing among the
+    choices of each story; stories: their number. Shares of no stories are 0.
     """
     reports = [check(text) for text in texts]
     count = max(len(reports), 1)
@@ -116,7 +116,7 @@ def aggregate(texts: Iterable[str]) -> dict[str, float]:
 
 
 def by_question(texts: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Returns `aggregate` for each kind of question among `texts`; "" are texts without one."""
+    """Returns `aggregate` for each kind of question among `texts`; key "" for texts without one."""
     groups: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         groups[check(text).question].append(text)

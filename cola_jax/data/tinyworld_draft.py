@@ -1,4 +1,4 @@
-"""Draws one story of the small world from a random generator: events that can happen, told in varied forms."""
+"""Draws one story of the small world from a random generator: possible events in varied wordings."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ MOST_WORDS = 47  # words and marks of a story: at about a piece a word, it fits 
 DEED_WEIGHTS = (
     ("go", 4.0), ("take", 8.0), ("drop", 3.0), ("put", 14.0), ("remove", 6.0), ("give", 10.0), ("paint", 2.5), ("act", 2.0)
 )  # fmt: skip
-TURNS = (0.3, 0.3, 0.25, 0.15)  # how often 0, 1, 2 and 3 sentences follow the opening
-QUESTION_WEIGHTS = {"colour": 0.5, "inside": 2.0}  # 1 where not named
-STALE = 0.1  # how much less likely a question is for every sentence told since the one that answers it
+TURNS = (0.3, 0.3, 0.25, 0.15)  # weights of 0, 1, 2 and 3 sentences after the opening
+QUESTION_WEIGHTS = {"colour": 0.5, "inside": 2.0}  # 1 if not named
+STALE = 0.1  # factor on a question's weight per sentence since the one that answers it
 T = TypeVar("T")
 
 
 def draft(rng: random.Random) -> str:
-    """Returns one story, or "" where what was drawn has nothing to ask about or is too long."""
+    """Returns one story, or "" if the draw has no question or is too long."""
     world, sentences, last = World(), [], ""
     known: dict[Question, str] = {}
     news: dict[Question, int] = {}  # the sentence that gave a question its answer
@@ -55,7 +55,7 @@ def draft(rng: random.Random) -> str:
 
 
 def _tell(rng: random.Random, world: World) -> Iterator[tuple[list[Event], list[str], str, bool]]:
-    """Makes a story happen, sentence by sentence: events, their wording, an adverb or "", and whether a pronoun may do."""
+    """Builds a story sentence by sentence: events, their wording, an adverb or "", and whether a pronoun is allowed."""
     cast = tuple(_names(rng, words.PEOPLE, 2 if rng.random() < 0.9 else 3))
     places = _names(rng, words.PLACES, 3)
     for events in _opening(rng, cast, places):
@@ -76,12 +76,12 @@ def _pick(rng: random.Random, choices: Sequence[T]) -> T:
 
 
 def _name(rng: random.Random, choices: Sequence[str]) -> str:
-    """Returns a word of a class, the first the most often (Zipf's law), as words are in a real text."""
+    """Returns a word of a class, with frequencies by Zipf's law, as in natural text."""
     return choices[_weighted(rng, _zipf(len(choices), 1.0))]
 
 
 def _wording(rng: random.Random, choices: Sequence[str]) -> str:
-    """Returns one of several ways to say the same, the first far the most often."""
+    """Returns one of several wordings, the first one by far the most often."""
     return choices[_weighted(rng, _zipf(len(choices), 1.7))]
 
 
@@ -115,7 +115,7 @@ def _names(rng: random.Random, choices: Sequence[str], count: int) -> list[str]:
 
 
 def _opening(rng: random.Random, cast: tuple[str, ...], places: Sequence[str]) -> list[list[Event]]:
-    """Returns the events of two to four sentences that say who and what there is."""
+    """Returns the events of two to four sentences that introduce people and things."""
     first, second = _names(rng, words.OBJECTS, 2)
     colour, other_colour = _names(rng, words.COLOURS, 2)
     container = _name(rng, words.CONTAINERS)
@@ -142,14 +142,14 @@ def _opening(rng: random.Random, cast: tuple[str, ...], places: Sequence[str]) -
 
 
 def _joined(being: list[Event], having: list[Event]) -> list[list[Event]]:
-    """Returns where people are and what the first of them has: one sentence of one person, two of two."""
+    """Returns the places of people and a possession of the first: one sentence for one person, two for two."""
     return [being + having] if len(being[0].people) == 1 else [being, having]
 
 
 def _turn(
     rng: random.Random, world: World, cast: Sequence[str], places: Sequence[str]
 ) -> tuple[list[Event], list[str]]:
-    """Makes one or two things happen (two by the same person). Returns the events and their wording."""
+    """Draws one or two events (two by the same person). Returns the events and their wording."""
     if rng.random() < 0.04:
         event = Event("scenery")
         return [event], [_phrase(rng, world, event)]
@@ -170,7 +170,7 @@ def _turn(
 def _deed(
     rng: random.Random, world: World, actors: tuple[str, ...], cast: Sequence[str], places: Sequence[str]
 ) -> Event:
-    """Returns something that `actors` can do now; there is always an act."""
+    """Returns an event that `actors` can do now; one always exists."""
     left = [(kind, weight) for kind, weight in DEED_WEIGHTS if len(actors) == 1 or kind in ("go", "act")]
     while True:
         chosen = _weighted(rng, [weight for _, weight in left])
@@ -199,7 +199,7 @@ def _options(
 
 
 def _useful_places(world: World, actors: tuple[str, ...], cast: Sequence[str]) -> list[str]:
-    """Returns where the first of `actors` is not and could take, put or give something."""
+    """Returns places other than that of the first of `actors` where they could take, put or give something."""
     here, me = world.place.get(actors[0]), actors[0]
     laden = any(world.holds(me, thing) for thing in world.spot)
     around = [*world.seen.get("container", ()), *(person for person in cast if person != me)]
@@ -209,10 +209,10 @@ def _useful_places(world: World, actors: tuple[str, ...], cast: Sequence[str]) -
 
 
 def _phrase(rng: random.Random, world: World, event: Event) -> str:
-    """Chooses a wording, makes the event happen with it, and returns it: a verb phrase or a whole sentence."""
+    """Chooses a wording, applies the event, and returns the wording: a verb phrase or a whole sentence."""
     known = world.colour.get(event.thing, "")
     form = _wording(rng, (PHRASES if event.people else SENTENCES)[event.kind])
-    often = 0.1 if event.container else 0.3  # how often a colour is named again; stories with containers are long
+    often = 0.1 if event.container else 0.3  # probability of naming a colour again; stories with containers are long
     the_thing = f"the {known} {event.thing}" if known and rng.random() < often else f"the {event.thing}"
     filled = {name: getattr(event, name) for name in ("thing", "container", "place", "other", "colour")}
     drawn = {name: _wording(rng, choices) for name, choices in SLOTS.items() if "{" + name + "}" in form}
@@ -223,7 +223,7 @@ def _phrase(rng: random.Random, world: World, event: Event) -> str:
 
 
 def _sentence(people: tuple[str, ...], phrases: list[str], when: str, last: str) -> str:
-    """Joins a subject (a pronoun where it is `last`) and what it did."""
+    """Joins a subject (a pronoun if it is `last`) and its verb phrases."""
     if not people:
         return phrases[0]
     subject = " and ".join(people)
@@ -235,7 +235,7 @@ def _sentence(people: tuple[str, ...], phrases: list[str], when: str, last: str)
 
 
 def _subject_after(events: list[Event], last: str) -> str:
-    """Returns whom a pronoun would mean next; "" where a reader could be in doubt."""
+    """Returns the person that a pronoun would refer to next; "" if it is ambiguous."""
     people = events[0].people
     if not people:
         return last
@@ -245,9 +245,9 @@ def _subject_after(events: list[Event], last: str) -> str:
 def _question(
     rng: random.Random, world: World, known: dict[Question, str], news: dict[Question, int]
 ) -> Question | None:
-    """Returns a question with one answer among at least two things it could be; None where there is none.
+    """Returns a question with one answer among at least two candidates; None if there is none.
 
-    What was told last is asked about the most often.
+    Recent events are asked about most often.
     """
     found = [question for question in known if len(candidates(world, question)) > 1]
     found = [q for q in found if ANSWER_CLASS[q.kind] != "deed" or known[q] in words.ACTS]

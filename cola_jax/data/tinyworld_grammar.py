@@ -1,4 +1,4 @@
-"""The grammar of the small world, once: the generator fills these forms in, the checker reads them back.
+"""The grammar of the small world: the generator fills in these forms, and the checker parses them.
 
 A slot in braces is a word of a class. `{the_thing}` is "the key" or "the red key".
 """
@@ -11,7 +11,7 @@ import re
 from cola_jax.data import tinyworld_words as words
 from cola_jax.data.tinyworld_state import Event, Question
 
-PHRASES = {  # what people do: "Anna ...", "Anna and Ben ...", "Then she ... and ..."
+PHRASES = {  # actions of people: "Anna ...", "Anna and Ben ...", "Then she ... and ..."
     "be": ("was in the {place}",),
     "have": ("had a {colour} {thing}",),
     "go": ("{go} to the {place}",),
@@ -23,8 +23,8 @@ PHRASES = {  # what people do: "Anna ...", "Anna and Ben ...", "Then she ... and
     "paint": ("{paint} the {thing} {colour}",),
     "act": ("{act}", "{act} {manner}"),
 }
-STATES = ("be", "have")  # phrases that are no deeds
-SENTENCES = {  # what is told without anyone doing it
+STATES = ("be", "have")  # phrases that are not actions
+SENTENCES = {  # sentences without an acting person
     "thing_at": (
         "There was a {colour} {thing} in the {place}",
         "A {colour} {thing} was in the {place}",
@@ -87,14 +87,14 @@ def _subject() -> re.Pattern[str]:
 
 
 def parse(sentence: str, last_subject: str) -> tuple[list[Event], str] | None:
-    """Reads one sentence without its full stop.
+    """Parses one sentence without its full stop.
 
     Args:
       last_subject: the one person whom the last sentence about people began with; "" for none or two.
 
     Returns:
-      The events and the new last subject, or None where the sentence is no sentence of the grammar. A pronoun that
-      stands for nobody gives events of the person "".
+      The events and the new last subject, or None if the sentence is not in the grammar. A pronoun
+      without a referent gives events of the person "".
     """
     for kind, pattern in _compiled("sentences"):
         if match := pattern.fullmatch(sentence):
@@ -135,7 +135,7 @@ def _slots(match: re.Match[str]) -> dict[str, str]:
 
 
 def parse_question(sentence: str) -> Question | None:
-    """Reads a question without its question mark."""
+    """Parses a question without its question mark."""
     for kind, pattern in _compiled("questions"):
         if match := pattern.fullmatch(sentence):
             return Question(kind, next(iter(_slots(match).values())))

@@ -1,4 +1,4 @@
-"""The state of the small world: what an event changes, what it needs, and what a question about it has for an answer."""
+"""The state of the small world: effects and preconditions of events, and answers to questions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that is told.
+    """One event of a story.
 
     Attributes:
       kind: a key of tinyworld_grammar.PHRASES or .SENTENCES.
-      people: who did it; empty where nobody did.
-      thing, container, place, other, colour: what it was about; `other` receives a thing or owns it.
-      said: the verb phrase as written, which answers "What did ... do"; empty where nobody did anything.
+      people: who did it; empty if nobody did.
+      thing, container, place, other, colour: its arguments; `other` receives a thing or owns it.
+      said: the verb phrase as written, which answers "What did ... do"; empty if nobody did anything.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Question:
 
 @dataclass
 class World:
-    """What the events so far have made true. Unknown facts are absent."""
+    """The facts that follow from the events so far. Unknown facts are absent."""
 
     place: dict[str, str] = field(default_factory=dict)  # of people and containers
     spot: dict[str, tuple[str, str]] = field(default_factory=dict)  # thing -> ("person" | "container" | "place", which)
@@ -54,7 +54,7 @@ class World:
 
 
 def possible(world: World, event: Event) -> bool:
-    """Returns whether `event` can happen now: nobody drops what they do not hold, or takes what is elsewhere."""
+    """Returns whether `event` can happen now: nobody drops a thing that they do not hold, or takes one that is elsewhere."""
     here = world.place.get(event.people[0]) if event.people else None
     together = all(world.place.get(person) == here for person in event.people)
     if event.kind in ("thing_at", "thing_inside", "have"):
@@ -86,7 +86,7 @@ def _fits(world: World, event: Event, here: str) -> bool:
 
 
 def apply(world: World, event: Event) -> None:
-    """Makes `event` true, possible or not."""
+    """Applies `event`, whether or not it is possible."""
     for name, values in _mentions(event):
         seen = world.seen.setdefault(name, [])
         seen += [value for value in values if value and value not in seen]
@@ -124,7 +124,7 @@ def _mentions(event: Event) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def answer(world: World, question: Question) -> str | None:
-    """Returns the bare answer that the events entail, e.g. "kitchen"; None where they leave it open."""
+    """Returns the bare answer that the events entail, e.g. "kitchen"; None if they do not determine it."""
     kind, subject = question.kind, question.subject
     if kind == "where_person":
         return world.place.get(subject)
@@ -157,12 +157,12 @@ ANSWER_CLASS = {
 
 
 def candidates(world: World, question: Question) -> tuple[str, ...]:
-    """Returns what the story mentions of the answer's class, in order: guessing among them is chance."""
+    """Returns the members of the answer's class that the story mentions, in order: chance is a guess among them."""
     return tuple(world.seen.get(ANSWER_CLASS[question.kind], ()))
 
 
 def answers(world: World) -> dict[Question, str]:
-    """Returns every question about what was mentioned that the events so far answer, and its bare answer."""
+    """Returns every question that the events so far answer, and its bare answer."""
     about = {"where_person": "person", "first_deed": "person", "last_deed": "person", "inside": "container"}
     asked = [Question(kind, s) for kind in ANSWER_CLASS for s in world.seen.get(about.get(kind, "thing"), ())]
     return {question: reply for question in asked if (reply := answer(world, question))}

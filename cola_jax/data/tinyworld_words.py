@@ -1,4 +1,4 @@
-"""The words of the small world, by what they are. No word belongs to two classes."""
+"""The words of the small world, by class. No word belongs to two classes."""
 
 from __future__ import annotations
 
@@ -64,6 +64,6 @@ def word_class(word: str) -> str:
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Returns every word a story may have, once, sorted."""
+    """Returns all words of stories, sorted."""
     rest = MANNERS + FIRSTLY + WEATHERS + TIMES + SCENERY + LOOKS + ANIMALS + PRONOUNS + FRAME
     return tuple(sorted({word for words in CLASSES.values() for word in words} | set(rest)))

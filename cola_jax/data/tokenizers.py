@@ -1,7 +1,7 @@
 """Text <-> token ids: SentencePiece trained on the corpus, bytes, or an existing file.
 
 A tokenizer is saved as tokenizer.json (kind, vocabulary size, ids of the special tokens, hash of the model) beside its
-model file, so that a workdir or a prepared corpus carries the one it was made with.
+model file, so that a workdir or a prepared corpus contains its own tokenizer.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ UTF8_BOM = "\ufeff".encode()
 
 
 class Tokenizer(Protocol):
-    """What a tokenizer is to the rest of the project.
+    """The interface of a tokenizer.
 
     Attributes:
       kind: sentencepiece | bytes | huggingface.
       vocab_size: ids are 0 .. vocab_size - 1, special tokens included.
-      pad_id: fills rows; never part of a text.
+      pad_id: padding of rows; never part of a text.
       eos_id: ends a document.
-      model: the bytes of the model file; empty where there is none.
-      special_names: how the model file calls pad and end of document.
+      model: the bytes of the model file; empty if there is none.
+      special_names: the names of pad and end of document in the model file.
     """
 
     kind: str
@@ -53,10 +53,10 @@ class Tokenizer(Protocol):
         """Returns the text of `ids`; special tokens and ids outside the vocabulary are left out."""
 
     def lost(self, text: str) -> str:
-        """Returns the characters of `text` that no token stands for; empty where `encode` keeps them all."""
+        """Returns the characters of `text` without a token; empty if `encode` keeps them all."""
 
     def drops(self, text: str, ids: Sequence[int]) -> bool:
-        """Returns whether `ids`, those of `text`, leave out a character that no token stands for; faster than `lost`."""
+        """Returns whether `ids`, those of `text`, leave out a character without a token; faster than `lost`."""
 
 
 class BytesTokenizer:
@@ -83,19 +83,19 @@ class BytesTokenizer:
 
 
 class StreamDecoder:
-    """Turns ids that arrive in pieces into text that arrives in pieces, never half a character.
+    """Decodes a stream of ids into a stream of text, in whole characters.
 
-    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids. A decoder that changes what it
-    gave before is the exception: that of some tokenizer.json gives up a whole run of bytes for one that is not UTF-8.
+    The pieces that `push` and `finish` return join to exactly `tokenizer.decode` of all ids. Decoders that change
+    earlier output are an exception: some tokenizer.json drop a whole run of bytes if one of them is not UTF-8.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._shown: list[int] = []  # ids whose text is out already, kept as context of the next ones
+        self._shown: list[int] = []  # ids whose text was returned already, kept as context of the next ones
         self._waiting: list[int] = []
 
     def push(self, ids: Sequence[int]) -> str:
-        """Returns the text that `ids` complete; an unfinished character waits for its other bytes."""
+        """Returns the text that `ids` complete; an incomplete character is held back until its other bytes arrive."""
         self._waiting += [int(i) for i in ids]
         text = self._new_text()
         if not text or text.endswith("\N{REPLACEMENT CHARACTER}"):
@@ -106,7 +106,7 @@ class StreamDecoder:
         return text
 
     def finish(self) -> str:
-        """Returns what still waits, with U+FFFD for bytes that never became a character."""
+        """Returns the text held back, with U+FFFD for bytes that are not a complete character."""
         text = self._new_text()
         self._shown, self._waiting = [], []
         return text
@@ -117,21 +117,22 @@ class StreamDecoder:
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """Returns a hash that two tokenizers share exactly if they map text to the same ids."""
+    """Returns a hash that is equal exactly for tokenizers that map text to the same ids."""
     names = [tokenizer.kind, tokenizer.vocab_size, tokenizer.pad_id, tokenizer.eos_id]
     return hashlib.sha256(json.dumps(names).encode() + tokenizer.model).hexdigest()[:16]
 
 
 def build(cfg: RunConfig, workdir: str | Path | None = None, warn: Warn = to_stderr) -> Tokenizer:
-    """Returns the tokenizer of a run: the one `workdir` carries, else that of a prepared corpus, else what cfg.tokenizer says.
+    """Returns the tokenizer of a run: the one in `workdir`, else that of a prepared corpus, else that
+    of cfg.tokenizer.
 
     SentencePiece is trained on the training documents of the sources alone. A new tokenizer is saved in `workdir`.
 
     Args:
-      warn: takes a line on what the tokenizer of a file changes in text, where it is loaded for the first time.
+      warn: called with a line on the text that a tokenizer file changes, when it is loaded for the first time.
 
     Raises:
-      DataError: where a file or the corpus cannot be used.
+      DataError: if a file or the corpus cannot be used.
     """
     if workdir is not None and is_saved(workdir):
         return load(workdir)
@@ -167,10 +168,10 @@ def _sample(cfg: RunConfig) -> Iterator[str]:
 
 
 def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
-    """Loads a SentencePiece .model or a Hugging Face tokenizer.json (the one that begins as JSON does).
+    """Loads a SentencePiece .model or a Hugging Face tokenizer.json (recognised by its suffix or first character).
 
     Raises:
-      DataError: where the file is missing, of another kind, or has no tokens of these names.
+      DataError: if the file is missing, of another kind, or has no tokens of these names.
       StorageError: for scheme://, and a tokenizer.json that is not JSON.
     """
     path = storage.local(path, "tokenizer.path")
@@ -211,7 +212,7 @@ def load(folder: str | Path) -> Tokenizer:
     """Reads what `save` wrote.
 
     Raises:
-      DataError: where it is missing, damaged, of another version, or its model is not the one it was saved with.
+      DataError: if it is missing, damaged, of another version, or its model is not the one it was saved with.
     """
     path = Path(folder) / META_NAME
     if not path.is_file():
@@ -230,7 +231,7 @@ def load(folder: str | Path) -> Tokenizer:
 
 
 def _saved_meta(path: Path) -> dict[str, Any]:
-    """Returns the content of a tokenizer.json of ours, checked as far as `load` reads it."""
+    """Returns the content of a tokenizer.json of `save`, checked as far as `load` reads it."""
     meta = storage.read_json(path)
     version = meta.get("version") if isinstance(meta, dict) else None
     if version != META_VERSION:

@@ -1,4 +1,4 @@
-"""The demo: both stages on the small world, what the result writes, and a report on it. Killed, the same call continues."""
+"""The demo: both stages on the small world, samples, and a report. After an interruption, the same call continues."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from cola_jax.evaluate.report import machine, write_report
 from cola_jax.runs.writer import Writer
 
 SET_BY_DEMO = ("family", "objective.vae_from", "train.init_from")
-SHOWN = 3  # samples printed
+SHOWN = 3  # number of samples printed
 
 
 @dataclass
 class Clock:
-    """Says what starts, and how long it took."""
+    """Prints which part starts, and how long it took."""
 
     stream: TextIO
     seconds: dict[str, float] = field(default_factory=dict)
@@ -52,19 +52,20 @@ def demo(
 ) -> dict[str, Any]:
     """Trains both stages in `workdir`, evaluates the result and writes WORKDIR/report/index.html.
 
-    What is trained already is not trained again; a run that was stopped continues. The evaluation is always done anew.
+    Finished stages are not trained again; an interrupted run continues. The evaluation always runs again.
 
     Args:
-      seed: of parameters and noise, in place of the config's; the data stays the same.
-      overrides: ("a.b", "VALUE") assignments to the configs of both stages; what one of them does not read goes to the other.
-      plan: how much is evaluated; `ReportPlan()` by default.
+      seed: of parameters and noise, instead of the config's; the data does not change.
+      overrides: ("a.b", "VALUE") assignments to the configs of both stages; what one of them does not read goes to the
+        other.
+      plan: size of the evaluation; `ReportPlan()` by default.
 
     Returns:
       The figures, as in WORKDIR/report/figures.json; see `evaluate`.
 
     Raises:
-      ConfigError: for an override that does not fit, or sets what the demo sets itself. WorkdirError: where `workdir` holds a
-        demo with another config. Preempted: where a signal stopped a stage, after its checkpoint.
+      ConfigError: for an override that does not fit, or sets a field that the demo sets itself. WorkdirError: if
+        `workdir` holds a demo with another config. Preempted: if a signal stopped a stage; its checkpoint is written.
     """
     workdir, clock = Path(workdir).resolve(), Clock(stream or sys.stderr)
     configs = stage_configs(workdir, seed, overrides)
@@ -78,7 +79,7 @@ def demo(
 
 
 def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str, str]]) -> dict[str, RunConfig]:
-    """Returns the configs of both stages, by the folder of `workdir` that each runs in.
+    """Returns the configs of both stages, by the subfolder of `workdir` of each.
 
     Raises:
       ConfigError: see `demo`.
@@ -106,11 +107,11 @@ def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
 
     Returns:
       headline and questions: `story_figures` of held-out stories continued from their opening, and of held-out questions
-      answered; by_question: the latter by kind; sweep: a row a setting; noise: accuracies by t; trace: a block's text by
+      answered; by_question: the latter by kind; sweep: one row per setting; noise: accuracies by t; trace: a block's text by
       solver step; seconds by part; machine.
 
     Raises:
-      CheckpointError: where the second stage has no checkpoint. ConfigError: where it is not of the small world.
+      CheckpointError: if the second stage has no checkpoint. ConfigError: if it is not of the small world.
     """
     writer = Writer.load(workdir / "joint")
     stories.check_world(writer.cfg)
@@ -140,7 +141,7 @@ def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
 
 
 def continue_aloud(writer: Writer, plan: ReportPlan, clock: Clock) -> list[stories.Pair]:
-    """Continues held-out openings; prints the first as it is written and a few more after it."""
+    """Continues held-out openings; streams the first to stdout and prints a few more."""
     opening = stories.heldout_prompts(writer.cfg, 1)[0]
     print(f"   {opening} |", end="", file=clock.stream, flush=True)
 

@@ -21,7 +21,7 @@ TRACED_LATENTS = 8  # of the blocks that follow an opening
 
 @dataclass(frozen=True)
 class ReportPlan:
-    """How much is evaluated."""
+    """The size of the evaluation."""
 
     headline_prompts: int = 256
     sweep_prompts: int = 64
@@ -67,18 +67,18 @@ def _trace(writer: Writer) -> tuple[trace.Trace, list[str]]:
 
 
 def captions(plan: ReportPlan) -> list[tuple[str, str, str]]:
-    """Returns (file name, title, line under it) of every picture."""
+    """Returns (file name, title, caption) of every picture."""
     return [
         ("losses", "Training", "Losses of both stages on training batches and on held-out stories."),
         (
             "sweep",
             "Guidance and solver steps",
-            f"{plan.sweep_prompts} held-out openings continued with each setting, from the same noise. By chance: guessing"
-            " among what each story mentions.",
+            f"{plan.sweep_prompts} held-out openings continued with each setting, from the same noise. Chance: guessing"
+            " among the candidates that each story mentions.",
         ),
         (
             "trace",
-            "Blocks coming out of noise",
+            "Denoising of blocks",
             "The latents of successive blocks after each solver step, noise at the top, and what they decode to. A block begins"
             " when the one left of it is done.",
         ),
@@ -89,7 +89,7 @@ def captions(plan: ReportPlan) -> list[tuple[str, str, str]]:
         ),
         (
             "noise",
-            "How much noise the decoder bears",
+            "Decoding from noised latents",
             "Every latent of a text is moved towards noise by the same share, then all are decoded at once.",
         ),
     ]
@@ -139,7 +139,7 @@ def assemble(
 
 
 def summary(cfg: RunConfig) -> list[tuple[str, str]]:
-    """Returns what a reader wants to know of a config without reading all of it."""
+    """Returns a summary of a config."""
     vae, dit, train = cfg.vae, cfg.dit, cfg.train
     return [
         ("vocabulary", f"{vae.vocab_size} {cfg.tokenizer.kind} tokens"),

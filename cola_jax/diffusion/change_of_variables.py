@@ -18,20 +18,20 @@ LOG_2PI = 1.8378770664093453
 
 
 class Probes(NamedTuple):
-    """Directions (M, B or 1, N, C) whose e . (dv/dz) e, added up and multiplied by `weight`, is the divergence."""
+    """Directions (M, B or 1, N, C); the sum of e . (dv/dz) e over them, times `weight`, is the divergence."""
 
     directions: jax.Array
     weight: float
 
 
 def hutchinson(keys_B: jax.Array, length: int, channels: int) -> Probes:
-    """One direction of random signs a row: the divergence in expectation. It stays the same through a solve."""
+    """One direction of random signs per row: the divergence in expectation. It is fixed during a solve."""
     draw = lambda key: jax.random.rademacher(key, (length, channels), jnp.float32)
     return Probes(jax.vmap(draw)(keys_B)[None], 1.0)
 
 
 def exact(length: int, channels: int, block_size: int) -> Probes:
-    """Every direction of a block, in all blocks at once: the divergence where blocks do not see each other. M = S C."""
+    """Every direction of a block, in all blocks at once: the divergence if blocks do not attend to each other. M = S C."""
     place = jnp.arange(length) % block_size
     within = jax.nn.one_hot(place, block_size)[None, :, :, None]  # (1, N, S, 1)
     channel = jnp.eye(channels)[:, None, None, :]  # (C, 1, 1, C)
@@ -42,7 +42,8 @@ def exact(length: int, channels: int, block_size: int) -> Probes:
 def log_density(
     velocity: Callable[[jax.Array, jax.Array], jax.Array], z0_BNC: jax.Array, probes: Probes, steps: int, solver: str
 ) -> jax.Array:
-    """Returns log p(z_0) in nats, position by position (B, N) fp32: their sum over what belongs together is a log density.
+    """Returns log p(z_0) in nats, position by position (B, N) fp32: the sum over the positions of a block or row is its
+    log density.
 
     Args:
       velocity: (z_t, t) -> v, t a scalar.

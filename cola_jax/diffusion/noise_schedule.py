@@ -1,6 +1,6 @@
 """Plaid's learnt noise schedule (BASELINES 3): gamma(t) = gamma_0 + (gamma_1 - gamma_0) g(t), gamma = -log SNR.
 
-g is monotone, from a hidden layer of positive weights, with g(0) = 0 and g(1) = 1.
+g is a monotone network with one hidden layer of positive weights, with g(0) = 0 and g(1) = 1.
 alpha^2 = sigmoid(-gamma), sigma^2 = sigmoid(gamma). Axes: B times.
 """
 
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def init(rng: jax.Array, lowest: float, highest: float, width: int) -> dict[str, jax.Array]:
-    """Returns new parameters: gamma_0, gamma_1 (scalars) and the three vectors (width,) of g."""
+    """Returns initial parameters: gamma_0, gamma_1 (scalars) and the three vectors (width,) of g."""
     inner, bias, outer = (jax.random.normal(key, (width,)) for key in jax.random.split(rng, 3))
     return {
         "lowest": jnp.float32(lowest),

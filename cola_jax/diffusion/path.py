@@ -17,7 +17,7 @@ def velocity_target(z0: jax.Array, z1: jax.Array) -> jax.Array:
 
 
 def renoise(z_s: jax.Array, s: jax.Array, t: jax.Array, noise: jax.Array) -> jax.Array:
-    """Takes z_s back up to time t > s: the Gaussian transition whose marginals are those of the path.
+    """Noises z_s to time t > s: the Gaussian transition whose marginals are those of the path.
 
     z_t = a z_s + sqrt(t^2 - a^2 s^2) noise with a = (1 - t) / (1 - s).
     """

@@ -14,7 +14,7 @@ EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2}  # velocity evaluations per
 
 
 def evaluation_times(solver: str, steps: int) -> jax.Array:
-    """Times at which a solver asks for the velocity, (steps, EVALUATIONS[solver]) fp32."""
+    """Times at which a solver evaluates the velocity, (steps, EVALUATIONS[solver]) fp32."""
     start = 1.0 - jnp.arange(steps, dtype=jnp.float32) / steps
     offsets = {"euler": [0.0], "midpoint": [0.0, 0.5 / steps], "heun": [0.0, 1.0 / steps]}[solver]
     return jnp.maximum(start[:, None] - jnp.asarray(offsets, jnp.float32), 0.0)
@@ -24,8 +24,8 @@ def step(solver: str, velocity: Velocity, z: jax.Array, inputs: Any, dt: float |
     """One step down by dt, in fp32.
 
     Args:
-      velocity: (z, input) -> v, input being what belongs to one evaluation time.
-      inputs: pytree whose leaves lead with the step's evaluations, in the order of `evaluation_times`.
+      velocity: (z, input) -> v, `input` being the inputs of one evaluation time.
+      inputs: pytree whose leaves have the step's evaluations as leading axis, in the order of `evaluation_times`.
     """
 
     def at(z, index):

@@ -1,4 +1,4 @@
-"""The law of the times t that the flow matching loss draws (SPEC 2)."""
+"""The distribution of the times t of the flow matching loss (SPEC 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a generated text answers: where the answer ends, and which choice it means (SPEC 7)."""
+"""Extraction of answers from generated text: where the answer ends, and which choice it means (SPEC 7)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from cola_jax.evaluate.normal_forms import NormalForm, published
 
-LEAST_RATIO = 0.9  # of a choice that is only similar to what was written
-SHORT = 40  # characters of a text in which a bracketed letter alone is taken for the choice
+LEAST_RATIO = 0.9  # least similarity of a choice to the generated text
+SHORT = 40  # length of a text, in characters, up to which a bracketed letter alone is read as the choice
 SAID = r"(?:\s*(?:is\b|=|:))?\s*"  # between "answer" and the answer
 ANSWER = re.compile(rf"\b(?:final\s+)?answer\b{SAID}(.+)", re.IGNORECASE)
 PREFIX = re.compile(rf"^(?:the\s+)?(?:correct\s+)?(?:final\s+)?(?:answer|option|choice)\b{SAID}", re.IGNORECASE)
@@ -23,14 +23,14 @@ def cut(text: str) -> str:
 
 
 def first_word(text: str, normal: NormalForm = published) -> str:
-    """Returns the first word of the normal form; "" where there is none."""
+    """Returns the first word of the normal form; "" if there is none."""
     return normal(text).partition(" ")[0]
 
 
 def choice_of(text: str, choices: Sequence[str], normal: NormalForm = published) -> int | None:
-    """Returns which of `choices` a text means, 0 being the first; None where it means none.
+    """Returns which of `choices` a text means, 0 being the first; None if it means none.
 
-    Looks in what follows the last "answer", then in the whole text: for a letter, then for the text of a choice. Where the
+    Searches the text after the last "answer", then the whole text: for a letter, then for the text of a choice. If the
     normal form keeps signs, a text that is a choice is that choice before it is a letter; of equal choices it is the first.
     """
     exact = normal is not published
@@ -53,13 +53,13 @@ def same(text: str, choices: Sequence[str], normal: NormalForm) -> int | None:
 
 
 def answer_segment(text: str) -> str:
-    """Returns what follows "answer" or "final answer" (is, =, :) on the last line that has it, else the whole text."""
+    """Returns the text after "answer" or "final answer" (is, =, :) on the last line that has it, else the whole text."""
     found = [match for line in text.splitlines() if (match := ANSWER.search(line))]
     return found[-1][1] if found else text
 
 
 def by_letter(text: str, choices: Sequence[str]) -> int | None:
-    """Returns the choice whose letter stands alone, after "answer", "option" or "choice", or in brackets in a short text."""
+    """Returns the choice whose letter occurs alone, after "answer", "option" or "choice", or in brackets in a short text."""
     letters = "".join(chr(ord("A") + index) for index in range(len(choices)))
     one = f"([{letters}{letters.lower()}])"
     text = text.strip()
@@ -91,14 +91,14 @@ def contains(written: str, choice: str) -> bool:
 
 
 def contains_whole(written: str, choice: str) -> bool:
-    """Whether a choice stands in a text and is not cut out of a longer number, or parted from a sign: 5 from -5, C from C++."""
+    """Whether a choice occurs in a text, other than as part of a longer number or before a sign: not 5 in -5, nor C in C++."""
     before = r"(?<![-+.,/\d])" if choice[0].isdigit() else ""
     behind = r"(?![+#%^*/\u00b0'\u2032]|[-.,]?\d)" if choice[-1].isalnum() else ""
     return re.search(before + re.escape(choice) + behind, written) is not None
 
 
 def most_similar(text: str, choices: Sequence[str], least: float, normal: NormalForm = published) -> int | None:
-    """Returns the choice of the highest Ratcliff-Obershelp ratio, the first of several; None below `least` and at 0."""
+    """Returns the choice of the highest Ratcliff-Obershelp ratio, the first of several; None below `least` or at 0."""
     written = normal(text)
     if not written:
         return None

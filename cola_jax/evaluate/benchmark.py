@@ -1,4 +1,4 @@
-"""Several tasks on one run: which records, which checkpoint, which devices."""
+"""Evaluation of a run on several tasks: records, checkpoint, devices."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Request:
 
 
 class Evaluated(NamedTuple):
-    """What an evaluation found: a row for each task and scorer of all that is done in the output folder, and that folder."""
+    """The result of an evaluation: one row per task and scorer of all finished tasks in the output folder, and that folder."""
 
     rows: list[dict[str, Any]]
     folder: Path
@@ -70,13 +70,13 @@ def evaluate_run(
 def run(request: Request, sampling: dict[str, Any]) -> Evaluated:
     """Evaluates every task.
 
-    Several processes share the records out, and the first one writes the summary; each works on its own devices.
+    Several processes divide the records, and the first one writes the summary; each uses its own devices.
 
     Nothing is written before every task and its records are checked.
 
     Raises:
       DataError: for a task without records, a record or a protocol that cannot be used, and see `harness.evaluate`.
-      CheckpointError, ConfigError: see `Writer.load` and `Writer.with_sampling`; and for an option that nothing reads.
+      CheckpointError, ConfigError: see `Writer.load` and `Writer.with_sampling`; and for an option that no task reads.
       StorageError: for paths that are not local, and files that cannot be read.
     """
     _refuse_unread(request)
@@ -114,9 +114,9 @@ def as_text(found: Evaluated) -> str:
 
 
 def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task | str, list[Record]]:
-    """Reads NAME=FILE, or the file that the protocol names for NAME; makes the records of a task of the small world.
+    """Reads NAME=FILE, or the protocol's file for NAME; generates the records of a task of the small world.
 
-    The latter comes by its name: how much it generates depends on the tokenizer.
+    The latter returns its name: its number of new tokens depends on the tokenizer.
     """
     name, equals, path = named.partition("=")
     if world_tasks.is_built_in(name):
@@ -132,7 +132,7 @@ def _records(tasks: dict[str, Task], named: str, request: Request) -> tuple[Task
 
 
 def _refuse_unread(request: Request) -> None:
-    """Raises DataError or ConfigError for tasks that are named twice and options that none of the tasks reads."""
+    """Raises DataError or ConfigError for tasks that are given twice and options that none of the tasks reads."""
     names = [named.partition("=")[0] for named in request.tasks]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
@@ -145,7 +145,7 @@ def _refuse_unread(request: Request) -> None:
 
 
 def _refuse_unwritable(folder: Path) -> None:
-    """Raises DataError where no folder can be made or written there."""
+    """Raises DataError if the folder cannot be created or written."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise DataError(f"--output {folder}: {nearest} is not a folder")
@@ -154,10 +154,10 @@ def _refuse_unwritable(folder: Path) -> None:
 
 
 def _mesh(shard_parameters: bool) -> Mesh | None:
-    """The process's devices: prompts split over them, parameters copied, or split as well. None on a single device."""
+    """The mesh of the process's devices: prompts sharded, parameters replicated or sharded. None on a single device."""
     devices = jax.local_devices()
     if len(devices) == 1:
         if shard_parameters:
-            raise ConfigError("--shard-parameters splits them over several devices, and this process has one")
+            raise ConfigError("--shard-parameters shards them over several devices, and this process has one")
         return None
     return make_mesh(MeshConfig(data=1, fsdp=-1) if shard_parameters else MeshConfig(data=-1, fsdp=1), devices)

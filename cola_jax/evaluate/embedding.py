@@ -1,7 +1,7 @@
-"""Latents in the plane: principal components, and an embedding that keeps neighbours together.
+"""Latents in two dimensions: principal components, and a neighbour embedding.
 
-The neighbour embedding is scikit-learn's t-SNE, the optional extra `latents`; nothing here imports it before it is asked for.
-Axes: M latents, C latent channels.
+The neighbour embedding is scikit-learn's t-SNE, the optional extra `latents`; nothing here imports it before it is
+asked for. Axes: M latents, C latent channels.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import numpy as np
 
 from cola_jax.evaluate.latents import Latents
 
-MOST = 2000  # latents that are embedded: t-SNE takes time that grows faster than they do
-PERPLEXITY = 30.0  # neighbours of a latent, as t-SNE counts them
+MOST = 2000  # number of latents that are embedded: the time of t-SNE grows faster than linearly
+PERPLEXITY = 30.0  # of t-SNE: its effective number of neighbours
 
 
 def some(latents: Latents, seed: int) -> Latents:
-    """Returns at most MOST of the latents, drawn without replacement, in their order."""
+    """Returns at most MOST of the latents, drawn without replacement, in order."""
     if len(latents.labels) <= MOST:
         return latents
     chosen = np.sort(np.random.default_rng(seed).choice(len(latents.labels), MOST, replace=False))
@@ -26,7 +26,7 @@ def tsne(x_MC: np.ndarray, seed: int) -> np.ndarray:
     """Returns t-SNE coordinates (M, 2), the same for a seed on the same machine.
 
     Raises:
-      ImportError: where scikit-learn is not installed.
+      ImportError: if scikit-learn is not installed.
     """
     try:
         from sklearn.manifold import TSNE

@@ -1,8 +1,8 @@
 """Local density landscapes, as in the paper's Figure 11: log p_psi(z0^b + x d1 + y d2 | z0^{<b}) on a grid of x and y.
 
-z0 are posterior means of held-out text as the DiT sees them. d1 and d2 are the two leading principal directions of the blocks
-of held-out text nearest to z0^b, in units of their standard deviations along them.
-Axes: B batch, N latents, S latents per block, C channels, G points a side, K neighbours, M blocks of held-out text.
+z0 are posterior means of held-out text as the DiT sees them. d1 and d2 are the two leading principal directions of the
+blocks of held-out text nearest to z0^b, in units of their standard deviations along them.
+Axes: B batch, N latents, S latents per block, C channels, G points per side, K neighbours, M blocks of held-out text.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from cola_jax.families.cola_likelihood import block_log_density
 from cola_jax.families.likelihood import MonteCarlo
 from cola_jax.models import build
 
-NEIGHBOURS = 64  # blocks whose principal directions are taken
-ROWS = 64  # blocks whose density is computed at once
+NEIGHBOURS = 64  # number of neighbouring blocks for the principal directions
+ROWS = 64  # number of blocks whose density is computed at once
 Density = Callable[[np.ndarray], np.ndarray]
 
 
@@ -41,10 +41,10 @@ class Landscape(NamedTuple):
     """log p around a block.
 
     Attributes:
-      text, block: what the block holds and its number in its document, from 0.
+      text, block: the block's text and its number in its document, from 0.
       directions_2SC: unit length, orthogonal. deviations_2: of the neighbours along them.
-      offsets_2G: where the grid's points lie along each direction. log_p_GG: nats, the second direction first.
-      neighbours_K2: where the neighbours lie.
+      offsets_2G: coordinates of the grid points along each direction. log_p_GG: nats, the second direction first.
+      neighbours_K2: coordinates of the neighbours.
     """
 
     text: str
@@ -70,18 +70,18 @@ def of_run(
     """Returns the landscapes around the middle blocks of the first `count` rows' first documents.
 
     Args:
-      points: of the grid along each direction. extent: how far it goes, in standard deviations of the neighbours.
-      seed: of the directions that divergence=hutchinson takes, the same ones at every point of a landscape.
+      points: grid points along each direction. extent: half width of the grid, in standard deviations of the neighbours.
+      seed: of the directions of divergence=hutchinson, the same ones at every point of a landscape.
 
     Raises:
-      ConfigError: where the run is not of family cola. DataError: where there are too few blocks of held-out text.
+      ConfigError: if the run is not of family cola. DataError: if there are too few blocks of held-out text.
     """
     if "dit" not in FAMILIES[cfg.family].groups:
         raise ConfigError(f"a run of family {cfg.family!r} has no prior over latents: landscapes need cola")
     places, all_MSC = blocks_of(cfg, params, tokenizer, batches)
     if len(places) < count:
         raise DataError(
-            f"{count} landscapes were asked for, and {len(places)} documents have a block: give more --batches"
+            f"{count} landscapes were requested, and {len(places)} documents have a block: give more --batches"
         )
     found, networks, ode = [], build.of_cola(cfg), settings.ode
     for index, place in enumerate(places[:count]):
@@ -96,7 +96,7 @@ def of_run(
 def blocks_of(
     cfg: RunConfig, params: Any, tokenizer: Tokenizer, batches: Sequence[latents.Batch]
 ) -> tuple[list[Place], np.ndarray]:
-    """Returns the middle block of every row's first document, and all blocks (M, S, C) that hold one document each."""
+    """Returns the middle block of every row's first document, and all blocks (M, S, C) within a single document."""
     size, patch = cfg.dit.block_size, cfg.vae.patch_size
     places, found = [], []
     for batch in batches:
@@ -120,7 +120,7 @@ def around(place: Place, all_MSC: np.ndarray, density: Density, points: int, ext
     """Returns the landscape of `density`, (M, S, C) -> (M,), around a block.
 
     Raises:
-      DataError: where fewer than three blocks are there, or all are alike.
+      DataError: if there are fewer than three blocks, or all are equal.
     """
     shape = place.block_SC.shape
     directions, deviations, neighbours = directions_of(place.block_SC, all_MSC)
@@ -155,7 +155,7 @@ def directions_of(block_SC: np.ndarray, all_MSC: np.ndarray) -> tuple[np.ndarray
     _, spread, directions = np.linalg.svd(nearest - nearest.mean(axis=0), full_matrices=False)
     deviations = spread[:2] / np.sqrt(len(nearest) - 1)
     if not deviations[1] > 1e-6 * max(float(np.abs(nearest).max()), 1e-6):
-        raise DataError("the blocks of held-out text lie on a line: there is no plane to look at")
+        raise DataError("the blocks of held-out text are collinear: they span no plane")
     return directions[:2], deviations, (nearest - own) @ directions[:2].T
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run's latents: in the plane, and the prior's density around some of them. The figures stand beside as JSON."""
+"""Plots of a run's latents in two dimensions, and of the prior's density around some of them, with the values as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cola_jax.train.workdir import TOKENIZER
 
 @dataclass(frozen=True)
 class Landscapes:
-    """How many landscapes, how fine and wide, and how the prior's density is computed; see `cola-jax latents --help`."""
+    """Number, resolution and extent of landscapes, and settings of the prior's density; see `cola-jax latents --help`."""
 
     count: int
     points: int = 15
@@ -40,7 +40,7 @@ def draw(
     batches: int,
     seed: int,
 ) -> list[Path]:
-    """Draws the latents of held-out text into `folder`, and landscapes where they are asked for.
+    """Plots the latents of held-out text into `folder`, and landscapes if requested.
 
     Args:
       embeddings: of "pca" and "tsne".

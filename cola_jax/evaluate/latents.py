@@ -1,4 +1,4 @@
-"""What the latents of a trained model hold: posterior means of held-out text, and how much noise the decoder bears.
+"""The latents of a trained model: posterior means of held-out text, and the accuracy of decoding from noised latents.
 
 Axes: B batch, L tokens, N = L / P latents, C latent channels, M latents of all batches, K components.
 """
@@ -22,7 +22,7 @@ from cola_jax.families import vae_terms
 from cola_jax.models import build
 from cola_jax.models.text_vae import from_prior, to_prior
 
-FEW_DOCUMENTS = 64  # training documents that a generator makes where only its held-out ones are read
+FEW_DOCUMENTS = 64  # training documents that a generator makes if only its held-out documents are read
 BANDS = ("commonest 1 %", "next 9 %", "the other 90 %")  # of the distinct tokens, by how often they occur
 Batch = dict[str, Any]
 
@@ -35,10 +35,10 @@ class Latents(NamedTuple):
 
 
 def heldout_rows(cfg: RunConfig, tokenizer: Tokenizer, batches: int) -> list[Batch]:
-    """Returns held-out batches of a run, of its own shape.
+    """Returns held-out batches of a run, in its batch shape.
 
     Raises:
-      DataError: where nothing is held out or the corpus cannot be read.
+      DataError: if nothing is held out or the corpus cannot be read.
     """
     if any(source.kind == "tinyworld" for source in cfg.data.sources):
         data = dataclasses.replace(cfg.data, generated_documents=min(cfg.data.generated_documents, FEW_DOCUMENTS))
@@ -78,7 +78,7 @@ def frequency_bands(ids: np.ndarray) -> list[str]:
 
 @partial(jax.jit, static_argnums=0)
 def posterior_means(cfg: RunConfig, params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns the posterior means of a batch as the DiT sees them, (B, N, C) fp32, and 1 where one is of a document, (B, N)."""
+    """Returns the posterior means of a batch as the DiT sees them, (B, N, C) fp32, and 1 if one is of a document, (B, N)."""
     where = vae_terms.layout(cfg, batch)
     real = batch["weights"].reshape(*where.weights.shape, cfg.vae.patch_size)[..., 0] > 0
     mean = vae_terms.posterior_of(cfg, params, batch["tokens"], where).mean
@@ -91,7 +91,7 @@ def pca(x_MC: np.ndarray, components: int = 2) -> tuple[np.ndarray, np.ndarray]:
     The sign of a direction is such that its largest entry is positive.
 
     Raises:
-      ConfigError: where there are not as many channels and points.
+      ConfigError: if there are fewer channels or points than components.
     """
     if not 0 < components <= min(x_MC.shape):
         raise ConfigError(f"components={components} of an array of shape {x_MC.shape}: expected 1 .. {min(x_MC.shape)}")
@@ -128,7 +128,7 @@ def accuracy_under_noise(
 
 @partial(jax.jit, static_argnums=0)
 def _right(cfg: RunConfig, params: Any, batch: Batch, z0_BNC: jax.Array, z1_BNC: jax.Array, t: jax.Array) -> jax.Array:
-    """How many tokens of a batch the decoder gets right from z_t."""
+    """Number of tokens of a batch that the decoder gets right from z_t."""
     where = vae_terms.layout(cfg, batch)
     z_t = from_prior(cfg.vae, path.interpolate(z0_BNC, z1_BNC, t))
     logits = build.decoder(cfg).apply({"params": params["decoder"]}, z_t, where.positions, where.segments)

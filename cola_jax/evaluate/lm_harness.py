@@ -1,6 +1,6 @@
 """A bridge to EleutherAI's lm-evaluation-harness: a run as a model of that package, for tasks of kind generate_until.
 
-The package is the optional extra `lm-eval`; nothing here imports it before it is asked for.
+The package is the optional extra `lm-eval`; it is imported only when it is used.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from cola_jax.evaluate.harness import AskedQuestion, EvaluationPlan
 from cola_jax.evaluate.records import Record
 from cola_jax.runs.writer import Writer
 
-READ = ("until", "max_gen_toks", "do_sample", "temperature")  # generation arguments that are honoured
+READ = ("until", "max_gen_toks", "do_sample", "temperature")  # supported generation arguments
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request as the package makes it: the prompt, where to stop, how much to write, and at which temperature."""
+    """A request of the package: the prompt, stop strings, number of new tokens, and temperature."""
 
     prompt: str
     until: tuple[str, ...]
@@ -30,14 +30,14 @@ class Ask:
 
 
 def ask_of(prompt: str, given: dict[str, Any], max_new_tokens: int) -> Ask:
-    """Reads a request's generation arguments; max_new_tokens where it names none.
+    """Reads a request's generation arguments; max_new_tokens by default.
 
     Raises:
-      DataError: for an argument that is not honoured here.
+      DataError: for an argument that is not supported here.
     """
     unknown = sorted(set(given) - set(READ))
     if unknown:
-        raise DataError(f"generation arguments {', '.join(unknown)} are not honoured; known: {', '.join(READ)}")
+        raise DataError(f"generation arguments {', '.join(unknown)} are not supported; known: {', '.join(READ)}")
     until = given.get("until") or ()
     until = (until,) if isinstance(until, str) else tuple(until)
     temperature = float(given.get("temperature") or 0.0) if given.get("do_sample") else 0.0
@@ -50,10 +50,10 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 def answer(writer: Writer, asks: Sequence[Ask], plan: EvaluationPlan) -> list[str]:
-    """Writes every answer, batched by length; those of one setting of the sampler together.
+    """Generates every answer, batched by length and by the settings of the sampler.
 
     Raises:
-      DataError: where the context leaves no room for a prompt.
+      DataError: if the context leaves no room for a prompt.
     """
     texts: dict[int, str] = {}
     for setting in dict.fromkeys((ask.max_new_tokens, ask.temperature) for ask in asks):
@@ -80,7 +80,7 @@ def model_of(writer: Writer, plan: EvaluationPlan, max_new_tokens: int) -> Any:
     """Returns the run as a `lm_eval.api.model.LM`.
 
     Raises:
-      ImportError: where the package is not installed.
+      ImportError: if the package is not installed.
     """
     try:
         from lm_eval.api.model import LM
@@ -88,14 +88,14 @@ def model_of(writer: Writer, plan: EvaluationPlan, max_new_tokens: int) -> Any:
         raise ImportError("the harness is an optional extra: pip install 'cola_jax[lm-eval]'") from error
 
     class Run(LM):
-        """A run of ours; only what is generated counts (SPEC 7)."""
+        """A run of this project; only generated text is scored (SPEC 7)."""
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             return answer(writer, [ask_of(*request.args, max_new_tokens) for request in requests], plan)
 
         def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
             raise DataError(
-                "a task asks for loglikelihood; this bridge answers generate_until alone: choose a generative task"
+                "a task requests loglikelihood; this bridge supports generate_until only: choose a generative task"
             )
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:

@@ -1,7 +1,7 @@
-"""When two texts count as the same answer.
+"""Normal forms: when two texts count as the same answer.
 
 `published` is the normal form of the published numbers (SPEC 7): word characters and single spaces. It makes 3.14 and 314,
-+ and -, C and C++ alike, and drops combining marks. `signed` keeps what carries meaning and forgives what surrounds a word:
++ and -, C and C++ alike, and drops combining marks. `signed` keeps signs that carry meaning and ignores what surrounds a word:
 quotes, brackets, the marks that end a clause, and case.
 """
 
@@ -23,15 +23,13 @@ FOLDED = {
     "<final>",
     "<isolated>",
 }  # not <super>: 10²
-DASHES = dict.fromkeys(
-    map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-"
-)  # hyphens, en dash, minus; a longer dash is none
+DASHES = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212"), "-")  # hyphens, en dash, minus; not longer dashes
 QUOTES = {ord("\u2018"): "'", ord("\u2019"): "'", ord("\u201c"): '"', ord("\u201d"): '"'}
-MEANT = set("%\u2030\u2031#&@*/\\\u2032\u2033\u00a7\u00b7")  # marks (Unicode Po) that are no punctuation of a sentence
+MEANT = set("%\u2030\u2031#&@*/\\\u2032\u2033\u00a7\u00b7")  # marks (Unicode Po) that are not sentence punctuation
 AROUND = set("`\u2014\u2015")  # of other categories
 EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=[^\s*])(.+?)(?<=[^\s*])\1(?![\w*])")  # *this* and **this**
-MINUS = re.compile(r"-+(?:[^\W\d_]{2}|$)")  # what a leading hyphen is no sign of: a word, or nothing
-CUT_OFF = re.compile(r"[^\W\d_]{3}-$")  # a trailing hyphen is a charge after the one or two letters of an element alone
+MINUS = re.compile(r"-+(?:[^\W\d_]{2}|$)")  # a leading hyphen is not a sign before a word or nothing
+CUT_OFF = re.compile(r"[^\W\d_]{3}-$")  # a trailing hyphen is a charge only after the one or two letters of an element
 
 
 def published(text: str) -> str:
@@ -52,16 +50,16 @@ def without_case(text: str) -> str:
 
 
 def signed(text: str) -> str:
-    """Returns `without_case` with every word freed of what surrounds it; a text of punctuation alone is kept as it is."""
+    """Returns `without_case` with every word stripped of surrounding marks; a text of punctuation alone is unchanged."""
     plain = without_case(text)
     words = [bare for word in EMPHASIS.sub(r"\2", plain).split() if (bare := _bare(word))]
     return " ".join(words) or plain
 
 
 def signed_form(choices: Sequence[str]) -> NormalForm:
-    """Returns the most forgiving of `signed`, `without_case` and `as_written` that tells all choices apart.
+    """Returns the most tolerant of `signed`, `without_case` and `as_written` under which all choices differ.
 
-    Choices that are the same text as written are one choice: nothing tells them apart.
+    Choices that are the same text as written are one choice.
     """
     distinct = len(set(map(as_written, choices)))
     return next((form for form in (signed, without_case) if len(set(map(form, choices))) == distinct), as_written)
@@ -73,7 +71,9 @@ def _is_invisible(character: str) -> bool:
 
 def _fold(character: str) -> str:
     kind = unicodedata.decomposition(character).partition(" ")[0]
-    if kind not in FOLDED or unicodedata.category(character) == "Sk":  # a spacing accent is no space and accent
+    if (
+        kind not in FOLDED or unicodedata.category(character) == "Sk"
+    ):  # a spacing accent must not become space and accent
         return character
     return unicodedata.normalize("NFKC", character)
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, one PNG each, 900 pixels wide."""
+"""Plots of an evaluation, one PNG each, 900 pixels wide."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cola_jax.evaluate.landscape import Landscape
 from cola_jax.evaluate.latents import Latents, pca
 from cola_jax.evaluate.trace import Trace
 
-WIDTH, DPI = 9.0, 100  # inches and pixels an inch
+WIDTH, DPI = 9.0, 100  # inches and pixels per inch
 HELDOUT = "heldout/"
 LOSSES = {
     "vae": (("reconstruction", "reconstruction\n(nats per token)"), ("mask", "masked tokens\n(nats per token)")),
@@ -78,7 +78,7 @@ def plot_points(
 
 
 def plot_landscapes(landscapes: Sequence[Landscape], path: Path) -> Path:
-    """Draws log p around blocks, a panel each, below its highest value; a cross at the block, dots at its neighbours."""
+    """Draws log p around blocks, one panel each, relative to the maximum; a cross at the block, dots at its neighbours."""
     columns = min(len(landscapes), 2)
     rows = -(-len(landscapes) // columns)
     figure = _figure(4.2 * rows)
@@ -139,7 +139,7 @@ def _quality(axes: Axes, rows: Lines, name: str) -> None:
 
 
 def plot_trace(trace: Trace, texts: Sequence[str], path: Path) -> Path:
-    """Draws the latents of all blocks, side by side, at every solver step, a row each, beside the text they decode to.
+    """Draws the latents of all blocks, side by side, at every solver step, one row each, beside the text they decode to.
 
     Args:
       texts: what the blocks decode to after each step, one fewer than there are states.

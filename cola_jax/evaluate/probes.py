@@ -1,4 +1,4 @@
-"""What a linear reader finds in the latents, and how far they move over training.
+"""Linear probes of the latents, and their drift over training.
 
 Axes: M latents, C latent channels, K classes.
 """
@@ -29,10 +29,11 @@ def probe(x_MC: np.ndarray, labels: Sequence[str], seed: int) -> dict[str, float
     """Fits a linear classifier (ridge regression to one-hot classes) on half of the latents and tests it on the others.
 
     Returns:
-      accuracy; majority, that of always saying the commonest class of the first half; recall/CLASS of each class tested.
+      accuracy; majority, that of always predicting the most frequent class of the first half; recall/CLASS of each
+      class tested.
 
     Raises:
-      DataError: where there are fewer than four latents or one class.
+      DataError: if there are fewer than four latents or one class.
     """
     classes, target_M = np.unique(np.asarray(labels), return_inverse=True)
     if len(labels) < 4 or len(classes) < 2:
@@ -56,8 +57,9 @@ def similarity(one_MC: np.ndarray, other_MC: np.ndarray) -> dict[str, float]:
     """Compares two sets of latents of the same text.
 
     Returns:
-      cosine: mean over latents; moved: root mean square distance over that of the second; cka: linear centred kernel alignment,
-      which rotations and one common scale leave at 1.
+      cosine: mean over latents; moved: root mean square distance over that of the second; cka: linear centred kernel
+        alignment,
+      which is invariant to rotations and a common scale.
     """
     one, other = (np.asarray(x, np.float64) for x in (one_MC, other_MC))
     length = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
@@ -72,14 +74,14 @@ def similarity(one_MC: np.ndarray, other_MC: np.ndarray) -> dict[str, float]:
 def of_run(
     workdir: str | Path, batches: int, times: Sequence[float], seed: int, step: int | str | None = None
 ) -> dict[str, Any]:
-    """Returns what the latents of a run hold at `step`, the newest by default, on its own held-out text.
+    """Returns probes and drift of the latents of a run at `step`, the newest by default, on its own held-out text.
 
     Returns:
       step; probe: see `probe`, of word classes on the small world and of frequency bands elsewhere; noise: reconstruction
       accuracy by t; drift: a row of `similarity` to this checkpoint for every earlier one that is kept, by step.
 
     Raises:
-      ConfigError: for a run without a VAE. CheckpointError: where there is no checkpoint. DataError: see `probe`.
+      ConfigError: for a run without a VAE. CheckpointError: if there is no checkpoint. DataError: see `probe`.
     """
     workdir = local(workdir, "workdir")
     config, params = load_params(workdir, step)

@@ -1,4 +1,4 @@
-"""Prompts that users give: read from lines or JSONL, all checked before the first is continued, continued in batches."""
+"""Prompts given by users: read from lines or JSONL, checked before generation, and continued in batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPRESSED = {".gz", ".bz2", ".zst"}
 
 
 class Prompt(NamedTuple):
-    """A prompt and where it stands, for messages."""
+    """A prompt and its location, for messages."""
 
     where: str
     text: str
@@ -25,10 +25,10 @@ class Prompt(NamedTuple):
 def read(path: str | Path) -> list[Prompt]:
     """Reads a file, a FIFO or, as "-", stdin; blank lines are left out, and only a newline ends a line.
 
-    The lines are records where the file is named so, or where the first of them is a record with a field `prompt`.
+    The lines are records if the file has a JSON Lines ending, or if the first of them is a record with a field `prompt`.
 
     Raises:
-      StorageError: where it cannot be read, or is not UTF-8 text. DataError: where it holds no prompts, or a record is none.
+      StorageError: if it cannot be read, or is not UTF-8 text. DataError: if it has no prompts, or a record is invalid.
     """
     given = str(path)
     path = storage.local(path, "--prompts")
@@ -64,7 +64,7 @@ def encode(writer: Writer, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Returns the token ids of every prompt.
 
     Raises:
-      PromptError: for the first prompt that the run cannot continue, by its number, 0 being the first, and its place.
+      PromptError: for the first prompt that the run cannot continue, by its number, from 0, and its location.
     """
     rows = []
     for number, (where, text) in enumerate(prompts):

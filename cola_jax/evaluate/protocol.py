@@ -1,4 +1,4 @@
-"""How each task is asked and judged, read from a TOML file: `protocol.toml` beside this file is the paper's (SPEC 7)."""
+"""Prompts and scoring of each task, read from a TOML file: `protocol.toml` beside this file is the paper's (SPEC 7)."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PUBLISHED = (
     "siqa",
     "story_cloze",
 )  # tasks of the published numbers
-BUILT_IN = "tinyworld/"  # tasks that make their own records, in the formats of the published ones
-NAME = re.compile(r"\w(?:[\w .,+@=()-]{0,98}[\w)+])?")  # of a task, which is that of its folder
+BUILT_IN = "tinyworld/"  # tasks that generate their own records, in the formats of the published ones
+NAME = re.compile(r"\w(?:[\w .,+@=()-]{0,98}[\w)+])?")  # name of a task, and of its folder
 RESERVED = ("summary.csv", "summary.json")  # files beside those folders
-OTHER = "other"  # the table for tasks that have none of their own
+OTHER = "other"  # the table for tasks without their own
 KINDS = {"rule": str, "paper_rule": str, "shots": int, "lines": list, "optional": list, "max_new_tokens": int, "records": str,
          "demonstrations": list}  # fmt: skip
 
@@ -38,14 +38,14 @@ class Task:
     """One task of a protocol.
 
     Attributes:
-      name: how it is called.
-      rule: one of scoring.RULES, by which scorer release judges.
+      name: of the task.
+      rule: one of scoring.RULES, of scorer release.
       paper_rule: the same of scorer paper.
       shots: demonstrations before the question.
       lines: the lines of a question; {name} is a field of the record, {choices} its choices as lines "(A) text".
-      optional: fields that a record may lack; a line that needs one of them is then left out.
-      max_new_tokens: how much is generated.
-      records: JSONL file of the task; "" where the command line names it.
+      optional: fields that a record may lack; a line that contains one of them is then left out.
+      max_new_tokens: number of new tokens.
+      records: JSONL file of the task; "" if the command line names it.
       demonstrations: records as tables; each is the lines and, after the last, its answer.
     """
 
@@ -65,12 +65,12 @@ class Task:
 
     @property
     def signs(self) -> bool:
-        """Whether scorer release keeps signs, points and marks: for a user's own task, which no published number is of."""
+        """Whether scorer release keeps signs, points and marks: for a user's own task, without a published number."""
         return self.name not in PUBLISHED and not self.name.startswith(BUILT_IN)
 
 
 def load(path: str | Path | None = None) -> dict[str, Task]:
-    """Returns the tasks of a protocol file by name; of the paper's where none is named.
+    """Returns the tasks of a protocol file by name; of the paper's if none is named.
 
     Raises:
       DataError: for a file that cannot be read, and for a task with an unknown, a missing or an impossible field.
@@ -92,7 +92,7 @@ def task_of(tasks: dict[str, Task], name: str) -> Task:
     """Returns the task of a name, or the table `other` under that name.
 
     Raises:
-      DataError: where the protocol has neither, or the name cannot be that of a folder.
+      DataError: if the protocol has neither, or the name cannot be that of a folder.
     """
     if not NAME.fullmatch(storage.check_text(name, "a task's name")) or name in RESERVED:
         raise DataError(
@@ -147,7 +147,7 @@ def _impossible(table: dict[str, Any]) -> list[str]:
 
 
 def fields_of(lines: list[str] | tuple[str, ...]) -> set[str]:
-    """Returns the names in braces. Raises ValueError where braces do not pair."""
+    """Returns the names in braces. Raises ValueError if braces do not pair."""
     return {name for line in lines for _, name, _, _ in string.Formatter().parse(line) if name is not None}
 
 
@@ -162,10 +162,11 @@ def _demonstration(where: str, table: Any) -> Record:
 
 
 def prompt_of(task: Task, record: Record) -> str:
-    """Returns a record's prompt: its own finished one, or demonstrations and its lines, the last of which asks for the answer.
+    """Returns a record's prompt: its own finished one, or demonstrations and its lines, the last of which asks for the
+    answer.
 
     Raises:
-      DataError: where the record or a demonstration lacks a field of the lines that is not optional.
+      DataError: if the record or a demonstration lacks a field of the lines that is not optional.
     """
     if record.prompt:
         return record.prompt
@@ -180,7 +181,7 @@ def _asked(task: Task, record: Record) -> str:
     missing = sorted(fields_of(task.lines) - set(values) - set(task.optional))
     if missing:
         raise DataError(
-            f"{record.where}: no {', '.join(missing)}, which task {task.name} asks with; give a finished prompt, or say "
-            "otherwise in a protocol file"
+            f"{record.where}: no {', '.join(missing)}, which the prompt of task {task.name} needs; give a finished prompt, or "
+            "change the lines in a protocol file"
         )
     return "\n".join(line.format(**values) for line in task.lines if fields_of([line]) <= set(values))

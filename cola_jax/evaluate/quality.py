@@ -1,4 +1,4 @@
-"""How good free text is without a right answer: variety, repetition, and how likely an autoregressive judge finds it."""
+"""Quality of free text without a right answer: diversity, repetition, and likelihood under an autoregressive judge."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPEATED = 4  # n of self-repetition
 
 @dataclass(frozen=True)
 class Written:
-    """A prompt, maybe empty, and the text that was written after it."""
+    """A prompt, possibly empty, and the text generated after it."""
 
     prompt: str
     text: str
@@ -32,8 +32,8 @@ def read(path: str | Path) -> list[Written]:
     """Reads JSONL with `prompt` and `continuation`, as `cola-jax generate` writes it, or `generate`, as `evaluate` does.
 
     Raises:
-      DataError: naming the first bad record by file and line, and where no text has a character.
-      StorageError: where the file cannot be read.
+      DataError: naming the first bad record by file and line, and if no text has a character.
+      StorageError: if the file cannot be read.
     """
     found = []
     for number, tree in json_lines(storage.local(path)):
@@ -47,12 +47,12 @@ def read(path: str | Path) -> list[Written]:
     if not found:
         raise DataError(f"{path} holds no records")
     if not any(one.text.strip() for one in found):
-        raise DataError(f"{path}: every text is empty, there is nothing to say of them")
+        raise DataError(f"{path}: every text is empty, there is nothing to measure")
     return found
 
 
 def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
-    """Returns texts, empty ones, words a text, distinct_n, self_repetition, and where asked what the world's checker finds."""
+    """Returns texts, empty ones, words per text, distinct_n, self_repetition, and on request the world checker's figures."""
     texts = [one.text for one in written]
     measured: dict[str, float] = {"texts": len(texts), "empty": sum(not text.strip() for text in texts)}
     measured["words_per_text"] = sum(len(text.split()) for text in texts) / len(texts)
@@ -67,10 +67,10 @@ def figures(written: Sequence[Written], checker: bool) -> dict[str, float]:
 def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size: int) -> dict[str, Any]:
     """Returns nats per token of the judge's tokenizer with its interval, and perplexity, of the texts after their prompts.
 
-    Without a prompt the end of a document stands before the text. Empty texts have no likelihood and are left out.
+    Without a prompt, an end-of-document token precedes the text. Empty texts have no likelihood and are left out.
 
     Raises:
-      ConfigError: where the judge is not autoregressive. DataError: where every text is empty.
+      ConfigError: if the judge is not autoregressive. DataError: if every text is empty.
     """
     estimator = FAMILIES[judge.cfg.family].likelihood
     if estimator is None or not estimator.exact:
@@ -81,7 +81,7 @@ def generative_perplexity(judge: Writer, written: Sequence[Written], batch_size:
     for one in written:
         prompt, whole = (judge.tokenizer.encode(text) for text in (one.prompt, one.prompt + one.text))
         shared = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
-        before, answer = whole[:shared] or [judge.tokenizer.eos_id], whole[shared:]  # a piece may span the seam
+        before, answer = whole[:shared] or [judge.tokenizer.eos_id], whole[shared:]  # a token may span the boundary
         if answer:
             pairs.append(Pair(tuple(before), tuple(answer)))
     if not pairs:

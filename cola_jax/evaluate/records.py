@@ -1,9 +1,9 @@
-"""Records of a task, read from JSONL: what is asked, among which choices, and what the right answer is.
+"""Records of a task, read from JSONL: question, choices and right answer.
 
-A record has `prompt`, a finished one, or the fields that a protocol's lines name (`question`, `context`); `choices`, a list of
-texts, where there are some; and `answer` or `ground_truth`: a text, a list of texts that are all right, or, with choices, the
-number of one, 0 being the first, as a number or, where no choice is that text, as a text. `id` is kept. Generations have what
-was written in `generate` besides.
+A record has `prompt`, a finished one, or the fields that a protocol's lines name (`question`, `context`); `choices`, a
+list of texts, if there are some; and `answer` or `ground_truth`: a text, a list of texts that are all right, or, with
+choices, the number of one, 0 being the first, as a number or, if no choice is that text, as a text. `id` is kept.
+Generations also have the generated text in `generate`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate.normal_forms import as_written
 
-SHOWN = 5  # bad records that one error names
+SHOWN = 5  # number of bad records that one error names
 T = TypeVar("T")
 
 
@@ -29,10 +29,10 @@ class Record:
       where: "FILE, line N", for messages.
       id: as the file has it, or the record's number, 0 being the first.
       fields: the texts that a protocol's lines may name, by name.
-      prompt: a finished prompt; "" where the protocol makes it.
-      choices: what can be answered; empty where anything can.
+      prompt: a finished prompt; "" if the protocol makes it.
+      choices: possible answers; empty for free answers.
       answers: right answers, at least one.
-      chance: probability that a guess is right where there are no choices to tell; None: not known.
+      chance: probability that a guess is right, for records without choices; None: not known.
     """
 
     where: str
@@ -56,13 +56,13 @@ def read_records(path: str | Path) -> list[Record]:
     """Reads a task's records.
 
     Raises:
-      DataError: naming the bad records by file and line. StorageError: where the file is missing or no text.
+      DataError: naming the bad records by file and line. StorageError: if the file is missing or no text.
     """
     return _read(storage.local(path), _record)
 
 
 def read_generations(path: str | Path) -> list[Generation]:
-    """Reads records with what was generated for them.
+    """Reads records with their generated text.
 
     Raises:
       DataError: naming the bad records by file and line.
@@ -101,7 +101,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yields (number, value) of every line that is not blank, 1 being the first; see `storage.open_stream` for what is read.
 
     Raises:
-      StorageError: where the file is missing, not text, or a line is not JSON or not valid Unicode.
+      StorageError: if the file is missing, not text, or a line is not JSON or not valid Unicode.
     """
     for number, line in storage.text_lines(path):
         if line.strip():
@@ -138,7 +138,7 @@ def _answers(tree: dict[str, Any], choices: list[str]) -> tuple[str, ...]:
 
 
 def _meant(answer: str, choices: list[str]) -> str:
-    """Returns the choice whose number a text is, unless some choice is that text; any other text as it is."""
+    """Returns the choice whose number a text is, unless some choice is that text; any other text unchanged."""
     written, number = as_written(answer), answer.strip()
     if written in map(as_written, choices) or not (number.isascii() and number.isdigit()) or len(number) > 2:
         return answer

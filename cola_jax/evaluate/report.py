@@ -24,7 +24,7 @@ PERCENT = ("well_formed", "entailed", "consistent", "chance", "distinct_2", "cop
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file of the report's folder, with the line under it."""
+    """A PNG file of the report's folder, with its caption."""
 
     title: str
     path: Path
@@ -42,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Sample:
-    """One continued prompt and what the checker says of its answer; `expected` is "" where the story entails none."""
+    """One continued prompt and the checker's verdict on its answer; `expected` is "" if the story entails none."""
 
     prompt: str
     continuation: str
@@ -52,12 +52,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a page shows.
+    """The content of a page.
 
     Attributes:
       headline: (name, value, remark) of the figures at the top.
       samples: (title, samples) of each group.
-      configs: (title, text) of what is folded away at the end.
+      configs: (title, text) of the collapsed sections at the end.
     """
 
     title: str
@@ -69,10 +69,10 @@ class Report:
 
 
 def write_report(folder: str | Path, report: Report, figures: dict[str, Any]) -> Path:
-    """Writes index.html and figures.json into `folder`; returns the page. A page that is half written is never seen.
+    """Writes index.html and figures.json into `folder`; returns the page. The page is written atomically.
 
     Raises:
-      FileNotFoundError: where a picture is missing.
+      FileNotFoundError: if a picture is missing.
     """
     folder = local(folder, "folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def samples_of(pairs: Sequence[Pair]) -> list[Sample]:
 
 
 def table_of(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    """Returns a table of dicts, a column for each key of any; shares become per cent, what a row lacks stays empty."""
+    """Returns a table of dicts, a column for each key of any; shares become per cent, missing values are empty."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     cells = [[_cell(name, row[name]) if name in row else "" for name in columns] for row in rows]
     return Table(title, [name.replace("_", " ").replace("distinct 2", "distinct-2") for name in columns], cells)
@@ -109,7 +109,7 @@ def percent(share: float) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Returns what the figures were made on."""
+    """Returns a description of the machine."""
     devices = jax.devices()
     return {
         "devices": f"{len(devices)} x {devices[0].device_kind}",

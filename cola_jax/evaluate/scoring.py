@@ -1,8 +1,8 @@
 """Right or wrong: the rules of the tasks under both scorers, and accuracies with their intervals.
 
-`release` is how the published numbers were scored (SPEC 7). `paper` maps what was generated to the choice that matches best, as
-the paper's text says (BASELINES 6), and keeps signs, points and combining marks; so does `release` for tasks that are not among
-the published ones. What a scorer cannot judge is refused by `problem`.
+`release` is how the published numbers were scored (SPEC 7). `paper` maps the generated text to the choice that matches
+best, as the paper describes (BASELINES 6), and keeps signs, points and combining marks; so does `release` for tasks
+that are not among the published ones. Records that a scorer cannot judge are refused by `problem`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cola_jax.evaluate import answers
 from cola_jax.evaluate.normal_forms import NormalForm, as_written, published, signed, signed_form
 from cola_jax.evaluate.records import Generation, Record, listed
 
-RULES = ("first_word", "exact", "choice", "auto")  # auto: choice where a record has choices, else exact
+RULES = ("first_word", "exact", "choice", "auto")  # auto: choice if a record has choices, else exact
 SCORERS = ("release", "paper")
 RESAMPLES = 10_000
 
@@ -30,7 +30,7 @@ class Score:
       records: how many were judged.
       right: how many of them are right.
       low, high: the middle 95 % of the accuracies of bootstrap resamples.
-      chance: mean of 1 / choices, or what a record says its chance is; nan where some record has neither.
+      chance: mean of 1 / choices, or the chance given by a record; nan if some record has neither.
     """
 
     records: int
@@ -45,13 +45,13 @@ class Score:
 
 
 def is_right(generation: Generation, rule: str, scorer: str, signs: bool = False) -> bool:
-    """Returns whether what was generated answers the record; of several right answers one is enough.
+    """Returns whether the generated text answers the record; one of several right answers is enough.
 
     Args:
       signs: whether scorer release keeps signs too, see `normal_forms`.
 
     Raises:
-      DataError: where the rule needs choices and the record has none.
+      DataError: if the rule needs choices and the record has none.
     """
     record, written = generation.record, answers.cut(generation.text)
     normal = form_of(record, scorer, signs)
@@ -84,7 +84,7 @@ def gold(record: Record, normal: NormalForm) -> set[int]:
 
 
 def chosen(written: str, record: Record, scorer: str, normal: NormalForm) -> int | None:
-    """Returns the choice that a text means; scorer paper takes the most similar one where `release` finds none."""
+    """Returns the choice that a text means; scorer paper takes the most similar one if `release` finds none."""
     found = answers.choice_of(written, record.choices, normal)
     if found is not None or scorer == "release":
         return found
@@ -92,9 +92,9 @@ def chosen(written: str, record: Record, scorer: str, normal: NormalForm) -> int
 
 
 def problem(record: Record, rule: str, scorer: str, signs: bool) -> str:
-    """Returns why a scorer cannot judge a record; "" where it can.
+    """Returns why a scorer cannot judge a record; "" if it can.
 
-    Choices that are alike under the published normal form are no problem of it: the published numbers were scored with some.
+    Choices that are equal under the published normal form are allowed: the published numbers were scored with some.
     """
     normal = form_of(record, scorer, signs)
     empty = [answer for answer in record.answers if not normal(answer)]
@@ -105,7 +105,7 @@ def problem(record: Record, rule: str, scorer: str, signs: bool) -> str:
         return f"no choices, which the rule {rule!r} needs" if rule == "choice" else ""
     if signs and len(set(map(as_written, record.choices))) < len(record.choices):
         twice = next(c for i, c in enumerate(record.choices) if as_written(c) in map(as_written, record.choices[:i]))
-        return f"choice {twice!r} is there twice: no scorer can tell the two apart"
+        return f"choice {twice!r} is given twice: no scorer can distinguish the two"
     outside = [a for a in record.answers if answers.choice_of(a, record.choices, normal) is None]
     if outside and rule != "first_word":
         return (
@@ -134,7 +134,7 @@ def check(records: Sequence[Record], rules: dict[str, str], signs: bool) -> None
 def score(right: Sequence[bool], records: Sequence[Record], seed: int = 0) -> Score:
     """Adds verdicts up. The interval is a percentile bootstrap of RESAMPLES resamples, drawn from `seed`."""
     count, hits = len(right), int(sum(right))
-    # The number of right ones in a resample of n verdicts is binomial: no resample need be drawn one by one.
+    # The number of right verdicts in a resample of n is binomial, so it is drawn directly.
     resampled = np.random.default_rng(seed).binomial(count, hits / count, RESAMPLES) / count
     low, high = np.quantile(resampled, [0.025, 0.975])
     known = [1 / len(record.choices) if record.choices else record.chance for record in records]

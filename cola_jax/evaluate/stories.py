@@ -1,6 +1,6 @@
-"""How good a writer of small-world stories is: held-out prompts continued, and read back by the checker.
+"""Quality of generated small-world stories: held-out prompts are continued, and the stories checked.
 
-All prompts are written in batches of one shape, so every setting of the sampler compiles once.
+All batches have one shape, so every setting of the sampler compiles once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def check_world(cfg: RunConfig) -> None:
 
 
 def heldout_prompts(cfg: RunConfig, count: int, prompt: str = "opening") -> list[str]:
-    """Returns what held-out stories 0 .. count - 1 begin with.
+    """Returns the prompts of held-out stories 0 .. count - 1.
 
     Args:
       prompt: "opening", the first one or two sentences; "question", all but the answer.
@@ -42,7 +42,7 @@ def heldout_prompts(cfg: RunConfig, count: int, prompt: str = "opening") -> list
     if prompt not in PROMPTS:
         raise ConfigError(f"prompt={prompt!r} is not one of {', '.join(PROMPTS)}")
     if count < 1:
-        raise ConfigError(f"{count} prompts were asked for, expected at least 1")
+        raise ConfigError(f"{count} prompts were requested, expected at least 1")
     return [PROMPTS[prompt](tinyworld.story(cfg.data.seed, "heldout", index)) for index in range(count)]
 
 
@@ -56,11 +56,11 @@ def continuations(
     watch: Watch | None = None,
     **sampling: Any,
 ) -> list[Pair]:
-    """Continues held-out prompts; what is written depends on the seed and the prompt's number alone.
+    """Continues held-out prompts; the text depends on the seed and the prompt's number only.
 
     Args:
       prompt: see `heldout_prompts`.
-      batch_size: rows written at once; the last batch is filled up with prompts whose text is dropped.
+      batch_size: rows generated at once; the last batch is padded with prompts whose text is dropped.
       watch: called block by block with the number of a batch's first prompt and the new text of its rows.
       sampling: SamplingConfig fields to change.
 
@@ -68,7 +68,7 @@ def continuations(
       (prompt, continuation) in the order of the held-out stories.
 
     Raises:
-      ConfigError: see `heldout_prompts`; and for a sampling field or value that cannot be.
+      ConfigError: see `heldout_prompts`; and for an invalid sampling field or value.
     """
     prompts = heldout_prompts(writer.cfg, count, prompt)
     writer = writer.with_sampling(**sampling) if sampling else writer
@@ -86,11 +86,11 @@ def continuations(
 
 
 def story_figures(pairs: Sequence[Pair], training: frozenset[str] | None = None) -> dict[str, float]:
-    """Returns what the checker finds in prompts with their continuations, as shares.
+    """Returns the checker's figures for prompts with their continuations, as shares.
 
     well_formed: of the sentences that were generated or completed, those of the grammar, an unfinished one counting as
     malformed. entailed, consistent, chance and stories: `tinyworld_check.aggregate` of the whole stories. distinct_2: of the
-    pairs of neighbouring words in the continuations, those that differ. copied: stories that are in `training`, where it is
+    pairs of neighbouring words in the continuations, those that differ. copied: stories that are in `training`, if
     given.
     """
     stories = [prompt + continuation for prompt, continuation in pairs]

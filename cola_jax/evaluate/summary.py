@@ -1,4 +1,4 @@
-"""Accuracies as rows: for people, for spreadsheets and for programs."""
+"""Accuracies as tables: text, CSV and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cola_jax.evaluate.scoring import SCORERS
 
 
 def scored(task: Task, generations: Sequence[Generation], scorers: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns a row a scorer: records, right, and accuracy, low, high, chance in per cent, chance None where there is none.
+    """Returns one row per scorer: records, right, and accuracy, low, high, chance in per cent, chance None if there is none.
 
     Raises:
       DataError: see `scoring.check`.
@@ -35,7 +35,7 @@ def scored(task: Task, generations: Sequence[Generation], scorers: Sequence[str]
 
 
 def as_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns rows of one set of columns as an aligned table; per cents have two decimals, what is None a dash."""
+    """Returns rows of one set of columns as an aligned table; per cents have two decimals, None is a dash."""
     cells = [list(rows[0])] + [[_cell(value) for value in row.values()] for row in rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     number = [all(not isinstance(row[name], str) for row in rows) for name in rows[0]]
@@ -57,7 +57,7 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     """
     found = [row for path in sorted(folder.rglob("result.json")) for row in _rows(path)]
     columns = dict.fromkeys(name for row in found for name in row)
-    rows = [columns | row for row in found]  # what a task's rows lack is None
+    rows = [columns | row for row in found]  # missing columns are None
     for scorer in SCORERS:
         own = [row for row in rows if row["scorer"] == scorer]
         if len(own) > 1:

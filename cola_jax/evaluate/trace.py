@@ -1,6 +1,6 @@
-"""How blocks come out of noise: the solver's states, and what each decodes to.
+"""Traces of the denoising of blocks: the solver's states, and the text that each decodes to.
 
-Axes: NB blocks, T solver steps, S latents per block, C latent channels, P tokens a latent.
+Axes: NB blocks, T solver steps, S latents per block, C latent channels, P tokens per latent.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Trace(NamedTuple):
 def denoising_trace(
     cfg: RunConfig, params: Any, prompt: Sequence[int], blocks: int, *, seed: int, pad_id: int
 ) -> Trace:
-    """Writes `blocks` blocks as the family cola does for sample 0 of `seed`, one solver step at a time.
+    """Generates `blocks` blocks as family cola does for sample 0 of `seed`, one solver step at a time.
 
     The last states and tokens of each block are those of `generate`. The first block repeats the prompt's unfinished one.
 
     Raises:
-      ConfigError: where sampling.first_block is repaint, whose steps depend on their number, or the model is not cola.
+      ConfigError: if sampling.first_block is repaint, whose steps depend on their index, or the model is not cola.
       PromptError: see `pad_prompts`.
     """
     if "dit" not in FAMILIES[cfg.family].groups:

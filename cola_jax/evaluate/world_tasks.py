@@ -1,8 +1,8 @@
 """Tasks on the small world in the formats of the eight benchmarks, drawn from a seed: no downloads, and chance is known.
 
-Each record is a story of the held-out split, up to where its answer is left to write. A model of the small world has never seen
-a list of options, so none is shown: options are what an answer is mapped to. Wrong ones are what else the story mentions of
-the answer's class, filled up from other stories.
+Each record is a story of the held-out split, up to its answer. A model of the small world has
+never seen a list of options, so none is shown: an answer is mapped to the options. Wrong options are other
+members of the answer's class that the story mentions, filled up from other stories.
 
   lambada                the last word of the story
   squad                  the answer, in the words of the story
@@ -26,9 +26,9 @@ from cola_jax.evaluate import stories
 from cola_jax.evaluate.protocol import BUILT_IN, Task
 from cola_jax.evaluate.records import Record
 
-RECORDS = 500  # of each task, where no limit is given
+RECORDS = 500  # of each task, if no limit is given
 LONG = 8  # sentences of a long story, question and answer included
-PATIENCE = 100  # stories looked at for each record that is asked for
+PATIENCE = 100  # number of stories tried per record
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class TaskForm:
     paper_rule: str
     kinds: tuple[str, ...] = ()
     sentences: int = 0  # at least
-    mentioned: int = 0  # exactly so many things of the answer's class are in the story; 0: any number
+    mentioned: int = 0  # exact number of members of the answer's class in the story; 0: any number
 
 
 FORMS = {
@@ -64,14 +64,14 @@ def records_of(name: str, seed: int, count: int) -> list[Record]:
     """Returns the first `count` records of a task of the small world, the same for every model.
 
     Raises:
-      DataError: for a name that is none of them, or where too few stories suit the task.
+      DataError: for an unknown name, or if too few stories suit the task.
     """
     form = FORMS.get(name.removeprefix(BUILT_IN))
     if form is None:
         raise DataError(f"task {name!r} is not one of {', '.join(BUILT_IN + known for known in FORMS)}")
     records: list[Record] = []
     seen: dict[str, list[str]] = {}
-    stream = len(FORMS) * seed + list(FORMS).index(name.removeprefix(BUILT_IN))  # every task has stories of its own
+    stream = len(FORMS) * seed + list(FORMS).index(name.removeprefix(BUILT_IN))  # every task has its own stories
     for index in range(count * PATIENCE):
         story = tinyworld.story(stream, "heldout", index)
         report = check(story)
@@ -82,11 +82,11 @@ def records_of(name: str, seed: int, count: int) -> list[Record]:
             records.append(dataclasses.replace(record, where=f"{name}, record {len(records)}"))
         if len(records) == count:
             return records
-    raise DataError(f"task {name}: {len(records)} of {count * PATIENCE} stories suit it, {count} records are asked for")
+    raise DataError(f"task {name}: {len(records)} of {count * PATIENCE} stories suit it, {count} records are requested")
 
 
 def task_of(name: str, records: Sequence[Record], tokenizer: Tokenizer) -> Task:
-    """Returns how a task of the small world is judged; as many tokens are generated as its longest answer has, and one more."""
+    """Returns the scoring of a task of the small world; max_new_tokens is that of the longest answer plus 1."""
     form = FORMS[name.removeprefix(BUILT_IN)]
     longest = max(
         len(tokenizer.encode(record.prompt + " " + _ended(record))) - len(tokenizer.encode(record.prompt))
@@ -96,7 +96,7 @@ def task_of(name: str, records: Sequence[Record], tokenizer: Tokenizer) -> Task:
 
 
 def checked(pairs: Sequence[stories.Pair]) -> dict[str, float]:
-    """Returns, in per cent, what the checker finds in prompts with their answers: well formed sentences, entailed answers."""
+    """Returns the checker's figures for prompts with their answers, in per cent: well formed sentences, entailed answers."""
     figures = stories.story_figures(pairs)
     return {name: round(100 * figures[name], 4) for name in ("well_formed", "entailed")}
 
@@ -112,12 +112,12 @@ def _suits(form: TaskForm, report: StoryReport) -> bool:
 
 
 def _class(report: StoryReport, story: str) -> str:
-    """What kind of thing answers the question, so far as wrong options must be alike: its kind and the words around it."""
+    """The kind of the answer, which wrong options must share: the question's kind and the words around the answer."""
     return f"{report.question}/{_form(report, story)}"
 
 
 def _form(report: StoryReport, story: str) -> str:
-    """The answer with a gap where the bare one stands, e.g. "the {}"."""
+    """The answer with a gap in place of the bare answer, e.g. "the {}"."""
     return tinyworld.answer_of(story).rstrip(".").replace(report.given, "{}")
 
 

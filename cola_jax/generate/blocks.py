@@ -1,7 +1,7 @@
 """The block loop of Cola DLM (SPEC 3): encode the prompt, denoise a block, decode it, commit it, again.
 
-Each function is one compiled program a shape; nothing returns to the host but what is written.
-Axes: B batch, N latents, S latents per block, C latent channels, P tokens a latent, V vocabulary, T solver steps.
+Each function is one compiled program per shape; only the generated block is transferred to the host.
+Axes: B batch, N latents, S latents per block, C latent channels, P tokens per latent, V vocabulary, T solver steps.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from cola_jax.models.text_vae import from_prior, to_prior
 
 
 class Prepared(NamedTuple):
-    """What all blocks of a generation share.
+    """Values that all blocks of a generation share.
 
     Attributes:
-      steps: AdaLN at every time that the sampler visits; leaves lead with (T, evaluations per step).
+      steps: AdaLN at every time that the sampler evaluates; leading axes (T, evaluations per step).
       at_0: AdaLN at t = 0.
     """
 
@@ -41,7 +41,7 @@ class Prepared(NamedTuple):
 
 @dataclass(frozen=True)
 class BlockProgram:
-    """What `write_block` is compiled for: networks, solver, and which operations run. Their values are `BlockValues`.
+    """Static arguments of `write_block`: networks, solver, and which operations run. Their values are `BlockValues`.
 
     Attributes:
       guided: whether the velocity without condition is computed. repaints: first_block=repaint.
@@ -65,7 +65,7 @@ class BlockValues(NamedTuple):
 
 
 class BlockState(NamedTuple):
-    """What is carried from block to block."""
+    """The state carried from block to block."""
 
     dit_cache: Caches
     decoder_cache: Caches
@@ -81,7 +81,7 @@ class FirstBlock(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One written block: tokens (B, S P) int32, logits (B, S P, V) and latents (B, S, C) fp32."""
+    """One generated block: tokens (B, S P) int32, logits (B, S P, V) and latents (B, S, C) fp32."""
 
     tokens: jax.Array
     logits: jax.Array
@@ -89,20 +89,20 @@ class Block(NamedTuple):
 
 
 class Entries(NamedTuple):
-    """What a written block leaves in the caches of the DiT and of the decoder."""
+    """The cache entries of a generated block, of the DiT and of the decoder."""
 
     dit: Caches
     decoder: Caches
 
 
 def natural_positions(progress: BlockState, block_size: int) -> BlockPositions:
-    """Positions as in training: from 0, one a latent."""
+    """Positions as in training: from 0, one per latent."""
     new = progress.length[:, None] + jnp.arange(block_size)
     return BlockPositions(jnp.arange(slots(progress.dit_cache))[None], new, new)
 
 
 def program_of(cfg: RunConfig) -> BlockProgram:
-    """Returns what `write_block` is compiled for under a config."""
+    """Returns the static arguments of `write_block` for a config."""
     s = cfg.sampling
     repaints = s.first_block == "repaint"
     return BlockProgram(build.of_cola(cfg), s.solver, s.steps, s.guidance != 1.0, repaints, tokens.choice_of(s))
@@ -117,7 +117,7 @@ def values_of(sampling: SamplingConfig, rows: int) -> BlockValues:
 
 @partial(jax.jit, static_argnums=0)
 def prepare(program: BlockProgram, params: Any) -> Prepared:
-    """Computes once what every `write_block` will read."""
+    """Computes the values that every `write_block` reads."""
     visited = solvers.evaluation_times(program.solver, program.steps)
     variables, net = {"params": params["dit"]}, build.dit(program.networks)
     table = net.apply(variables, jnp.append(visited.reshape(-1), 0.0), method="modulations")
@@ -126,9 +126,9 @@ def prepare(program: BlockProgram, params: Any) -> Prepared:
 
 
 def cut_layers(networks: ColaNetworks, params: Any) -> Any:
-    """Returns parameters cut by layer where layers are unrolled: `read_prompt` and `write_block` then need not each time.
+    """Returns parameters split per layer if layers are unrolled, so that `read_prompt` and `write_block` need not do it.
 
-    `prepare` takes them whole.
+    `prepare` takes them stacked.
     """
     return _each_stack(networks, params, jax.jit(layers.split_layers))
 
@@ -150,9 +150,9 @@ def read_prompt(
 ) -> tuple[BlockState, FirstBlock]:
     """Encodes prompts to posterior means and fills the caches with their whole blocks.
 
-    There is room for `new_blocks` more but the last, which no block follows that would read it.
+    The caches have room for all `new_blocks` but the last, which no later block reads.
 
-    positions_BN: RoPE positions of the DiT's prefix, in place of the natural ones.
+    positions_BN: RoPE positions of the DiT's prefix, instead of the default ones.
     """
     vae, size = networks.vae, networks.dit.block_size
     batch, latents = tokens_BL.shape[0], tokens_BL.shape[1] // vae.patch_size
@@ -189,10 +189,10 @@ def write_block(
     Args:
       first: the prompt's unfinished block, for the first block of a generation; None for all others.
       noise_BSC: z_1, N(0, I). keys_B: one key per row, for token sampling and repainting.
-      positions: RoPE positions to use in place of the natural ones.
+      positions: RoPE positions to use instead of the default ones.
 
     Returns:
-      the block, and what `commit` writes into the caches.
+      the block, and the entries that `commit` writes into the caches.
     """
     networks = program.networks
     chex.assert_shape(noise_BSC, (keys_B.shape[0], networks.dit.block_size, networks.vae.latent_dim))
@@ -215,7 +215,7 @@ def write_block(
 
 @partial(jax.jit, donate_argnums=0)
 def commit(progress: BlockState, block: Block, entries: Entries) -> BlockState:
-    """Appends a written block to what is carried on. A program of its own, so that the caches are written where they lie."""
+    """Appends a generated block to the state. A separate program, so that the caches are updated in place."""
     length, rows = progress.length, jnp.arange(block.tokens.shape[0])[:, None]
     return BlockState(
         append(progress.dit_cache, entries.dit, length),
@@ -244,7 +244,7 @@ def abstract_step(cfg: RunConfig, params: Any, rows: int, prompt: int) -> tuple[
 
 
 def _cut_shapes(stacked: Any) -> list[Any]:
-    """Shapes of each layer of stacked parameters, placed as the whole is but for the leading axis, which is not split."""
+    """Shapes of each layer of stacked parameters, with the sharding of the whole minus the leading axis."""
 
     def one(x):
         place = x.sharding
@@ -256,7 +256,7 @@ def _cut_shapes(stacked: Any) -> list[Any]:
 
 
 def _guided_velocity(program, params, prepared, guidance_B, context, z_BSC, at_t, known_BS):
-    """v_u + s (v_c - v_u); s = 1 where nothing stands before the block."""
+    """v_u + s (v_c - v_u); s = 1 if the block has no prefix."""
     v_c, v_u, _ = build.dit(program.networks).apply(
         {"params": params["dit"]}, z_BSC, at_t, prepared.at_0, known_BS, context, program.guided, method="denoise_block"
     )
@@ -267,7 +267,7 @@ def _guided_velocity(program, params, prepared, guidance_B, context, z_BSC, at_t
 
 
 def _denoise(program, velocity, prepared, first, z_BSC):
-    """All solver steps; known latents are put back before and after every one and carry t = 0 (clean condition)."""
+    """All solver steps; known latents are restored before and after every one and have t = 0 (clean condition)."""
     known = None if first is None else first.known
     put_back = lambda z: z if first is None else jnp.where(known[..., None], first.z0, z)
 
@@ -281,10 +281,10 @@ def _denoise(program, velocity, prepared, first, z_BSC):
 
 
 def _repaint(program, velocity, prepared, values, first, noise_BSC, keys_B):
-    """Partial repaint (Table 5): the known latents are noised to t and put back at every step above repaint_time.
+    """Partial repaint (Table 5): the known latents are noised to t and restored at every step above repaint_time.
 
     Each of those steps is taken repaint_rounds times, the block being noised again from t - dt to t between rounds. The
-    whole block carries t. At the end the known latents stand as the prompt has them.
+    whole block has time t. At the end the known latents are those of the prompt.
     """
     dt = 1.0 / program.steps
     starts = 1.0 - jnp.arange(program.steps) * dt

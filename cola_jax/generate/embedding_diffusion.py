@@ -1,6 +1,6 @@
-"""Plaid's ancestral sampler (BASELINES 3): noise becomes embeddings of tokens, all new ones of a row at once.
+"""Plaid's ancestral sampler (BASELINES 3): denoises the embeddings of all new tokens of a row at once.
 
-`denoise` is one compiled program a shape; nothing in it returns to the host.
+`denoise` is one compiled program per shape; without transfers to the host.
 Axes: B batch, L tokens of a row, E embedding channels, V vocabulary.
 """
 
@@ -22,7 +22,7 @@ from cola_jax.models.denoiser import estimate
 
 
 class EmbeddingCanvas(NamedTuple):
-    """Rows of prompt, room for new tokens, and padding: tokens (B, L) int32; start and end of the new ones, (B,)."""
+    """Rows of prompt, positions of new tokens, and padding: tokens (B, L) int32; start and end of the new ones, (B,)."""
 
     tokens: jax.Array
     start: jax.Array
@@ -30,13 +30,13 @@ class EmbeddingCanvas(NamedTuple):
 
 
 def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray) -> EmbeddingCanvas:
-    """Puts room for cfg.sampling.max_new_tokens after prompts that end at `length_B`; nothing attends to what follows."""
+    """Adds cfg.sampling.max_new_tokens positions after prompts that end at `length_B`; nothing attends to later ones."""
     room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)))
     return EmbeddingCanvas(room, length_B, length_B + np.int32(cfg.sampling.max_new_tokens))
 
 
 def unit_rows(table_VE: jax.Array) -> jax.Array:
-    """Embeddings as they are used: rows of unit length."""
+    """Normalised embeddings: rows of unit length."""
     return table_VE / jnp.sqrt(jnp.sum(jnp.square(table_VE), axis=-1, keepdims=True) + 1e-12)
 
 
@@ -61,9 +61,9 @@ def denoise(
     score_temperature_B: jax.Array,
     keys_B: jax.Array,
 ) -> jax.Array:
-    """Returns the new tokens (B, new_tokens) int32, in so many steps.
+    """Returns the new tokens (B, new_tokens) int32 after `steps` steps.
 
-    A prompt is held by replacement: its estimate is always its own embeddings, so its part of z is noised as in training.
+    A prompt is conditioned on by replacement: its estimate is always its own embeddings, noised as in training.
     keys_B: one key per row; position p of step i draws from fold_in(fold_in(key, i), p).
     """
     net, table = build.denoiser(networks), unit_rows(params["embedding"]["table"])

@@ -1,6 +1,6 @@
-"""The token loop of an autoregressive model: read the prompts, then write a chunk of tokens, again and again.
+"""The token loop of an autoregressive model: process the prompts, then generate tokens chunk by chunk.
 
-Each function is one compiled program a shape; inside a chunk nothing returns to the host.
+Each function is one compiled program per shape; inside a chunk nothing is transferred to the host.
 Axes: B batch, L padded prompt tokens, T tokens of a chunk, V vocabulary.
 """
 
@@ -23,16 +23,16 @@ from cola_jax.models.cache import Caches, grow
 
 
 class TokenState(NamedTuple):
-    """What is carried from token to token."""
+    """The state carried from token to token."""
 
     cache: Caches
     length: jax.Array  # (B,) tokens in the cache
-    seen: jax.Array  # (B, V) tokens written so far
+    seen: jax.Array  # (B, V) tokens generated so far
     logits: jax.Array  # (B, V) of the next token, fp32
 
 
 class DecodedChunk(NamedTuple):
-    """Written tokens (B, T) int32, and log p of each under the model as it is, whatever the sampling, (B, T) fp32."""
+    """Generated tokens (B, T) int32, and log p of each under the model, independent of the sampler, (B, T) fp32."""
 
     tokens: jax.Array
     log_probs: jax.Array
@@ -42,7 +42,7 @@ class DecodedChunk(NamedTuple):
 def read_prompt(
     networks: BackboneNetworks, params: Any, tokens_BL: jax.Array, length_B: jax.Array, new_tokens: int
 ) -> TokenState:
-    """Fills the cache with prompts that end at `length_B` (at least 1), leaving room for new tokens.
+    """Fills the cache with prompts that end at `length_B` (at least 1), with room for new tokens.
 
     Positions after a prompt's end are never attended to: queries look back only, and new tokens overwrite it in the cache.
     """
@@ -66,7 +66,7 @@ def write_tokens(
     first: jax.Array,
     count: int,
 ) -> tuple[DecodedChunk, TokenState]:
-    """Writes `count` tokens. keys_B: one key per row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
+    """Generates `count` tokens. keys_B: one key per row; token `first + i` of a row is drawn from fold_in(key, first + i)."""
     net, backbone = build.backbone(networks), params["backbone"]
     if not networks.compute.scan_layers:
         backbone = {**backbone, "blocks": layers.split_layers(backbone["blocks"])}  # here, and not for every token

@@ -10,7 +10,7 @@ import numpy as np
 from cola_jax.errors import UserError
 
 PROMPT_MULTIPLE = 16  # rows of tokens are padded to a multiple, so that many lengths share a program
-Place = Callable[[Any], Any]  # an array whose leading axis is rows -> the same on devices
+Place = Callable[[Any], Any]  # puts an array whose leading axis is rows on devices
 
 
 class PromptError(UserError):
@@ -23,7 +23,7 @@ class PromptBatch(NamedTuple):
     Attributes:
       tokens: (B, L) int32, L a multiple of the P * S tokens of a block.
       known: (B,) int32, latents of each row that hold a prompt token.
-      trim: (B,) int32, prompt tokens in the first block to be written, which its output repeats.
+      trim: (B,) int32, prompt tokens in the first generated block, which its output repeats.
     """
 
     tokens: np.ndarray
@@ -79,10 +79,10 @@ def pad_tokens(
     """Pads texts of a family without latents or blocks to rows of one length, at least `least` tokens.
 
     Args:
-      empty: what is wrong with an empty text, for those that may not be.
+      empty: the error message for an empty text; by default it is allowed.
 
     Raises:
-      PromptError: see `pad_prompts`; and for an empty text where `empty` is given.
+      PromptError: see `pad_prompts`; and for an empty text if `empty` is given.
     """
     batch = pad_prompts(
         texts, patch_size=1, block_size=PROMPT_MULTIPLE, pad_id=pad_id, vocab_size=vocab_size,
@@ -95,7 +95,7 @@ def pad_tokens(
 
 
 def join_answers(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Returns each prompt with its answer after it.
+    """Returns each prompt followed by its answer.
 
     Raises:
       PromptError: for an empty answer, which has no likelihood.

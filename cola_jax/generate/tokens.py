@@ -37,7 +37,7 @@ class ChoiceValues(NamedTuple):
 
 
 def choice_of(sampling: SamplingConfig) -> Choice:
-    """Returns what a sampling config runs."""
+    """Returns the operations of a sampling config."""
     drawn = sampling.temperature > 0
     return Choice(
         sampling.repetition_penalty != 1.0, drawn, drawn and sampling.top_k > 0, drawn and sampling.top_p < 1.0
@@ -62,8 +62,8 @@ def choose(
     """Returns token ids (B, T) int32.
 
     Args:
-      seen_BV: tokens already decoded, on which the repetition penalty falls.
-      keys_B: one key per row, read only where tokens are drawn.
+      seen_BV: tokens already generated, to which the repetition penalty applies.
+      keys_B: one key per row, read only if tokens are drawn.
     """
     rows, _, size = logits_BTV.shape
     chex.assert_shape(seen_BV, (rows, size))

@@ -1,6 +1,6 @@
-"""The sampler of masked diffusion (BASELINES 2): masks become tokens, a few a pass, and never change again.
+"""The sampler of masked diffusion (BASELINES 2): each pass replaces a few masks by tokens, which are final.
 
-`fill_block` is one compiled program a shape; inside a block of tokens nothing returns to the host.
+`fill_block` is one compiled program per shape; inside a block of tokens nothing is transferred to the host.
 Axes: B batch, N tokens of a row, G new tokens, M tokens of a block, T passes of a block, V vocabulary.
 """
 
@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
 
 
 def schedule_of(cfg: RunConfig) -> Schedule:
-    """Reads cfg.sampling: m masks in s passes make m // s a pass, and one more in the first m mod s."""
+    """From cfg.sampling: m masks in s passes are filled m // s per pass, and one more in the first m mod s."""
     new, chosen = cfg.sampling.max_new_tokens, cfg.sampling.llada
     length = chosen.block_length or new
     blocks = new // length
@@ -49,7 +49,7 @@ def schedule_of(cfg: RunConfig) -> Schedule:
 
 
 def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray, pad_id: int) -> Canvas:
-    """Puts cfg.sampling.max_new_tokens masks after prompts that end at `length_B`; nothing sees the padding after them."""
+    """Adds cfg.sampling.max_new_tokens masks after prompts that end at `length_B`; nothing attends to the later padding."""
     index = np.arange(prompts_BL.shape[1] + cfg.sampling.max_new_tokens)
     start, end = length_B[:, None], length_B[:, None] + cfg.sampling.max_new_tokens
     room = np.pad(prompts_BL, ((0, 0), (0, cfg.sampling.max_new_tokens)), constant_values=pad_id)
@@ -59,7 +59,7 @@ def canvas_of(cfg: RunConfig, prompts_BL: np.ndarray, length_B: np.ndarray, pad_
 
 @dataclass(frozen=True)
 class FillProgram:
-    """What `fill_block` is compiled for. Values are `FillValues`.
+    """Static arguments of `fill_block`. Values are `FillValues`.
 
     Attributes:
       mask_id: the masked token. new_tokens: of a row, in all blocks. guided: whether logits without prompt are computed.
@@ -82,7 +82,7 @@ class FillValues(NamedTuple):
 
 
 def program_of(cfg: RunConfig) -> FillProgram:
-    """Returns what `fill_block` is compiled for under a config."""
+    """Returns the static arguments of `fill_block` for a config."""
     sampling, own = cfg.sampling, cfg.sampling.llada
     guided, by_chance = own.guidance > 0, own.remasking == "random"
     networks, choice = build.of_backbone(cfg), tokens.choice_of(sampling)
@@ -161,7 +161,7 @@ def _logits(program, params, guidance_B, x_BN, positions, segments, prompt, plac
 
 
 def _confidence(program, logits_BMV, chosen_BM, keys_B):
-    """What decides which candidates stay: their probability, or chance."""
+    """The priority by which candidates are kept: their probability, or random."""
     if program.by_chance:
         chance = lambda key: jax.random.uniform(jax.random.fold_in(key, 1), chosen_BM.shape[1:])
         return jax.vmap(chance)(keys_B)

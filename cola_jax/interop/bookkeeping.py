@@ -1,8 +1,8 @@
-"""Fields of a published config.json that no number of the model depends on."""
+"""Fields of a published config.json that do not affect the model's output."""
 
 from __future__ import annotations
 
-# Ids of special tokens, defaults of other programs' generation, and who wrote the file with what.
+# Ids of special tokens, generation defaults of other programs, and metadata about the file.
 BOOKKEEPING = {
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "_flash_attn_2_enabled",
     "architectures", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cls_token_id", "decoder_start_token_id",
@@ -27,5 +27,5 @@ OFF = {
 
 
 def is_off(name: str, value: object) -> bool:
-    """Whether a field with this value changes nothing."""
+    """Whether a field with this value has no effect."""
     return name in BOOKKEEPING or value is None or (name in OFF and value == OFF[name])

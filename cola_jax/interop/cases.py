@@ -1,4 +1,4 @@
-"""The arrays of a golden folder, and what became of each case."""
+"""The arrays of a golden folder, and the result of each case."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from cola_jax.interop.errors import ReleasedFormatError
 
-# What numpy and zipfile raise for a file that is damaged, of another form, or holds Python objects.
+# Errors of numpy and zipfile for a file that is damaged, of another format, or contains Python objects.
 DAMAGE = (
     OSError,
     ValueError,
@@ -28,14 +28,14 @@ DAMAGE = (
 
 @dataclass(frozen=True)
 class Case:
-    """How far one published array is from ours.
+    """The difference between one published array and ours.
 
     Attributes:
       name: as in cases.npz.
-      absolute: the largest difference; infinite where the shapes differ.
-      relative: that over the largest published magnitude.
-      bound: on `absolute`; None where nothing is judged.
-      note: what else there is to say.
+      absolute: the largest difference; infinite if the shapes differ.
+      relative: absolute divided by the largest published magnitude.
+      bound: on `absolute`; None if there is no verdict.
+      note: further remarks.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Case:
 
 
 def compare(name: str, ours: np.ndarray, published: np.ndarray, bound: float | None, note: str = "") -> Case:
-    """Returns the differences of two arrays; numbers that are not finite are infinitely far from everything."""
+    """Returns the differences of two arrays; a non-finite number has an infinite difference."""
     ours, published = np.asarray(ours, np.float64), np.asarray(published, np.float64)
     if ours.shape != published.shape:
         return Case(
@@ -63,14 +63,14 @@ def compare(name: str, ours: np.ndarray, published: np.ndarray, bound: float | N
 
 
 class Cases:
-    """The arrays of cases.npz; remembers which were read."""
+    """The arrays of cases.npz; records which were read."""
 
     def __init__(self, arrays: dict[str, np.ndarray], path: Path):
         self._arrays, self._path, self._read = arrays, path, set()
 
     @classmethod
     def load(cls, path: Path) -> Cases:
-        """Raises ReleasedFormatError where the file cannot be read."""
+        """Raises ReleasedFormatError if the file cannot be read."""
         try:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in getattr(file, "files", ())}
@@ -86,7 +86,7 @@ class Cases:
         return name in self._arrays
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Raises ReleasedFormatError where there is no such array."""
+        """Raises ReleasedFormatError if there is no such array."""
         if name not in self._arrays:
             raise ReleasedFormatError(f"{self._path} has no array {name}")
         self._read.add(name)
@@ -99,14 +99,14 @@ class Cases:
         return self[name].item()
 
     def check_ranks(self, ranks: dict[str, int]) -> None:
-        """Raises ReleasedFormatError where an array NAME or NAME.i has another number of axes than `ranks` has for NAME."""
+        """Raises ReleasedFormatError if an array NAME or NAME.i has another number of axes than `ranks` has for NAME."""
         for name, array in self._arrays.items():
             known = ranks.get(name, ranks.get(name.rpartition(".")[0]))
             if known is not None and (array.ndim != known or not array.size):
                 raise ReleasedFormatError(f"{self._path}: {name} is {list(array.shape)}, expected {known} axes")
 
     def numbered(self, name: str) -> list[np.ndarray]:
-        """Returns NAME.0, NAME.1, ... as far as they go."""
+        """Returns NAME.0, NAME.1, ... as far as they exist."""
         return [self[f"{name}.{i}"] for i in itertools.takewhile(lambda i: f"{name}.{i}" in self, itertools.count())]
 
     def starting(self, prefix: str) -> list[str]:
@@ -115,5 +115,5 @@ class Cases:
         return sorted(heads, key=lambda head: (len(head), head))
 
     def unread(self) -> list[str]:
-        """Returns the names of arrays that nothing has asked for."""
+        """Returns the names of arrays that were not read."""
         return sorted(set(self._arrays) - self._read)

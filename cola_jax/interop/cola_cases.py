@@ -1,7 +1,7 @@
 """The cases of the released Cola DLM form (SPEC 9): vae.*, dit.*, fm.* and genK.*.
 
-Each is computed by the code that trains and generates. Samples of different lengths are one batch; what pads them is a
-segment of its own.
+Each is computed by the code of training and generation. Samples of different lengths form one batch; padding is a
+separate segment.
 
 Axes: B samples, L tokens, N latents, S latents per block, C latent channels.
 """
@@ -32,11 +32,11 @@ from cola_jax.models.dit import TIME_FACTOR
 RANKS = {  # axes of the arrays that are padded into batches
     "vae.ids": 1, "vae.mean": 2, "dit.z": 2, "dit.t": 1, "fm.z0": 2, "fm.z1": 2, "fm.tpos": 1, "fm.loss_mask": 1,
 }  # fmt: skip
-ONE_PASS, SAMPLED = 1e-4, 1e-3  # bounds in fp32: of one pass, and of what guided sampling has added up
+ONE_PASS, SAMPLED = 1e-4, 1e-3  # bounds in fp32: of one pass, and of the accumulated error of guided sampling
 
 
 class Model(NamedTuple):
-    """A golden model: its config, its parameters, and whether its numbers are judged."""
+    """A golden model: its config, its parameters, and whether its differences are checked against bounds."""
 
     cfg: RunConfig
     params: Any
@@ -66,7 +66,7 @@ def load(folder: Path, dtype: str) -> Model:
 
 
 def check(folder: Path, cases: Cases, dtype: str) -> list[Case]:
-    """Returns the result of every case in `cases`. Raises as `load`, and where a case is incomplete."""
+    """Returns the result of every case in `cases`. Raises as `load`, and if a case is incomplete."""
     cases.check_ranks(RANKS)
     model = load(folder, dtype)
     process = GoldenRope(*([len(z) for z in cases.numbered(name)] for name in ("dit.z", "fm.z0")))
@@ -138,9 +138,9 @@ def check_flow(model: Model, cases: Cases) -> list[Case]:
 def check_generation(model: Model, cases: Cases, name: str, process: GoldenRope) -> list[Case]:
     """Latents, logits and tokens of every block, in the positions of the process that wrote the cases.
 
-    Two things cannot be read off a case: whether it was written in that process or in a fresh one, and whether the decoder
-    was given latents with the DiT's shift and scale undone, as it is here, or as the DiT has them, as the public loop does.
-    The first reading that fits counts and is named; where none fits, the first.
+    Two facts are not recorded in a case: whether it was written in that process or in a fresh one, and whether the decoder
+    input was latents with the DiT's shift and scale undone, as here, or the DiT's latents, as in the public loop.
+    The first variant that fits is used and named; if none fits, the first.
     """
     scaled = (model.cfg.vae.latent_shift, model.cfg.vae.latent_scale) != (0.0, 1.0)
     readings: list[tuple[str, Any, Any]] = [("", process, model.params)]
@@ -160,7 +160,7 @@ def check_generation(model: Model, cases: Cases, name: str, process: GoldenRope)
 
 
 def generation(model: Model, params: Any, cases: Cases, name: str, rope: Any, note: str) -> list[Case]:
-    """One reading of `check_generation`."""
+    """One variant of `check_generation`."""
     setting = {key: cases.number(f"{name}.{key}") for key in ("steps", "cfg", "rp", "pad", "max_new_tokens")}
     prompts = [row.tolist() for row in cases.numbered(f"{name}.prompt")]
     sampling = SamplingConfig(
@@ -188,7 +188,7 @@ def generation(model: Model, params: Any, cases: Cases, name: str, rope: Any, no
 
 
 def undo_nothing(cfg: RunConfig, params: Any) -> Any:
-    """Returns parameters whose decoder reads z, having been given z / scale + shift."""
+    """Returns parameters whose decoder, given z / scale + shift, computes the result for z."""
     dense, scale, shift = params["decoder"]["input"], cfg.vae.latent_scale, cfg.vae.latent_shift
     changed = {"kernel": dense["kernel"] * scale}
     offset = -scale * shift * jnp.sum(dense["kernel"], axis=0)
@@ -206,7 +206,7 @@ def padded(rows: list[np.ndarray], multiple: int) -> GoldenRows:
 
 
 def places(rows: GoldenRows) -> tuple[jax.Array, jax.Array]:
-    """Returns positions and segments (B, longest): what pads a sample is another document."""
+    """Returns positions and segments (B, longest): padding is another document."""
     batch, longest = rows.values.shape[:2]
     return jnp.tile(jnp.arange(longest), (batch, 1)), rows.real.astype(jnp.int32)
 

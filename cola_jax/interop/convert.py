@@ -1,7 +1,7 @@
-"""Released checkpoints in and out of workdirs.
+"""Import and export of released checkpoints.
 
-An imported workdir holds what a trained one does, but for the optimizer's state: config.json, the tokenizer, and a checkpoint
-of step 0 that training begins with. Its folder released/ remembers the files it came from.
+An imported workdir has the content of a trained one, except the optimizer state: config.json, the tokenizer, and a
+checkpoint of step 0 from which training starts. Its folder released/ records the files of the import.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cola_jax.train.workdir import TOKENIZER, WorkdirError, stored_config, write
 
 RECORD = "released"  # folder of an imported workdir
 PARTS = tuple(GROUPS)  # folders of the released form
-# Model fields that the config keeps: no released field says them.
+# Model fields that keep the config's values: there are no released fields for them.
 NOT_RELEASED = {"vae": ("fixed_logsnr",), "dit": ("zero_init",)}
 Say = Callable[[str], None]
 
@@ -40,16 +40,16 @@ Say = Callable[[str], None]
 def import_released(
     source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say
 ) -> RunConfig:
-    """Makes a workdir that training continues and generation reads from a released folder. Returns its config.
+    """Makes a workdir, for training and generation, from a released folder. Returns its config.
 
     Args:
-      tree: data, training and sampling of the run; its model is replaced by the released one; `say` takes a line where
+      tree: data, training and sampling of the run; its model is replaced by the released one; `say` is called with a line if
         they differ.
       explicit: paths of fields that the user set, "a.b.c".
 
     Raises:
-      ReleasedFormatError: where the folder cannot be used. ConfigError: where `tree` does not fit.
-      DataError: where the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
+      ReleasedFormatError: if the folder cannot be used. ConfigError: if `tree` does not fit.
+      DataError: if the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
     source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
@@ -69,7 +69,7 @@ def import_released(
 
 
 def fill_workdir(partial: Path, source: Path, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes what every imported workdir holds: the checkpoint of step 0, tokenizer, config, and the source's other files."""
+    """Writes an imported workdir: the checkpoint of step 0, tokenizer, config, and the source's other files."""
     copy_files_beside(source, partial / RECORD)
     tokenizers.save(tokenizer, partial / TOKENIZER)
     save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
@@ -89,11 +89,11 @@ def export_released(
     """Writes a checkpoint of a workdir in the released form: the files, names and dtypes of its import, else fp32.
 
     Args:
-      step, ema: as in `load_params`. dtype: a key of release.NAMES for every weight in place of the recorded one.
+      step, ema: as in `load_params`. dtype: a key of release.NAMES for every weight instead of the recorded one.
 
     Raises:
-      ReleasedFormatError: where the model has no released form. CheckpointError: where there is no such checkpoint.
-      DataError: where `target` is not empty.
+      ReleasedFormatError: if the model has no released form. CheckpointError: if there is no such checkpoint.
+      DataError: if `target` is not empty.
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
@@ -121,7 +121,7 @@ def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
     """Returns both as local paths.
 
     Raises:
-      WorkdirError: where `target` lies in the workdir, whose folders have meanings of their own.
+      WorkdirError: if `target` is in the workdir, whose subfolders have fixed meanings.
     """
     workdir, target = storage.local(workdir, "source"), storage.local(target, "target")
     if target.resolve().is_relative_to(workdir.resolve()):
@@ -130,12 +130,12 @@ def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
 
 
 def roomiest_mesh(cfg: RunConfig, parts: tuple[str, ...] = PARTS) -> Mesh:
-    """Returns the mesh that splits the parameters over as many local devices as their sizes allow."""
+    """Returns the mesh that shards the parameters over as many local devices as their sizes allow."""
     return roomiest_mesh_of([released.shapes(cfg, part) for part in parts])
 
 
 def roomiest_mesh_of(trees: list[Any]) -> Mesh:
-    """Returns the mesh that splits trees of shapes over as many local devices as all their sizes allow."""
+    """Returns the mesh that shards trees of shapes over as many local devices as all their sizes allow."""
     devices = jax.local_devices()
     for count in range(len(devices), 0, -1):
         mesh = make_mesh(MeshConfig(data=1, fsdp=count, tensor=1), devices[:count])
@@ -149,7 +149,7 @@ def roomiest_mesh_of(trees: list[Any]) -> Mesh:
 
 
 def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str, Any], say: Say) -> RunConfig:
-    """Puts the released model into `tree` and says which of its fields gave way."""
+    """Puts the released model into `tree` and reports which of its fields were replaced."""
     given, base = tree.to_dict(), to_dict(RunConfig())
     changed = []
     for group, fields in model.items():

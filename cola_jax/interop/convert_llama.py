@@ -1,6 +1,6 @@
-"""The Hugging Face LLaMA form in and out of workdirs of the families ar and llada, whose networks it is.
+"""Import and export of the Hugging Face LLaMA form, for families ar and llada, which have that network.
 
-`convert` describes what an imported workdir holds.
+`convert` describes the content of an imported workdir.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a
 
 
 def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say) -> RunConfig:
-    """Makes a workdir that training continues and generation reads from a folder of the LLaMA form. Returns its config.
+    """Makes a workdir, for training and generation, from a folder of the LLaMA form. Returns its config.
 
     Args:
-      tree: data, training and sampling of the run. Its family is kept where it is ar or llada, and ar otherwise; what it says
-        of the model, and what the family never reads, gives way.
+      tree: data, training and sampling of the run. Its family is kept if it is ar or llada, and ar otherwise; its model
+        fields, and fields that the family never reads, are replaced.
       explicit: paths of fields that the user set, "a.b.c".
 
     Raises:
-      LlamaFormatError: where the folder cannot be used. ConfigError: where `tree` does not fit.
-      DataError: where the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
+      LlamaFormatError: if the folder cannot be used. ConfigError: if `tree` does not fit.
+      DataError: if the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
     source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
     if jax.process_count() > 1:
@@ -61,7 +61,7 @@ def export_llama(
     """Writes a checkpoint of a run of family ar or llada in the LLaMA form, fp32 or of `dtype`.
 
     Raises:
-      CheckpointError: where there is no such checkpoint. DataError: where `target` is not empty.
+      CheckpointError: if there is no such checkpoint. DataError: if `target` is not empty.
     """
     workdir, target = outside(workdir, target)
     cfg = resolve(stored_config(workdir))
@@ -92,24 +92,24 @@ def export_llama(
 
 
 def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, say: Say) -> RunConfig:
-    """Puts the model into `tree` and says which of the fields that the user chose gave way."""
+    """Puts the model into `tree` and reports which of the fields that the user set were replaced."""
     given, base = tree.to_dict(), to_dict(RunConfig())
     new = given | {"backbone": model, "vae": base["vae"], "dit": base["dit"], "flow": base["flow"]}
     new |= {"plaid": base["plaid"], "objective": base["objective"]}
-    if given["family"] not in FAMILIES_OF_THE_FORM:  # a config of another family: its sampling is not this one's
+    if given["family"] not in FAMILIES_OF_THE_FORM:  # a config of another family, with the sampling of that family
         new |= {"family": "ar", "sampling": base["sampling"] | {"max_new_tokens": given["sampling"]["max_new_tokens"]}}
     new["tokenizer"] = dict(given["tokenizer"])
     if (source / "tokenizer.json").is_file():
         names = special_names(source)
         names.setdefault(
             "pad_token", names.get("eos_token", given["tokenizer"]["pad_token"])
-        )  # the form often has no pad
+        )  # the form often has no padding token
         new["tokenizer"] |= {"kind": "file", "path": str(source / "tokenizer.json")}
         new["tokenizer"] |= {k: v for k, v in names.items() if f"tokenizer.{k}" not in explicit}
     plain = {name: group.to_dict() if isinstance(group, ConfigDict) else group for name, group in given.items()}
     chosen = {line.split(":")[0] for line in differences(base, plain)} | set(explicit) | {"family"}
     lines = [line for line in differences(plain, new) if line.split(":")[0] in chosen]
-    if new["family"] != given["family"]:  # the old family's own groups go with it
+    if new["family"] != given["family"]:  # the groups of the old family are removed
         lines = [line for line in lines if line.split(".")[0] not in OTHERS or line.split(":")[0] in explicit]
     if lines:
         say(f"the imported model replaces fields of the config: {'; '.join(lines)}")

@@ -1,4 +1,4 @@
-"""What interop refuses."""
+"""The errors of package `interop`."""
 
 from cola_jax.errors import UserError
 

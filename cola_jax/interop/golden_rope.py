@@ -1,12 +1,12 @@
 """The RoPE positions of the published generation cases.
 
-The public code keeps one table of rotation angles in the process and serves later requests from it. In the process that wrote
-the cases, the last table filled was that of the flow matching pass, [0..n-1 | 0..n-1] of every sample one after the other;
-what earlier plain passes had asked for was remembered apart, as 0..n-1. A generation in that process reads
-  keys of n latents: what was remembered for n, else the first n entries of the table;
-  queries of a block of S after m latents: what was remembered for them, else entries m..m+S-1 of the table.
-A request beyond the table gets natural positions, and one from 0 makes these the table. Every answer is remembered. Positions
-of a fresh process are natural: they are what training uses, and what `cola-jax generate` does.
+The public code caches one table of rotation angles per process and answers later requests from it. In the process that
+wrote the cases, the last table filled was that of the flow matching pass, [0..n-1 | 0..n-1] of every sample one after
+the other; the requests of earlier plain passes were cached separately, as 0..n-1. A generation in that process reads
+  keys of n latents: the entry cached for n, else the first n entries of the table;
+  queries of a block of S after m latents: the entry cached for them, else entries m..m+S-1 of the table.
+A request beyond the table gets natural positions, and one from 0 makes these the table. Every answer is cached.
+Positions of a fresh process are natural: they are what training uses, and what `cola-jax generate` does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from cola_jax.models.dit import BlockPositions
 
 
 class GoldenRope:
-    """The positions of such a process. Requests must come in the order of a generation's: they change it."""
+    """The positions in such a process. Requests must be in the order of a generation, because they change the cache."""
 
     def __init__(self, plain_lengths: list[int], flow_lengths: list[int]):
-        """A process that ran plain passes over samples of these lengths, and then one flow matching pass over those."""
+        """A process that ran plain passes over samples of these lengths, and then one flow matching pass over them."""
         self._table = np.zeros(0, np.int64)
         self._remembered: dict[tuple[int, int], np.ndarray] = {}
         for length in plain_lengths:

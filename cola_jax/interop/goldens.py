@@ -1,6 +1,6 @@
-"""Published numbers on small models, case by case: how far this implementation is from them.
+"""Comparison with published numbers on small models, case by case.
 
-A golden folder holds `cases.npz` and the models that it is of. FORMS says which kinds of folder there are and what checks each.
+A golden folder contains `cases.npz` and its models. FORMS lists the kinds of folder and the check of each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class GoldenForm(NamedTuple):
     """One kind of golden folder.
 
     Attributes:
-      name: what it is called in reports.
+      name: for reports.
       holds: (folder) -> whether the folder is of this kind.
       check: (folder, cases, dtype) -> the result of every case.
     """
@@ -45,7 +45,7 @@ FORMS = (
 
 
 class Golden(NamedTuple):
-    """One folder's results; `error` says why it could not be checked, else it is empty."""
+    """One folder's results; `error` is the reason if it could not be checked, else empty."""
 
     folder: Path
     form: str
@@ -58,7 +58,7 @@ class Golden(NamedTuple):
 
 
 class GoldenReport(NamedTuple):
-    """All folders' results. In a dtype other than float32 no case has a bound, and none fails."""
+    """The results of all folders. In a dtype other than float32 no case has a bound, and none fails."""
 
     dtype: str
     goldens: list[Golden]
@@ -72,14 +72,14 @@ def check(folder: Path, dtype: str) -> GoldenReport:
     """Checks the goldens of `folder`, or of the folders in it. dtype: of matmuls, float32 | bfloat16.
 
     Raises:
-      ReleasedFormatError: where there are none.
+      ReleasedFormatError: if there are none.
     """
     folder = storage.local(folder, "folder")
     if not folder.is_dir():
         raise ReleasedFormatError(f"{folder}: no such folder")
     found = [path for path in (folder, *sorted(folder.iterdir())) if (path / CASES).is_file()]
     if not found:
-        raise ReleasedFormatError(f"{folder} holds no {CASES}, and no folder in it does")
+        raise ReleasedFormatError(f"{folder} has no {CASES}, and no folder in it has one")
     with jax.default_matmul_precision("highest"):
         return GoldenReport(dtype, [_check_one(path, dtype) for path in found])
 
@@ -87,7 +87,7 @@ def check(folder: Path, dtype: str) -> GoldenReport:
 def _check_one(folder: Path, dtype: str) -> Golden:
     form = next((form for form in FORMS if form.holds(folder)), None)
     if form is None:
-        return Golden(folder, "unknown", [], f"{folder}: {CASES} stands beside no cola_vae/, cola_dit/ or config.json")
+        return Golden(folder, "unknown", [], f"{folder}: {CASES} has no cola_vae/, cola_dit/ or config.json beside it")
     try:
         cases = Cases.load(folder / CASES)
         results = form.check(folder, cases, dtype)
@@ -133,5 +133,5 @@ def as_text(report: GoldenReport) -> str:
     failed = f"{sum(not case.passed for golden in report.goldens for case in golden.cases)} failed"
     broken = sum(bool(golden.error) for golden in report.goldens)
     failed = failed if report.dtype == "float32" else "none judged"
-    lines.append(f"{count} cases, {failed}" + (f"; {broken} folders could not be checked whole" if broken else ""))
+    lines.append(f"{count} cases, {failed}" + (f"; {broken} folders could not be checked completely" if broken else ""))
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The tokenizer of an imported folder, and the files that lie beside it."""
+"""The tokenizer of an imported folder, and the files beside it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from cola_jax.interop.released_config import read_json
 
 
 def import_tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
-    """Returns the folder's tokenizer, which wins over that of a prepared corpus; training says if the two differ.
+    """Returns the folder's tokenizer, which has priority over that of a prepared corpus; training reports if the two differ.
 
     Raises:
-      DataError: where there is none, or it has more tokens than the model.
+      DataError: if there is none, or it has more tokens than the model.
     """
     if cfg.tokenizer.kind == "file":
         tokenizer = tokenizers.from_file(cfg.tokenizer.path, cfg.tokenizer.pad_token, cfg.tokenizer.eos_token)
@@ -52,7 +52,7 @@ def special_names(source: Path) -> dict[str, str]:
 
 
 def copy_files_beside(source: Path, target: Path) -> None:
-    """Copies the files that lie beside tokenizer.json."""
+    """Copies the files beside tokenizer.json."""
     for name in record.BESIDE_THE_TOKENIZER:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)

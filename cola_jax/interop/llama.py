@@ -1,8 +1,9 @@
-"""The Hugging Face LLaMA form: config.json of LlamaForCausalLM and model.safetensors, whole or in shards, in and out.
+"""The Hugging Face LLaMA form: config.json of LlamaForCausalLM and model.safetensors, in one file or in shards, read
+and written.
 
-The same weights serve the families ar and llada: both have the one parameter group "backbone". Which id is llada's mask is no
-part of the form; the config's llada.mask_id says it. Linear weights are (out, in) there and (in, out) here; layers are numbered
-there and stacked here; q, k, v and gate, up are single matrices here.
+The same weights serve the families ar and llada: both have the one parameter group "backbone". The id of llada's mask
+is not part of the form; it is the config's llada.mask_id. Linear weights are (out, in) there and (in, out) here;
+layers are numbered there and stacked here; q, k, v and gate, up are single matrices here.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from cola_jax.interop.llama_config import refuse_others as refuse_others
 from cola_jax.interop.safetensors_file import Entry
 from cola_jax.interop.weight_files import INDEX, SINGLE, read_files, refuse_types
 
-FREQUENCIES = "rotary_emb.inv_freq"  # a tensor of older files, a layer or one of all, which is computed here
-DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of what `write` writes
+FREQUENCIES = "rotary_emb.inv_freq"  # a tensor of older files, per layer or shared, which is computed here
+DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes per file of `write`
 
 
 def read(folder: str | Path, config: BackboneConfig) -> dict[str, Any]:
     """Reads the weights of a folder. Returns {"backbone": parameters}, numpy fp32.
 
     Raises:
-      LlamaFormatError: naming every tensor that is missing, not expected or misshapen; tensors of a dtype that is not read; one
-        that is not finite; and files that are missing or damaged.
+      LlamaFormatError: naming every tensor that is missing, not expected or misshapen; tensors of a dtype that is not
+        read; one that is not finite; and files that are missing or damaged.
     """
     tensors = _tensors(Path(folder), config)
     turned = lambda name: np.ascontiguousarray(tensors[name].T)
@@ -70,15 +71,15 @@ def write(
     eos_id: int | None = None,
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes {"backbone": parameters} as config.json and model.safetensors, in shards where that exceeds `shard_bytes`.
+    """Writes {"backbone": parameters} as config.json and model.safetensors, in shards if it exceeds `shard_bytes`.
 
     Args:
       dtype: of the tensors: float32, bfloat16 or float16.
-      max_positions: the longest text that other programs shall expect; RoPE itself has no limit.
+      max_positions: the maximum length for other programs; RoPE itself has no limit.
       eos_id: the id that ends a document, for other programs.
 
     Raises:
-      LlamaFormatError: where the folder holds files already, or the parameters do not fit `config`.
+      LlamaFormatError: if the folder is not empty, or the parameters do not fit `config`.
     """
     from safetensors.numpy import save_file
 
@@ -144,7 +145,7 @@ def _named(config: BackboneConfig, backbone: dict[str, Any]) -> dict[str, np.nda
 
 
 def _tensors(folder: Path, config: BackboneConfig) -> dict[str, np.ndarray]:
-    """Reads every expected tensor, fp32, once all are known to be there and to fit."""
+    """Reads every expected tensor, fp32, after checking that all exist and fit."""
     expected = shapes_of(config)
     try:
         entries = {entry.name: entry for _, _, found in read_files(folder) for entry in found}
@@ -173,7 +174,7 @@ def _tensors(folder: Path, config: BackboneConfig) -> dict[str, np.ndarray]:
 
 
 def _is_rope(entry: Entry, config: BackboneConfig) -> bool:
-    """Whether a tensor that older files hold is that of the frequencies computed here, in its own precision."""
+    """Whether a tensor of older files equals the frequencies computed here, in its precision."""
     size = config.dim // config.num_heads
     frequencies = config.rope_theta ** (-np.arange(0, size, 2) / size)
     exact = entry.dtype in ("F32", "F64")
@@ -193,7 +194,7 @@ def _misshapen(found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int,
 
 
 def _shards(tensors: dict[str, np.ndarray], width: int, shard_bytes: int) -> list[list[str]]:
-    """Divides tensors, in the order of their names, over files of at most `shard_bytes` (a larger one stands alone)."""
+    """Divides tensors, in the order of their names, over files of at most `shard_bytes` (a larger tensor gets its own file)."""
     shards: list[list[str]] = [[]]
     size = 0
     for name in sorted(tensors):

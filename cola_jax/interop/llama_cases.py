@@ -21,7 +21,7 @@ def check(folder: Path, cases: Cases, dtype: str) -> list[Case]:
     """Returns the result of every case in `cases`.
 
     Raises:
-      LlamaFormatError: where the folder cannot be read. ReleasedFormatError: where a case has no ids.
+      LlamaFormatError: if the folder cannot be read. ReleasedFormatError: if a case has no ids.
     """
     cases.check_ranks({"ids": 2})
     config = llama.read_config(folder)

@@ -16,7 +16,7 @@ class LlamaFormatError(ReleasedFormatError):
     """A folder that cannot be used as the LLaMA form; the message names the file and the fields or tensors."""
 
 
-# Fields that are built for one value only; the values stand for a missing field too.
+# Fields with one supported value; a missing field has this value too.
 ONLY = {
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -31,16 +31,16 @@ SIZES = {
     "num_heads": "num_attention_heads",
 }  # fmt: skip
 
-# Optional there: our field, theirs, and what a missing one means.
+# Optional fields: our name, theirs, and the default.
 DEFAULTS = (("norm_eps", "rms_norm_eps", 1e-6), ("tie_embeddings", "tie_word_embeddings", False),
             ("init_std", "initializer_range", 0.02))  # fmt: skip
 PLAIN_ROPE = {"rope_type": "default", "type": "default", "partial_rotary_factor": 1.0}
-ROPE_THETA = 10_000.0  # where a config.json gives none
+ROPE_THETA = 10_000.0  # default of config.json
 OTHERS = {"num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "layer_types"}
 
 
 def is_llama(folder: str | Path) -> bool:
-    """Whether the folder's config.json says that it holds a LLaMA; False where there is none that can be read."""
+    """Whether the folder's config.json declares a LLaMA; False if it does not exist or cannot be read."""
     try:
         fields = read_fields(Path(folder))
     except LlamaFormatError:
@@ -49,10 +49,10 @@ def is_llama(folder: str | Path) -> bool:
 
 
 def refuse_others(folder: str | Path) -> None:
-    """Says what a folder is that is neither of the LLaMA form nor, by its parts, of the released one.
+    """Reports the type of a folder that is neither of the LLaMA form nor, by its parts, of the released one.
 
     Raises:
-      LlamaFormatError: naming its model type; StorageError where its path is not local. Returns where it has no config.json.
+      LlamaFormatError: naming its model type; StorageError if its path is not local. Returns if it has no config.json.
     """
     folder = storage.local(folder)
     if folder.exists() and not folder.is_dir():
@@ -75,7 +75,7 @@ def read_config(folder: str | Path) -> BackboneConfig:
     """Reads config.json.
 
     Raises:
-      LlamaFormatError: naming every field that is missing or unknown, and every value that is not built here.
+      LlamaFormatError: naming every field that is missing or unknown, and every value that is not supported.
     """
     folder = Path(folder)
     fields = {name: value for name, value in read_fields(folder).items() if value is not None}
@@ -108,7 +108,7 @@ def read_config(folder: str | Path) -> BackboneConfig:
 
 
 def _mistyped(fields: dict[str, Any]) -> list[str]:
-    """Returns one phrase for each field whose value is of another type or size than the form has it."""
+    """Returns one phrase for each field whose value is of another type or size than in the form."""
     sizes = [*SIZES.values(), "num_key_value_heads", "head_dim"]
     wrong = [f"{n}={fields[n]!r} must be a positive integer" for n in sizes if n in fields and not _is_size(fields[n])]
     numbers = [name for name in ("rms_norm_eps", "initializer_range", "rope_theta") if name in fields]
@@ -130,7 +130,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _rope_theta(fields: dict[str, Any], wrong: list[str]) -> float:
-    """RoPE's base, under its older or its newer name; other kinds of RoPE are appended to `wrong`."""
+    """RoPE's base, under its older or newer name; other kinds of RoPE are appended to `wrong`."""
     thetas = [fields["rope_theta"]] if "rope_theta" in fields else []
     for group in ("rope_scaling", "rope_parameters"):
         rope = fields.get(group, {})

@@ -1,10 +1,10 @@
-"""What a workdir remembers of the released folder it was imported from, so that an export gives every byte back.
+"""The record of an imported folder in a workdir, so that an export restores every byte.
 
 FOLDER/cola_vae/config.json                    as it was
-FOLDER/cola_vae/model.safetensors.index.json   as it was, where there were shards
+FOLDER/cola_vae/model.safetensors.index.json   as imported, if there were shards
 FOLDER/cola_vae/layout.json                    files, their metadata, their tensors' names and dtypes in order, constants
 FOLDER/cola_dit/...
-FOLDER/tokenizer_config.json, special_tokens_map.json   as they were, where there were any
+FOLDER/tokenizer_config.json, special_tokens_map.json   as imported, if there were any
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def keep(released: Path, part: str, cfg: RunConfig, folder: Path) -> None:
 
 
 def kept(folder: Path, part: str, cfg: RunConfig) -> Kept | None:
-    """Returns what is recorded of one part, None where nothing is.
+    """Returns the record of one part, None if there is none.
 
     Raises:
-      ReleasedFormatError: where the record is damaged.
+      ReleasedFormatError: if the record is damaged.
     """
     path = folder / part / "layout.json"
     if not path.is_file():

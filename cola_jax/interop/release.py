@@ -1,4 +1,4 @@
-"""Writing the released form, one tensor in memory at a time."""
+"""Writes the released form, one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def write_part(
     Args:
       folder: is made.
       leaves: {path: parameter}, fp32, of the part's groups.
-      kept: the names, dtypes and files to write, as an import recorded them; None: fp32, in files of at most `shard_bytes`.
-      dtype: a key of NAMES for every weight in place of that.
+      kept: the names, dtypes and files to write, as recorded by an import; None: fp32, in files of at most `shard_bytes`.
+      dtype: a key of NAMES for every weight instead of that.
 
     Raises:
-      ReleasedFormatError: where `cfg` holds something that the released form cannot say.
+      ReleasedFormatError: if `cfg` holds something that the released form cannot represent.
     """
     fields = released_fields(part, cfg, dtype or "float32")
     folder.mkdir(parents=True)
@@ -71,7 +71,7 @@ def write_files(
     shapes: dict[str, tuple[int, ...]],
     tensors: Callable[[File], Iterable[np.ndarray]],
 ) -> None:
-    """Writes safetensors files, and the index where there are several.
+    """Writes safetensors files, and the index if there are several.
 
     tensors: (file) -> its arrays, in order, of its dtypes and of `shapes`.
     """
@@ -104,7 +104,7 @@ def _layer(stacked: jax.Array, layer: Any) -> jax.Array:
 
 
 def divided(dtypes: dict[str, str], shapes: dict[str, tuple[int, ...]], shard_bytes: int) -> list[File]:
-    """Cuts tensors, in order, into files of at most `shard_bytes` (or of one tensor)."""
+    """Divides tensors, in order, into files of at most `shard_bytes` (or of one tensor)."""
     shards: list[dict[str, str]] = [{}]
     held = 0
     for name, kind in dtypes.items():

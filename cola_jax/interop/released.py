@@ -1,6 +1,6 @@
 """The released Cola DLM form: `cola_vae/` and `cola_dit/`, each with config.json and safetensors, one file or shards.
 
-Tensors are read one at a time. A parameter of stacked layers is filled layer by layer into an array that lies on its devices
+Tensors are read one at a time. A parameter of stacked layers is filled layer by layer into an array that is on its devices
 from the start, so the host holds one tensor, never the model.
 """
 
@@ -37,7 +37,7 @@ def shapes(cfg: RunConfig, part: str) -> Tree:
 
 
 def rows_of(part: str, cfg: RunConfig) -> list[Row]:
-    """Returns the parameters of one part and the released tensors that they are made of."""
+    """Returns the parameters of one part and the corresponding released tensors."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes(cfg, part))
     return rows(part, cfg, {path_of(path): leaf for path, leaf in leaves})
 
@@ -58,12 +58,12 @@ def read_part(part: str, folder: Path, cfg: RunConfig, mesh: Mesh | None = None)
 
     Args:
       part: cola_vae | cola_dit.
-      mesh: where they go, by the rules table; None: the first local device.
+      mesh: for the parameters, by the rules table; None: the first local device.
 
     Raises:
-      ReleasedFormatError: naming every tensor that is missing, extra, misshapen or of a dtype that is not read, one that is not
-        finite, and a constant that is not what is computed here; and where a file is missing or truncated.
-      MeshError: where a parameter does not fit the mesh.
+      ReleasedFormatError: naming every tensor that is missing, extra, misshapen or of a dtype that is not read, one
+        that is not finite, and a constant that differs from the one computed here; and if a file is missing or truncated.
+      MeshError: if a parameter does not fit the mesh.
     """
     entries = {entry.name: entry for _, _, found in read_files(folder) for entry in found}
     table = rows_of(part, cfg)
@@ -103,7 +103,7 @@ def _refuse_misfits(folder: Path, entries: dict[str, Entry], expected: dict[str,
 
 
 def _filled(row: Row, entries: list[Entry], shape: tuple[int, ...], sharding: Sharding) -> jax.Array:
-    """Returns one parameter, its layers read one after the other."""
+    """Returns one parameter, its layers read one by one."""
     if not row.stacked:
         return _placed(row.layout.ours(entries[0].read_weights()), sharding)
     rest = P(*sharding.spec[1:]) if isinstance(sharding, NamedSharding) else None
@@ -112,7 +112,7 @@ def _filled(row: Row, entries: list[Entry], shape: tuple[int, ...], sharding: Sh
     for layer, entry in enumerate(entries):
         values = row.layout.ours(entry.read_weights())
         stacked = _with_layer(stacked, _placed(values, one_layer), layer, sharding)
-        stacked.block_until_ready()  # lest layers that are read faster than written pile up
+        stacked.block_until_ready()  # so that layers that are read faster than copied do not accumulate
     return stacked
 
 

@@ -1,7 +1,7 @@
 """config.json of `cola_vae/` and `cola_dit/`, to and from the config of a run.
 
-Every field of the released files is in one of the tables below: it becomes a field of ours, it is fixed to what is built
-here, or it says nothing about what the model computes. Anything else is refused by name and value.
+Every field of the released files is in one of the tables below: it becomes a field of ours, it has one supported
+value, or it does not affect what the model computes. Anything else is refused by name and value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from cola_jax.config import CHOICES, DiTConfig, RunConfig, TextVAEConfig, VAEBlo
 from cola_jax.interop.bookkeeping import is_off
 from cola_jax.interop.errors import ReleasedFormatError
 
-# theirs -> (ours, type); "block." leads to VAEBlockConfig
+# theirs -> (ours, type); "block." is VAEBlockConfig
 VAE_FIELDS = {
     "vocab_size": ("vocab_size", int), "dim": ("dim", int), "ffn_dim": ("ffn_dim", int), "num_heads": ("num_heads", int),
     "encoder_num_blocks": ("encoder_blocks", int), "decoder_num_blocks": ("decoder_blocks", int),
@@ -37,7 +37,7 @@ DIT_FIELDS = {
 }  # fmt: skip
 FIELDS = {"cola_vae": VAE_FIELDS, "cola_dit": DIT_FIELDS}
 
-# What is built here of fields that have no counterpart in our config; a file may leave these out.
+# Supported values of fields without a counterpart in our config; a file may omit them.
 FIXED = {
     "cola_vae": {
         "dropout": 0.0, "attn_dropout": 0.0, "layer_norm_type": "layer_norm", "use_emb": True, "block_causal": True,
@@ -61,7 +61,7 @@ def read_vae_config(folder: Path) -> TextVAEConfig:
     """Reads cola_vae/config.json.
 
     Raises:
-      ReleasedFormatError: naming every missing or unknown field, and every value that is not built here.
+      ReleasedFormatError: naming every missing or unknown field, and every value that is not supported.
     """
     fields = read_json(folder / "config.json")
     problems: list[str] = []
@@ -71,7 +71,7 @@ def read_vae_config(folder: Path) -> TextVAEConfig:
     if fields.get("clip_qkv") is not None and values.get("block.clip_qkv", 1.0) <= 0:
         problems.append(f"clip_qkv={fields['clip_qkv']!r} must be null or positive")
     if values.get("latent_scale") == 0:
-        problems.append(f"scaling_factor={fields['scaling_factor']!r} cannot be undone")
+        problems.append(f"scaling_factor={fields['scaling_factor']!r} has no inverse")
     if "block.activation" in values and values["block.activation"] not in CHOICES["vae.block.activation"]:
         built = ", ".join(CHOICES["vae.block.activation"])
         problems.append(f"act={values['block.activation']!r} is not supported, only {built}")
@@ -103,7 +103,7 @@ def read_dit_config(folder: Path) -> DiTConfig:
 
 
 def check_pair(folder: Path, vae: TextVAEConfig) -> None:
-    """Raises ReleasedFormatError unless the DiT of `folder` (cola_dit) is one of this VAE's latents."""
+    """Raises ReleasedFormatError unless the DiT of `folder` (cola_dit) fits this VAE's latents."""
     channels = read_json(folder / "config.json").get("txt_in_channels", vae.latent_dim)
     if channels != vae.latent_dim:
         raise ReleasedFormatError(
@@ -115,7 +115,7 @@ def released_fields(part: str, cfg: RunConfig, dtype: str) -> dict[str, Any]:
     """Returns the fields of config.json of one part.
 
     Raises:
-      ReleasedFormatError: naming the fields of `cfg` that the released form cannot say.
+      ReleasedFormatError: naming the fields of `cfg` that the released form cannot represent.
     """
     problems = (
         [] if part == "cola_vae" else _unsayable(DiTConfig(), cfg.dit, ("rope_theta", "time_frequencies"), "dit.")
@@ -123,7 +123,7 @@ def released_fields(part: str, cfg: RunConfig, dtype: str) -> dict[str, Any]:
     if part == "cola_vae":
         problems = _unsayable(TextVAEConfig(), cfg.vae, ("fixed_logsnr",), "vae.")
     if problems:
-        raise ReleasedFormatError(f"the released form cannot say {'; '.join(problems)}")
+        raise ReleasedFormatError(f"the released form cannot represent {'; '.join(problems)}")
     tree = dataclasses.asdict(cfg.vae if part == "cola_vae" else cfg.dit)
     flat = {**tree, **{f"block.{name}": value for name, value in tree.get("block", {}).items()}}
     fields = {**NAMES[part], **FIXED[part], **NEUTRAL[part], "dtype": dtype}
@@ -142,7 +142,7 @@ def _unsayable(built: Any, given: Any, names: tuple[str, ...], prefix: str) -> l
 
 
 def _values(part: str, fields: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """Returns {our field: value} of the fields that have one, noting what is missing, unknown, fixed or of another type."""
+    """Returns {our field: value} of the fields that have one, noting missing, unknown, unsupported and mistyped ones."""
     wanted, values = FIELDS[part], {}
     required = [*wanted, *(["txt_in_channels"] if part == "cola_dit" else [])]
     problems += [f"field {name} is missing" for name in required if name not in fields]
@@ -182,7 +182,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the object in a JSON file.
 
     Raises:
-      ReleasedFormatError: where it is missing, or holds something else.
+      ReleasedFormatError: if it is missing, or is not an object.
     """
     if not path.is_file():
         raise ReleasedFormatError(f"{path} does not exist")

@@ -1,4 +1,4 @@
-"""The safetensors format, one tensor at a time: a file is never in memory as a whole, neither read nor written.
+"""The safetensors format, one tensor at a time: a file is never in memory as a whole, in reading or writing.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON: name -> dtype, shape and byte range, and
 `__metadata__`), and the tensors' bytes.
@@ -24,7 +24,7 @@ LARGEST_HEADER = 100_000_000
 
 
 class Entry(NamedTuple):
-    """One tensor of a file: its name, dtype (a key of DTYPES where it can be used), shape and place."""
+    """One tensor of a file: its name, dtype (a key of DTYPES if it is supported), shape and byte range."""
 
     name: str
     dtype: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
         """Returns the tensor in fp32.
 
         Raises:
-          ReleasedFormatError: where a value is not finite, or is none in fp32.
+          ReleasedFormatError: if a value is not finite, or not finite in fp32.
         """
         with np.errstate(over="ignore"):
             values = self.read().astype(np.float32, copy=False)
@@ -56,7 +56,7 @@ def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
     """Returns the metadata and the tensors of a file, in the order of their bytes.
 
     Raises:
-      ReleasedFormatError: where the file is missing, truncated, or not of this format.
+      ReleasedFormatError: if the file is missing, truncated, or not of this format.
     """
     if not path.is_file():
         raise ReleasedFormatError(f"{path} does not exist")
@@ -79,7 +79,7 @@ def read_header(path: Path) -> tuple[dict[str, str], list[Entry]]:
         expected = math.prod(entry.shape) * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else entry.size
         if entry.start != end or entry.size != expected:
             raise ReleasedFormatError(
-                f"{path} is no safetensors file: tensor {entry.name} does not lie where it should"
+                f"{path} is no safetensors file: tensor {entry.name} is not at its expected offset"
             )
         end += entry.size
     if end != total:
@@ -107,7 +107,7 @@ def _metadata(given: Any) -> dict[str, str]:
 def write_file(
     path: Path, metadata: dict[str, str], forms: dict[str, tuple[str, tuple[int, ...]]], tensors: Iterable[np.ndarray]
 ) -> int:
-    """Writes a file, its tensors in the order of `forms`; one at a time is taken from `tensors`. Returns its tensors' bytes.
+    """Writes a file, its tensors in the order of `forms`; `tensors` is consumed one at a time. Returns its tensors' bytes.
 
     Args:
       forms: {name: (key of DTYPES, shape)}.

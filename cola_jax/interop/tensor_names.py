@@ -1,6 +1,6 @@
-"""How parameters are called in the released form, and how they lie there.
+"""Names and layout of parameters in the released form.
 
-The modules stand in one table each; which of their parameters exist (a bias, a gain) follows from the networks themselves.
+Each model has one table of modules; which of their parameters exist (a bias, a gain) follows from the networks themselves.
 Linear weights are (out, in) there and (in, out) here; layers are numbered there and stacked here.
 """
 
@@ -15,7 +15,7 @@ from cola_jax.config import DiTConfig, RunConfig
 
 # Our module -> theirs; {} is the number of the layer.
 VAE_MODULES = {
-    "encoder": "encoder.wte",  # whose one parameter is the embedding
+    "encoder": "encoder.wte",  # modules whose only parameter is an embedding
     "encoder/patch": "encoder.patch_embedder",
     "encoder/head": "encoder.final_layer",
     "decoder/input": "decoder.in_layer",
@@ -53,20 +53,20 @@ GROUPS = {"cola_vae": ("encoder", "decoder"), "cola_dit": ("dit",)}
 
 
 class TensorLayout(NamedTuple):
-    """How one layer's parameter is turned: from the released form to ours, and back. Both take and return numpy arrays."""
+    """Conversion of one layer's parameter from the released form to ours, and back. Both take and return numpy arrays."""
 
     ours: Callable[[np.ndarray], np.ndarray]
     theirs: Callable[[np.ndarray], np.ndarray]
 
 
 class Row(NamedTuple):
-    """One parameter of ours and the released tensors that it is made of.
+    """One parameter of ours and the corresponding released tensors.
 
     Attributes:
       path: ours, e.g. "encoder/blocks/qkv/kernel".
-      names: theirs, one a layer where layers are stacked, else one.
+      names: theirs, one per layer if layers are stacked, else one.
       stacked: whether our leading axis is the layer.
-      shape: of each of the released tensors.
+      shape: of each released tensor.
       layout: between one of them and one of our layers.
     """
 
@@ -85,7 +85,7 @@ def rows(part: str, cfg: RunConfig, leaves: dict[str, Any]) -> list[Row]:
       leaves: {path: anything with a shape} of the part's parameter groups.
 
     Raises:
-      KeyError: for a parameter that the tables do not know.
+      KeyError: for a parameter that is not in the tables.
     """
     return [_row(part, cfg, path, tuple(leaf.shape)) for path, leaf in leaves.items()]
 
@@ -122,7 +122,7 @@ def _layout(cfg: RunConfig, module: str, kind: str) -> TensorLayout:
 
 
 def rope_order(config: DiTConfig) -> np.ndarray:
-    """Channels of a released head in our order: the even ones of the rotated, the odd ones, the rest."""
+    """Channels of a released head in our order: the even rotated ones, the odd rotated ones, the rest."""
     rotated = np.arange(config.rope_dim)
     return np.concatenate([rotated[0::2], rotated[1::2], np.arange(config.rope_dim, config.head_dim)])
 
@@ -134,7 +134,7 @@ def _reorder_qkv(x: np.ndarray, config: DiTConfig, order: np.ndarray) -> np.ndar
 
 
 def constants(part: str, cfg: RunConfig) -> dict[str, np.ndarray]:
-    """Returns the released tensors that are computed here: the DiT's RoPE frequencies, (rope_dim / 2,) fp32 a layer."""
+    """Returns the released tensors that are computed here: the DiT's RoPE frequencies, (rope_dim / 2,) fp32, per layer."""
     if part != "cola_dit":
         return {}
     dit = cfg.dit

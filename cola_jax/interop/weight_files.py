@@ -1,4 +1,4 @@
-"""The safetensors files of a folder, one or the shards that an index names, and dtypes that are not read."""
+"""The safetensors files of a folder, one or the shards of an index, and unsupported dtypes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def read_files(folder: Path) -> list[tuple[str, dict[str, str], list[Entry]]]:
-    """Returns (file name, metadata, tensors) of each file of a folder: one, or the shards that its index names.
+    """Returns (file name, metadata, tensors) of each file of a folder: one, or the shards of its index.
 
     Raises:
-      ReleasedFormatError: where there is neither, a shard is missing or truncated, or the index and the shards disagree.
+      ReleasedFormatError: if there is neither, a shard is missing or truncated, or the index and the shards disagree.
     """
     index_path = folder / INDEX
     if (folder / SINGLE).is_file() or not index_path.is_file():
@@ -41,7 +41,7 @@ def read_files(folder: Path) -> list[tuple[str, dict[str, str], list[Entry]]]:
 
 
 def refuse_types(folder: Path, entries: Iterable[Entry]) -> None:
-    """Raises ReleasedFormatError for tensors of a dtype that is not read, each dtype named once."""
+    """Raises ReleasedFormatError for tensors of an unsupported dtype; each dtype is named once."""
     found: dict[str, list[str]] = {}
     for entry in entries:
         if entry.dtype not in DTYPES:

@@ -1,4 +1,4 @@
-"""Weights of published forms, in and out of workdirs: which form a folder or a family has decides who reads or writes it."""
+"""Import and export of published weights: dispatch by the form of a folder or a family."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def import_weights(
     changes: Mapping[str, Any] | None = None,
     say: Say = print,
 ) -> RunConfig:
-    """Makes a workdir of a released folder, or one of the LLaMA form, that training continues and generation reads.
+    """Makes a workdir, for training and generation, from a released folder or one of the LLaMA form.
 
     Args:
       spec, changes: data, training and sampling of the run, as in `config.load_config`.
-      say: takes one line for every model field that gave way.
+      say: called with one line for every model field that was replaced.
 
     Returns:
       the config of the run.
@@ -50,11 +50,11 @@ def export_weights(
     ema: bool = False,
     say: Say = print,
 ) -> None:
-    """Writes the newest checkpoint of a run, or that of `step`, in the form that its family has.
+    """Writes the newest checkpoint of a run, or that of `step`, in the form of its family.
 
     Args:
       dtype: float32, bfloat16 or float16 of all weights; by default as imported, or float32.
-      ema: the average of the parameters in place of those of the last update.
+      ema: the average of the parameters instead of those of the last update.
 
     Raises:
       ReleasedFormatError, CheckpointError: see `export_released` and `export_llama`.

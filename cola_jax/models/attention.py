@@ -1,7 +1,7 @@
-"""Attention: queries, keys, values and a pattern of `visibility`, computed where the pattern lets anything through.
+"""Attention: queries, keys, values and a pattern of `visibility`, computed only where the pattern allows it.
 
-Axes: B batch, H heads, Q queries, M keys, N positions, K head channels. Arrays come and go as (B, N, H, K); softmax is fp32.
-Queries are taken in chunks of whole blocks, and a chunk is multiplied only with the keys that some query of it may see.
+Axes: B batch, H heads, Q queries, M keys, N positions, K head channels. Inputs and outputs are (B, N, H, K); softmax is fp32.
+Queries are processed in chunks of whole blocks, and a chunk is multiplied only with keys that some query of it attends to.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ def attend_with_cache(
     own_mask: jax.Array | None = None,
     repeated: bool = False,
 ) -> jax.Array:
-    """Attention of new positions over each other and, in the first B of A rows, over cached ones. Returns (A, Q, H, K).
+    """Attention of new positions to each other and, in the first B of A rows, to cached ones. Returns (A, Q, H, K).
 
     Args:
-      k_AHQK, v_AHQK: keys and values of the new positions; maybe of fewer heads than q, each then serving H / H_kv
-        neighbouring query heads.
+      k_AHQK, v_AHQK: keys and values of the new positions; possibly with fewer heads than q, each then shared by
+        H / H_kv neighbouring query heads.
       past: keys and values of M earlier positions of the first B rows.
-      past_mask: booleans (B, 1, 1, M): which cached positions count.
-      own_mask: booleans (Q, Q): which new positions each of them sees; None for all.
-      repeated: promises that cached keys that do not count repeat the first one. The largest score of all is then that of
-        those that count, and scores need not be masked to find it.
+      past_mask: booleans (B, 1, 1, M): which cached positions are attended to.
+      own_mask: booleans (Q, Q): which new positions each of them attends to; None for all.
+      repeated: the caller guarantees that masked cached keys equal the first one. The maximum over all scores is then that
+        of the unmasked ones, and needs no masking.
     """
     chex.assert_equal_shape((k_AHQK, v_AHQK))
     chex.assert_equal_shape((q_AHQK, k_AHQK), dims=(0, 2, 3))
@@ -54,7 +54,7 @@ def attend_with_cache(
         on_own = jnp.where(jnp.tile(own_mask, (shared, 1)), on_own, MASKED)
     largest_of = lambda scores: jnp.max(scores, axis=-1, keepdims=True)
     masked = jnp.where(past_mask, on_past, MASKED)
-    if repeated:  # in a row without a past nothing counts, the first key neither
+    if repeated:  # in a row without a past all keys are masked, the first one too
         largest_past = jnp.where(past_mask[..., :1], largest_of(on_past), MASKED)
     else:
         largest_past = largest_of(masked)
@@ -68,7 +68,7 @@ def attend_with_cache(
 
 
 def _share_heads(q_AHQK, shared):
-    """Puts the queries of `shared` neighbouring heads one after the other: (A, H / shared, shared Q, K)."""
+    """Concatenates the queries of `shared` neighbouring heads: (A, H / shared, shared Q, K)."""
     return q_AHQK.reshape(q_AHQK.shape[0], q_AHQK.shape[1] // shared, -1, q_AHQK.shape[-1])
 
 
@@ -89,13 +89,13 @@ def block_causal_attention(
 ) -> jax.Array:
     """Block-causal self-attention of one stream (VAE, clean prefix). Returns (B, N, H, K).
 
-    segments_BN: document of each position, or None where a row is one document.
+    segments_BN: document of each position, or None if a row is one document.
     """
     if compute.attention == "splash":
         return splash.block_causal(q_BNHK, k_BNHK, v_BNHK, block_size=block_size, segments_BN=segments_BN)
     if compute.attention == "cudnn" and block_size == 1 and segments_BN is None:
         return cudnn.attend(q_BNHK, k_BNHK, v_BNHK, None, causal=True)
-    split = shards("length") > 1  # the positions of a row lie on several devices: queries stay, keys and values travel
+    split = shards("length") > 1  # the positions of a row are sharded: queries stay, keys and values are gathered
     k_BNHK, v_BNHK = (_everywhere(x) if split else x for x in (k_BNHK, v_BNHK))
     length, outputs, kernel = q_BNHK.shape[1], [], _kernel_of(compute)
     q, k, v = kernel.enter(q_BNHK, k_BNHK, v_BNHK)
@@ -113,9 +113,9 @@ def full_attention(
     segments_BN: jax.Array | None,
     compute: ComputeConfig,
 ) -> jax.Array:
-    """Self-attention of every position with every one of its document. Returns (B, N, H, K).
+    """Self-attention of every position to all of its document. Returns (B, N, H, K).
 
-    segments_BN: document of each position, or None where a row is one document.
+    segments_BN: document of each position, or None if a row is one document.
     """
     mask, kernel = None, _kernel_of(compute)
     if segments_BN is not None:
@@ -131,15 +131,15 @@ def clean_noisy_attention(
     segments_BN: jax.Array | None,
     compute: ComputeConfig,
 ) -> tuple[jax.Array | None, jax.Array]:
-    """The training pass over [clean | noisy] (SPEC 1.3) without the pairs that it forbids.
+    """The training pass over [clean | noisy] (SPEC 1.3), skipping masked pairs.
 
     Args:
-      clean: q, k, v of the clean copy with or without its last block, (B, N or N - S, H, K); q is None where its output is
+      clean: q, k, v of the clean copy with or without its last block, (B, N or N - S, H, K); q is None if its output is
         not wanted.
       noisy: q, k, v of the noisy copy, (B, N, H, K).
       block_size: S.
-      segments_BN: document of each position, or None where a row is one document.
-      compute: the kernel, and into how many query chunks xla and cudnn cut a row: more of them skip more of what is masked.
+      segments_BN: document of each position, or None if a row is one document.
+      compute: the kernel, and the number of query chunks of a row for xla and cudnn: more chunks skip more masked pairs.
 
     Returns:
       (clean output or None, noisy output).
@@ -154,7 +154,7 @@ def clean_noisy_attention(
     cut, join = kernel.cut, partial(jnp.concatenate, axis=kernel.axis)
     clean_out, noisy_out = [], []
     for start, end in query_chunks(length, block_size, compute):
-        before = (end - 1) // block_size * block_size  # the last of these queries see no clean block but earlier ones
+        before = (end - 1) // block_size * block_size  # the last of these queries attend only to earlier clean blocks
         past = block_mask(visibility.earlier_block, (start, end), (0, before), block_size, segments_BN)
         own = block_mask(visibility.same_block, (start, end), (start, end), block_size, segments_BN)
         keys = join([cut(k_clean, 0, before), cut(k_noisy, start, end)])
@@ -173,9 +173,9 @@ def clean_noisy_attention(
 
 
 def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
-    """`clean_noisy_attention` with the positions of a row on several devices.
+    """`clean_noisy_attention` with the positions of a row sharded over devices.
 
-    Queries stay where they are, and so do noisy keys, which their own block alone sees; clean keys and values travel.
+    Queries stay on their devices, and so do noisy keys, used only by their own block; clean keys and values are gathered.
     """
     q_clean, k_clean, v_clean = clean
     clean_out = None
@@ -203,7 +203,7 @@ def _clean_noisy_split(clean, noisy, block_size, segments_BN, compute):
 
 
 def _everywhere(x_BNHK: jax.Array) -> jax.Array:
-    """Keys or values of whole rows, wherever their positions lie."""
+    """Keys or values of whole rows, gathered over devices."""
     return shard_activations(x_BNHK, "batch", None, "heads", None)
 
 
@@ -229,9 +229,9 @@ def by_head(x_BNHK: jax.Array) -> jax.Array:
 
 
 class _Kernel(NamedTuple):
-    """How queries, keys and values lie where a kernel multiplies them, and what multiplies them.
+    """An attention kernel and the layout of its inputs.
 
-    enter: (B, N, H, K) -> as they lie, q, k and v. leave: back again. axis: of positions, as they lie.
+    enter: q, k, v (B, N, H, K) -> the kernel's layout. leave: the inverse. axis: of positions in that layout.
     """
 
     axis: int

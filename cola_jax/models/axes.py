@@ -1,6 +1,6 @@
-"""How activations lie on the mesh: each names its axes, and the table of `config.axes` says what they are split over.
+"""Sharding of activations: each names its logical axes, and the table of `config.axes` maps them to mesh axes.
 
-The mesh is the one that the surrounding trace was given (`jax.sharding.use_abstract_mesh`); without one nothing is split.
+The mesh is that of the surrounding trace (`jax.sharding.use_abstract_mesh`); without one nothing is sharded.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from cola_jax.config.axes import LOGICAL_AXES
 
 
 def shards(axis: str) -> int:
-    """Returns over how many devices a logical axis is split."""
+    """Returns the number of shards of a logical axis."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else math.prod(mesh.shape.get(name, 1) for name in LOGICAL_AXES[axis])
 
 
 def shard_activations(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Returns `x` laid out by the logical names of its axes; an axis that its shards do not divide stays whole."""
+    """Constrains the sharding of `x` by the logical names of its axes; an axis not divisible by its shards is not sharded."""
     splits = [1 if axis is None else shards(axis) for axis in axes]
     if all(split == 1 for split in splits):
         return x

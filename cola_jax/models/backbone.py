@@ -23,14 +23,14 @@ Pattern = Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None, ComputeCo
 def causal(
     q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, compute: ComputeConfig
 ) -> jax.Array:
-    """Every position sees itself and earlier ones of its document."""
+    """Every position attends to itself and earlier ones of its document."""
     return attention.block_causal_attention(q, k, v, block_size=1, segments_BN=segments_BL, compute=compute)
 
 
 def bidirectional(
     q: jax.Array, k: jax.Array, v: jax.Array, segments_BL: jax.Array | None, compute: ComputeConfig
 ) -> jax.Array:
-    """Every position sees all of its document; there is nothing that chunks of queries could skip."""
+    """Every position attends to all of its document, so chunks of queries would skip nothing."""
     return attention.full_attention(q, k, v, segments_BN=segments_BL, compute=compute)
 
 
@@ -39,7 +39,7 @@ class BackboneBlock(nn.Module):
 
     config: BackboneConfig
     dtype: jnp.dtype
-    branch_scale: float = 1.0  # of what attention and feed-forward add
+    branch_scale: float = 1.0  # of the outputs of attention and feed-forward
 
     def setup(self):
         net = self.config
@@ -55,7 +55,7 @@ class BackboneBlock(nn.Module):
         return nn.Dense(features, use_bias=False, dtype=self.dtype, kernel_init=dense_init(self.config))
 
     def __call__(self, x_BLD: jax.Array, rope_BL2K: jax.Array) -> jax.Array:
-        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        """Attention of every position to itself only: uses each parameter, for initialisation."""
         _, _, v_BLHK = self.project(x_BLD, rope_BL2K)
         return self.finish(x_BLD, jnp.repeat(v_BLHK, self.config.num_heads // self.config.kv_heads, axis=2))
 
@@ -83,7 +83,7 @@ class BackboneBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Tokens to logits of tokens, under the attention pattern of the caller."""
+    """Token ids to logits, with the attention pattern of the caller."""
 
     config: BackboneConfig
     compute: ComputeConfig
@@ -109,7 +109,7 @@ class Backbone(nn.Module):
     def hidden(
         self, tokens_BL: jax.Array, positions_BL: jax.Array, segments_BL: jax.Array | None, pattern: Pattern
     ) -> tuple[jax.Array, Caches]:
-        """Returns what the read-out sees, (B, L, D), and the keys and values of every layer."""
+        """Returns the input of the read-out, (B, L, D), and the keys and values of every layer."""
         rope = layers.rope_table(positions_BL, self.head_dim, self.config.rope_theta)
 
         def body(x, params):
@@ -126,13 +126,13 @@ class Backbone(nn.Module):
     def extend(self, tokens_BS: jax.Array, caches: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
         """Runs S tokens, causally, after `length_B` cached ones. Returns logits (B, S, V) fp32 and the caches with theirs.
 
-        A layer writes its cache before it reads it. The other way round a loop of tokens could not write in place: the
+        A layer writes its cache before it reads it. In the reverse order a loop over tokens could not write in place: the
         compiler would copy every cache for every token, since the old one might still be read after the write.
         """
         new = jnp.arange(tokens_BS.shape[1])
         rope = layers.rope_table(length_B[:, None] + new, self.head_dim, self.config.rope_theta)
         own = visibility.block_causal(new[:, None], new[None, :])
-        past_mask = attention.past_mask(length_B, slots(caches))  # the new tokens are attended to by themselves
+        past_mask = attention.past_mask(length_B, slots(caches))  # the new tokens attend to themselves
 
         def body(carry, layer):
             (x, caches), (params, index) = carry, layer

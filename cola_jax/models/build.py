@@ -1,4 +1,4 @@
-"""The networks of a config, and the part of a config that decides each: what compiled programs of it depend on."""
+"""The networks of a config, and the part of a config that determines each: the static arguments of compiled programs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from cola_jax.models.text_vae import Decoder, Encoder
 
 
 def compute_dtype(compute: ComputeConfig) -> jnp.dtype:
-    """The matmul dtype of a config, on the default backend where it is "auto"."""
+    """The matmul dtype of a config, on the default backend if it is "auto"."""
     return jnp.dtype(compute.dtype if compute.dtype != "auto" else matmul_dtype("auto", jax.default_backend()))
 
 
 @dataclass(frozen=True)
 class ColaNetworks:
-    """What decides encoder, decoder and DiT."""
+    """The config of encoder, decoder and DiT."""
 
     vae: TextVAEConfig
     dit: DiTConfig
@@ -31,7 +31,7 @@ class ColaNetworks:
 
 @dataclass(frozen=True)
 class BackboneNetworks:
-    """What decides the backbone."""
+    """The config of the backbone."""
 
     backbone: BackboneConfig
     compute: ComputeConfig
@@ -39,7 +39,7 @@ class BackboneNetworks:
 
 @dataclass(frozen=True)
 class PlaidNetworks:
-    """What decides the denoiser."""
+    """The config of the denoiser."""
 
     backbone: BackboneConfig
     plaid: PlaidConfig

@@ -1,4 +1,4 @@
-"""Key/value caches: fixed-size pytrees that go in and come out, laid out as attention multiplies them.
+"""Key/value caches: fixed-size pytrees, passed in and returned, in the layout of attention's matmuls.
 
 Axes: B batch, M cached positions, S new positions, H heads, K head channels.
 """
@@ -22,17 +22,17 @@ Caches = KVCache | list[KVCache]  # of all layers: stacked on a leading axis if 
 
 
 def to_cache_layout(k_BMHK: jax.Array, v_BMHK: jax.Array) -> KVCache:
-    """Returns the cache of one layer that holds these keys and values."""
+    """Returns the cache of one layer with these keys and values."""
     return KVCache(jnp.einsum("bmhk->bhkm", k_BMHK), jnp.einsum("bmhk->bhmk", v_BMHK))
 
 
 def slots(caches: Caches) -> int:
-    """Returns M, how many positions there is room for."""
+    """Returns M, the capacity in positions."""
     return jax.tree.leaves(caches, is_leaf=_is_cache)[0].k.shape[-1]
 
 
 def grow(caches: Caches, length: int) -> Caches:
-    """Returns the caches with room for `length` positions, zeros after what they hold."""
+    """Returns the caches enlarged to `length` positions, padded with zeros."""
 
     def pad(x, axis):
         room = [(0, 0)] * x.ndim
@@ -59,10 +59,10 @@ def append_layer(
 ) -> tuple[Caches, KVCache]:
     """Writes keys and values of S positions after the first `length_B` positions of each row of one layer.
 
-    The cache is indexed where it lies: moving its axes would make the compiler copy it.
+    The cache is indexed in its own layout: transposing it would make the compiler copy it.
 
     Args:
-      layer: a Python integer where layers are a list, an int32 scalar where they are stacked.
+      layer: a Python integer if layers are a list, an int32 scalar if they are stacked.
 
     Returns:
       The caches of all layers, and that layer's.

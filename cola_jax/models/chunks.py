@@ -1,4 +1,4 @@
-"""Rows cut into chunks of queries, so that each is multiplied only with the keys that some query of it may see.
+"""Rows split into chunks of queries, so that each is multiplied only with keys that some query of it attends to.
 
 Axes: B batch, Q queries, M keys.
 """
@@ -17,14 +17,14 @@ from cola_jax.models import visibility
 
 
 def chunk_bounds(length: int, block_size: int, chunks: int) -> list[tuple[int, int]]:
-    """Cuts `length` positions into at most `chunks` runs of whole blocks of nearly equal size."""
+    """Splits `length` positions into at most `chunks` runs of whole blocks of nearly equal size."""
     blocks = -(-length // block_size)
     edges = np.unique(np.round(np.linspace(0, blocks, min(chunks, blocks) + 1)).astype(int)) * block_size
     return [(int(a), min(int(b), length)) for a, b in zip(edges[:-1], edges[1:])]
 
 
 def query_chunks(length: int, block_size: int, compute: ComputeConfig) -> list[tuple[int, int]]:
-    """The chunks of a row under a config. cuDNN's masks take even numbers of queries and keys alone."""
+    """The chunks of a row under a config. cuDNN's masks need even numbers of queries and keys."""
     unit = math.lcm(block_size, 2) if compute.attention == "cudnn" else block_size
     return chunk_bounds(length, unit, compute.attention_chunks)
 

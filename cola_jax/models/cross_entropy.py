@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary, and whatever else needs its logits, some positions at a time.
+"""Cross-entropy over a large vocabulary, and other functions of its logits, in chunks of positions.
 
 Axes: B batch, L tokens, D width, V vocabulary.
 """
@@ -20,7 +20,7 @@ def chunked_cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns -log p(target) in nats and whether the target is the argmax, both (B, L) fp32.
 
-    Logits of at most `chunk` positions of every row exist at once; see `in_pieces`.
+    Logits of at most `chunk` positions of every row are in memory at once; see `in_pieces`.
     """
 
     def piece(h_BcD, targets_Bc):
@@ -30,10 +30,10 @@ def chunked_cross_entropy(
 
 
 def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> Any:
-    """Applies `function` to at most `chunk` positions of (B, L, ...) arrays at a time; the backward pass computes it again.
+    """Applies `function` to at most `chunk` positions of (B, L, ...) arrays at a time; recomputed in the backward pass.
 
-    function: pieces -> a tuple of arrays (B, positions, ...). A row no longer than `chunk` is done in one piece and nothing is
-    recomputed.
+    function: pieces -> a tuple of arrays (B, positions, ...). A row no longer than `chunk` is one piece, and
+    nothing is recomputed.
     """
     chex.assert_equal_shape_prefix(arrays, 2)
     length = arrays[0].shape[1]
@@ -41,7 +41,7 @@ def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> A
         return function(*arrays)
     pieces = -(-length // chunk)
     room = lambda x: jnp.pad(x, [(0, 0), (0, pieces * chunk - length), *[(0, 0)] * (x.ndim - 2)])
-    # Position i goes to piece i mod pieces: where positions are split over devices, every device has a share of each piece.
+    # Position i goes to piece i mod pieces: if positions are split over devices, every device has a part of each piece.
     apart = lambda x: jnp.moveaxis(room(x).reshape(x.shape[0], chunk, pieces, *x.shape[2:]), 2, 0)
     done = jax.lax.map(lambda piece: jax.checkpoint(function)(*piece), tuple(map(apart, arrays)))
     back = lambda x: jnp.moveaxis(x, 0, 2).reshape(x.shape[1], -1, *x.shape[3:])[:, :length]
@@ -49,7 +49,7 @@ def in_pieces(function: Callable[..., Any], chunk: int, *arrays: jax.Array) -> A
 
 
 def _cross_entropy(logits_BLV: jax.Array, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Nothing here is looked up by index: where the vocabulary is split over devices, only sums and maxima travel."""
+    """Nothing is gathered by index: if the vocabulary is sharded, only sums and maxima are communicated."""
     logits = logits_BLV.astype(jnp.float32)
     ids = jnp.arange(logits.shape[-1])
     chosen = jnp.sum(jnp.where(ids == targets_BL[..., None], logits, 0.0), axis=-1)

@@ -1,7 +1,7 @@
 """Attention by cuDNN's flash attention on NVIDIA GPUs, through `jax.nn.dot_product_attention`.
 
-Causal and full attention need no mask; any other pattern comes as a bias, of one row and head unless rows hold documents.
-Axes: B batch, H heads, Q queries, M keys, K head channels.
+Causal and full attention need no mask; any other pattern is passed as a bias, of one row and head unless rows have
+several documents. Axes: B batch, H heads, Q queries, M keys, K head channels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def attend(
     """Softmax attention, scaled by 1/sqrt(K). Returns (B, Q, H, K).
 
     Args:
-      k, v: may have fewer heads than q; each serves neighbouring query heads.
-      mask: booleans (1 or B, 1, Q, M), or None. causal: every query sees itself and earlier ones.
+      k, v: may have fewer heads than q; each is shared by neighbouring query heads.
+      mask: booleans (1 or B, 1, Q, M), or None. causal: every query attends to itself and earlier ones.
     """
     return jax.nn.dot_product_attention(
         q_BQHK, k_BMHK, v_BMHK, mask=mask, is_causal=causal, implementation=IMPLEMENTATION

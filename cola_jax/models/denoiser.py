@@ -17,11 +17,11 @@ from cola_jax.models.axes import shard_activations
 from cola_jax.models.backbone import BackboneBlock, bidirectional, dense_init
 from cola_jax.models.cross_entropy import in_pieces
 
-FREQUENCIES = 32  # of the noise level's features, exp(-5) .. exp(5)
+FREQUENCIES = 32  # frequencies of the noise level's features, exp(-5) .. exp(5)
 
 
 class Denoiser(nn.Module):
-    """Noised embeddings, an earlier estimate of the clean ones and the noise level, to what the read-out sees."""
+    """Noised embeddings, an earlier estimate of the clean ones and the noise level, to the input of the read-out."""
 
     config: BackboneConfig
     plaid: PlaidConfig
@@ -42,7 +42,7 @@ class Denoiser(nn.Module):
         self.logits = layers.ToVocabulary(net.vocab_size, self.dtype, nn.initializers.zeros, use_bias=False)
 
     def __call__(self, z_BLE: jax.Array, gamma_B: jax.Array, positions_BL: jax.Array) -> jax.Array:
-        """The read-out (B, L, V) fp32 without an earlier estimate: touches each parameter, for initialisation."""
+        """The logits (B, L, V) fp32 without an earlier estimate: uses each parameter, for initialisation."""
         return self.to_logits(self.hidden(z_BLE, jnp.zeros_like(z_BLE), gamma_B, positions_BL, None))
 
     def hidden(
@@ -53,10 +53,10 @@ class Denoiser(nn.Module):
         positions_BL: jax.Array,
         segments_BL: jax.Array | None,
     ) -> jax.Array:
-        """Returns what the read-out sees, (B, L, D).
+        """Returns the input of the read-out, (B, L, D).
 
         Args:
-          z_BLE: noised embeddings. estimate_BLE: of the clean ones; 0 where there is none.
+          z_BLE: noised embeddings. estimate_BLE: of the clean ones; 0 if there is none.
           gamma_B: -log SNR of each row. segments_BL: see attention.
         """
         rope = layers.rope_table(positions_BL, self.head_dim, self.config.rope_theta)
@@ -84,7 +84,7 @@ class Denoiser(nn.Module):
 
 
 def new_table(config: BackboneConfig, plaid: PlaidConfig, rng: jax.Array) -> jax.Array:
-    """Embeddings (V, E) fp32 to begin with; only the direction of a row counts."""
+    """Initial embeddings (V, E) fp32; only the direction of a row matters."""
     return dense_init(config)(rng, (config.vocab_size, plaid.embedding_dim), jnp.float32)
 
 
@@ -108,11 +108,11 @@ def estimate(
     place: tuple[jax.Array, jax.Array | None],
     targets_BL: jax.Array,
 ) -> Estimate:
-    """Reads tokens off noised embeddings: logits = read-out + bias (alpha / sigma^2) z E^T.
+    """Predicts tokens from noised embeddings: logits = read-out + bias (alpha / sigma^2) z E^T.
 
     Args:
       table_VE: rows of unit length. earlier_BLE: see Denoiser.hidden, as for gamma_B.
-      bias: s, how much the noised embedding's own evidence counts.
+      bias: s, the weight of the noised embedding's own evidence.
       place: positions and segments, (B, L) each.
     """
     hidden = net.apply({"params": params}, z_BLE, earlier_BLE, gamma_B, *place, method="hidden")

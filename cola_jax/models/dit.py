@@ -1,7 +1,7 @@
 """Block-causal diffusion transformer v_psi(z_t, t; z0^{<b}) (SPEC 1.2 and 1.3).
 
-RoPE turns pairs of channels; here the two of a pair stand half of rope_dim apart, which accelerators and CPUs like better than
-neighbours. The released form has them next to each other: `interop.released` reorders q and k.
+RoPE rotates pairs of channels; here the two of a pair are rope_dim / 2 apart, which accelerators and CPUs like
+better than neighbours. In the released form they are adjacent: `interop.released` reorders q and k.
 
 Axes: B batch, N latents, S latents per block, NB = N / S blocks, C latent channels, D width, H heads, K head channels,
 T distinct times, M cached latents.
@@ -34,7 +34,7 @@ class TimeModulation(NamedTuple):
 
 
 class BlockPositions(NamedTuple):
-    """RoPE positions of the cached keys, (B, M) or, where all rows have the same, (1, M), and of a new block's, (B, S)."""
+    """RoPE positions of the cached keys, (B, M) or, if all rows have the same, (1, M), and of a new block's, (B, S)."""
 
     k_past: jax.Array
     k_new: jax.Array
@@ -42,12 +42,12 @@ class BlockPositions(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What one block sees of earlier ones, prepared once for all its solver steps by `DiT.context`.
+    """The earlier blocks that one block attends to, prepared once for all its solver steps by `DiT.context`.
 
     Attributes:
       layers: (parameters, cache) of every layer as `layers.zip_layers` has them, the cached keys rotated and, after
-        `length`, as `attention.attend_with_cache` wants them.
-      length: (B,) of the M cached latents, how many count. mask: (B, 1, 1, M), the same as booleans.
+        `length`, in the form of `attention.attend_with_cache`.
+      length: (B,) number of valid cached latents out of M. mask: (B, 1, 1, M), the same as booleans.
       rope: rotations of the block's own queries and keys, (2, B, S, 2, R / 2).
     """
 
@@ -74,7 +74,7 @@ class TimeEmbedding(nn.Module):
 
 
 class DiT(nn.Module):
-    """The prior's velocity network, with three ways through it: whole rows, the training pass, and one block on a cache."""
+    """The prior's velocity network, with three forward passes: whole rows, the training pass, and one block with a cache."""
 
     config: DiTConfig
     latent_dim: int
@@ -121,19 +121,21 @@ class DiT(nn.Module):
     ) -> jax.Array:
         """The training pass over [clean | noisy]: the velocity of every block given the clean blocks before it.
 
-        Neither the last clean block nor the clean output of the last layer is computed: nobody reads them.
+        The last clean block and the clean output of the last layer are not computed, because they are not used.
 
         Args:
           z_clean_BNC: z0. z_noisy_BNC: z_t, with z0 where known.
-          t_BT: times in [0, 1], one per row (B, 1) or one a block (B, NB).
-          known_BN: latents of a block that are given, at t = 0; None where there are none.
+          t_BT: times in [0, 1], one per row (B, 1) or one per block (B, NB).
+          known_BN: latents of a block that are given, at t = 0; None if there are none.
           positions_BN: RoPE positions, from 0 in every document. segments_BN: documents, or None.
 
         Returns:
           v (B, N, C) fp32.
         """
         batch, length = z_noisy_BNC.shape[:2]
-        past = length if shards("length") > 1 else length - self.config.block_size  # a split row stays divisible
+        past = (
+            length if shards("length") > 1 else length - self.config.block_size
+        )  # so that a sharded row stays divisible
         rope = self._rope(positions_BN)
         emb = self.time(jnp.concatenate([jnp.zeros(1), t_BT.reshape(-1)]))
         place = _Placement(batch, length, t_BT.shape[1], known_BN)
@@ -164,7 +166,7 @@ class DiT(nn.Module):
         return self._read_out(noisy, *(place(m) for m in self._output_modulation(emb)))
 
     def modulations(self, t_T: jax.Array) -> TimeModulation:
-        """AdaLN of every layer and of the output at T times that a sampler will visit; leaves lead with T."""
+        """AdaLN of every layer and of the output at the T times of a sampler; leading axis T."""
         emb = self.time(t_T)
         per_layer = jax.lax.map(lambda params: self._apply(params, "modulation", emb), layers.blocks_of(self))
         return TimeModulation(
@@ -185,7 +187,7 @@ class DiT(nn.Module):
         return layers.over_layers(body, x, layers.blocks_of(self), scan=scan, remat="none")[1]
 
     def context(self, cache: Caches, length_B: jax.Array, positions: BlockPositions) -> Context:
-        """Prepares what a block that follows the first `length_B` cached latents of each row sees of them."""
+        """Prepares the context of a block that follows the first `length_B` cached latents of each row."""
         scan = self.compute.scan_layers
         cos, sin = jnp.einsum("bmcr->cbrm", self._rope(positions.k_past))[:, :, None]
         mask = attention.past_mask(length_B, slots(cache))
@@ -208,11 +210,11 @@ class DiT(nn.Module):
         context: Context,
         guided: bool,
     ) -> tuple[jax.Array, jax.Array | None, Caches]:
-        """The velocity of one block in its context and, if guided, on its own as well.
+        """The velocity of one block in its context and, if guided, without it too.
 
         Args:
-          z_BSC: the block. known_BS: latents of it that are given and take `at_0`; None where there are none.
-          guided: also run the block alone, at positions 0 to S - 1 (SPEC 3.2).
+          z_BSC: the block. known_BS: latents of it that are given and take `at_0`; None if there are none.
+          guided: also run the block without context, at positions 0 to S - 1 (SPEC 3.2).
 
         Returns:
           v_c (B, S, C) fp32, v_u (B, S, C) or None, and the block's own keys (not rotated) and values in its context.
@@ -241,7 +243,7 @@ class DiT(nn.Module):
             return self._apply(params, "finish", x, heads, place(x.shape[0], mod_t, mod_0)), fresh
 
         x = self._embed(z_BSC)
-        if scan:  # unrolled, the first layer projects one copy: until its attention both are the same
+        if scan:  # unrolled, the first layer projects one copy: until its attention both are equal
             x = all_copies(x)
         per_layer = layers.zip_layers(context.layers, at_t.layers, at_0.layers, scan=scan)
         x, fresh = layers.over_layers(body, x, per_layer, scan=scan, remat="none")
@@ -275,7 +277,7 @@ def _tile(x, copies, axis):
 
 
 class _Placement(NamedTuple):
-    """Spreads what was computed for the distinct times [0, t_1, ..., t_T] over the positions of the noisy copy."""
+    """Broadcasts values of the distinct times [0, t_1, ..., t_T] to the positions of the noisy copy."""
 
     batch: int
     length: int

@@ -1,4 +1,5 @@
-"""One layer of the block-causal DiT (SPEC 1.2), in the pieces that the training pass, the cache and the sampler put together.
+"""One layer of the block-causal DiT (SPEC 1.2), in the pieces that the training pass, the cache and the sampler put
+together.
 
 Axes: B batch, N latents, D width, H heads, K head channels, T distinct times.
 """
@@ -54,7 +55,7 @@ class DiTBlock(nn.Module):
         return nn.Dense(features, dtype=self.dtype, kernel_init=ada_init(self.config))
 
     def __call__(self, x_BND: jax.Array, emb_TD: jax.Array) -> jax.Array:
-        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        """Attention of every position to itself only: uses each parameter, for initialisation."""
         mod = self.modulation(emb_TD)
         _, _, v = self.project(x_BND, mod)
         return self.finish(x_BND, v, mod)
@@ -73,7 +74,7 @@ class DiTBlock(nn.Module):
         return self.q_norm(q), self.k_norm(k), v
 
     def project_by_head(self, x_BND: jax.Array, mod: Modulation) -> tuple[jax.Array, jax.Array]:
-        """Returns what `project` does, q and k as one array (2, B, H, N, K), v (B, H, N, K): faster where rows are short."""
+        """Returns what `project` does, q and k as one array (2, B, H, N, K), v (B, H, N, K): faster if rows are short."""
         q, k, v = map(attention.by_head, self._qkv(x_BND, mod))
         qk = jnp.stack([q, k])
         gains = [norm.variables["params"] for norm in (self.q_norm, self.k_norm)]
@@ -97,5 +98,5 @@ class DiTBlock(nn.Module):
 
 
 def ada_init(config: DiTConfig) -> nn.initializers.Initializer:
-    """Zero, so that a new model's layers start as the identity and its velocity at 0; else as every dense layer."""
+    """Zero, so that a new model's layers are the identity and its velocity is 0; else as in every dense layer."""
     return nn.initializers.zeros if config.zero_init else nn.initializers.lecun_normal()

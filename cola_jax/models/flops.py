@@ -1,7 +1,7 @@
 """The floating-point operations of the networks' matmuls, forward, for one row (SPEC 6).
 
 A matmul of m x k with k x n counts 2 m k n. Norms, activations, softmax and embedding look-ups are not counted: at the
-published sizes they are under 1 %. `Work` keeps apart what its gradient costs differently.
+published sizes they are under 1 %. `Work` separates terms whose gradients have different costs.
 Axes: L tokens, N latents, S latents per block, D width, H heads, K head channels.
 """
 
@@ -18,9 +18,9 @@ class Work(NamedTuple):
     """Forward FLOPs of one row.
 
     Attributes:
-      weights: of matmuls with a parameter; the gradient is as much for the input and as much for the parameter.
-      attention: of matmuls of queries, keys, values, as the kernel computes them; the gradient is twice as much.
-      masked: the part of `attention` that is spent on pairs that the pattern forbids.
+      weights: of matmuls with a parameter; the gradients of input and parameter cost as much each.
+      attention: of matmuls of queries, keys, values, as the kernel computes them; the gradient costs twice as much.
+      masked: the part of `attention` spent on masked pairs.
     """
 
     weights: float
@@ -64,7 +64,7 @@ def encoder(vae: TextVAEConfig, tokens: int, compute: ComputeConfig) -> Work:
 
 
 def decoder(vae: TextVAEConfig, tokens: int, compute: ComputeConfig) -> Work:
-    """Latents to what the read-out sees."""
+    """Latents to the input of the read-out."""
     latents = tokens // vae.patch_size
     ends = dense(latents, vae.latent_dim, vae.dim) + dense(latents, vae.dim, vae.patch_size * vae.dim)
     return ends + vae_blocks(vae, latents, vae.decoder_blocks, compute)
@@ -73,7 +73,7 @@ def decoder(vae: TextVAEConfig, tokens: int, compute: ComputeConfig) -> Work:
 def dit_training(dit: DiTConfig, latent_dim: int, latents: int, times: float, compute: ComputeConfig) -> Work:
     """`DiT.denoise_all`: both streams, without the last clean block and the clean output of the last layer.
 
-    times: distinct times whose modulation is computed, a row: 1 or NB, and the row's share of the clean stream's t = 0.
+    times: distinct times whose modulation is computed, per row: 1 or NB, and the row's share of the clean stream's t = 0.
     """
     inner, past = dit.num_heads * dit.head_dim, latents - dit.block_size
     each = dense(1, inner, dit.dim) + dense(1, dit.dim, dit.expand_ratio * dit.dim).times(2)  # attn_out and the MLP
@@ -91,7 +91,7 @@ def dit_training(dit: DiTConfig, latent_dim: int, latents: int, times: float, co
 
 
 def backbone(net: BackboneConfig, tokens: int, seen: Pairs) -> Work:
-    """Tokens to what the read-out sees; `seen`: the pairs of its attention pattern."""
+    """Tokens to the input of the read-out; `seen`: the pairs of its attention pattern."""
     head_dim = net.dim // net.num_heads
     layer = dense(tokens, net.dim, net.dim + 2 * net.kv_heads * head_dim) + dense(tokens, net.dim, net.dim)
     layer += dense(tokens, net.dim, net.ffn_dim).times(3)

@@ -45,8 +45,8 @@ class RMSNorm(nn.Module):
 class ToVocabulary(nn.Module):
     """A dense layer to the logits of V tokens, split over devices by token, whatever V is.
 
-    The kernel is kept as the rules have it. To be multiplied it is padded to a multiple of the shards; the padding's logits
-    are -inf and, unless `padded`, cut off.
+    The kernel is stored by the sharding rules. For the matmul it is padded to a multiple of the shards; the padding's
+    logits are -inf and, unless `padded`, removed.
     """
 
     vocab_size: int
@@ -66,14 +66,14 @@ class ToVocabulary(nn.Module):
 
 
 def vocabulary_logits(h_BLD: jax.Array, kernel_DV: jax.Array, vocab_size: int) -> jax.Array:
-    """h W with W's columns padded to a multiple of the vocabulary's shards and split over them."""
+    """h W with W's columns padded to a multiple of the vocabulary's shards and sharded."""
     pad = -vocab_size % shards("vocabulary")
     kernel = shard_activations(jnp.pad(kernel_DV, ((0, 0), (0, pad))), None, "vocabulary")
     return shard_activations(h_BLD @ kernel, "batch", "length", "vocabulary")
 
 
 def finish_logits(logits_BLV: jax.Array, vocab_size: int, padded: bool) -> jax.Array:
-    """fp32 logits, those of no token at -inf or cut off."""
+    """fp32 logits; those of padding are -inf or removed."""
     logits = logits_BLV.astype(jnp.float32)
     if logits.shape[-1] == vocab_size:
         return logits
@@ -104,13 +104,13 @@ def rope_table(positions: jax.Array, channels: int, theta: float) -> jax.Array:
 def rope_half(x_BNHK: jax.Array, table_BN2K: jax.Array) -> jax.Array:
     """Rotates channel i with channel i + R/2 ("rotate_half") among the first R = 2 * table.shape[-1], in fp32.
 
-    The channels after them pass.
+    The channels after them are unchanged.
     """
     return rotate_halves(x_BNHK, table_BN2K[:, :, None, 0], table_BN2K[:, :, None, 1])
 
 
 def rotate_halves(x: jax.Array, cos: jax.Array, sin: jax.Array, axis: int = -1) -> jax.Array:
-    """`rope_half` of any layout: cos and sin broadcast against the halves of the R channels, which lie along `axis`."""
+    """`rope_half` for any layout: cos and sin broadcast against the halves of the R channels, which are along `axis`."""
     half = cos.shape[axis]
     first, second, rest = jnp.split(x, [half, 2 * half], axis=axis)
     first, second = first.astype(jnp.float32), second.astype(jnp.float32)
@@ -150,16 +150,16 @@ def stacked_init(block: nn.Module, layers: int, *example: Any) -> Callable[[jax.
 
 
 def declare_blocks(model: nn.Module, block: nn.Module, layers: int, *example: Any) -> None:
-    """Declares the parameters of a model's `layers` copies of `block`, which flax then compares with those that are given.
+    """Declares the parameters of a model's `layers` copies of `block`, which flax then compares with the given ones.
 
     Called in the model's `setup`.
     """
-    if not isinstance(blocks_of(model), list):  # flax would take parameters cut by layer for misshapen
+    if not isinstance(blocks_of(model), list):  # flax would report parameters split per layer as misshapen
         model.param("blocks", stacked_init(block, layers, *example))
 
 
 def blocks_of(model: nn.Module) -> Any:
-    """Returns the parameters that `declare_blocks` declared: stacked, or what the caller made of them by `split_layers`."""
+    """Returns the parameters that `declare_blocks` declared: stacked, or split by the caller with `split_layers`."""
     return model.get_variable("params", "blocks")
 
 
@@ -169,15 +169,15 @@ def layer_of(stacked: Any, index: int | slice) -> Any:
 
 
 def split_layers(stacked: Any) -> list[Any]:
-    """Returns stacked trees cut by layer, as `over_layers` reads them where layers are unrolled.
+    """Returns stacked trees split per layer, as `over_layers` reads them if layers are unrolled.
 
-    Done once outside a loop, it saves the loop a copy of every parameter each time round.
+    Done once outside a loop, it avoids a copy of every parameter in each iteration.
     """
     return [layer_of(stacked, index) for index in range(len(jax.tree.leaves(stacked)[0]))]
 
 
 def zip_layers(*trees: Any, scan: bool) -> Any:
-    """Returns trees, stacked or cut by layer, as one that `over_layers` reads: of each layer a tuple."""
+    """Zips trees, stacked or split per layer, for `over_layers`: one tuple per layer."""
     if scan:
         return trees
     return list(zip(*(tree if isinstance(tree, list) else split_layers(tree) for tree in trees)))
@@ -188,8 +188,8 @@ def over_layers(
 ) -> tuple[Any, Any]:
     """Runs `carry, y = body(carry, layer)` over stacked layers. See ComputeConfig for scan and remat.
 
-    stacked: trees with a leading layer axis, or what `split_layers` made of them. Returns the carry and the ys, stacked where
-    layers are scanned, a list where they are unrolled.
+    stacked: trees with a leading layer axis, or the result of `split_layers`. Returns the carry and the ys, stacked if
+    layers are scanned, a list if they are unrolled.
     """
     body = rematerialized(body, remat, looped=scan)
     if scan:
@@ -204,9 +204,9 @@ def over_layers(
 def rematerialized(body: Callable[..., Any], remat: str, looped: bool) -> Callable[..., Any]:
     """Returns `body` with the named rematerialisation policy.
 
-    none: all stays. minimal: matmul outputs stay. full: nothing stays. offload: matmul outputs wait in the host's memory.
+    none: save all. minimal: save matmul outputs. full: save nothing. offload: save matmul outputs in host memory.
 
-    looped: whether it is the body of a scan, where the compiler cannot merge the second computation with the first anyway.
+    looped: whether it is the body of a scan, in which the compiler cannot eliminate the recomputation by CSE anyway.
     """
     if remat == "none":
         return body

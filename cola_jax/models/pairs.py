@@ -1,4 +1,4 @@
-"""How many query-key pairs an attention pattern lets through in a row of one document, and how many a kernel multiplies.
+"""Number of query-key pairs that an attention pattern allows in a row of one document, and that a kernel computes.
 
 Axes: N positions of a row, S positions per block.
 """
@@ -13,7 +13,7 @@ from cola_jax.models.splash import computed_pairs
 
 
 class Pairs(NamedTuple):
-    """Query-key pairs of one row and one head: those that the pattern lets through, and those that are multiplied."""
+    """Query-key pairs of one row and one head: those that the pattern allows, and those that are computed."""
 
     live: int
     computed: int
@@ -23,7 +23,7 @@ class Pairs(NamedTuple):
 
 
 def block_causal(length: int, block_size: int, compute: ComputeConfig) -> Pairs:
-    """Of `attention.block_causal_attention`: each query sees its own block and earlier ones."""
+    """Of `attention.block_causal_attention`: each query attends to its own block and earlier ones."""
     live = sum(min((block + 1) * block_size, length) * size for block, size in _blocks(length, block_size))
     if compute.attention == "splash":
         return Pairs(live, computed_pairs(length, block_size, noisy=False))

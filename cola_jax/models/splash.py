@@ -1,7 +1,7 @@
-"""The attention patterns on TPU splash attention: tiles that no query sees are skipped, the rest are masked by arithmetic.
+"""The attention patterns on TPU splash attention: fully masked tiles are skipped, the rest are masked by arithmetic.
 
-Axes: B batch, H heads, N positions, K head channels. Arrays come and go as (B, N, H, K). On a mesh each device has its own
-rows and heads; where positions are split too, queries stay, and keys and values of the clean stream travel.
+Axes: B batch, H heads, N positions, K head channels. Inputs and outputs are (B, N, H, K). On a mesh each device has its own
+rows and heads; if positions are sharded too, queries stay, and keys and values of the clean stream are gathered.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LARGEST_TILE = 512
 
 @dataclass(frozen=True)
 class Pattern(splash_attention.Mask):
-    """Which keys per query sees, by arithmetic on positions; block_size and own_keys are powers of two.
+    """Which keys a query attends to, by arithmetic on positions; block_size and own_keys are powers of two.
 
     Attributes:
-      queries: N. keys: N clean ones, and after them, where noisy, `own_keys` noisy ones.
-      noisy: queries are of the noisy stream: they see earlier clean blocks and their own noisy block; otherwise they are
-        clean and see their own and earlier blocks.
-      own_keys: noisy keys that one device has, those of its own queries; a device that has all may say more.
+      queries: N. keys: N clean ones, and after them, if noisy, `own_keys` noisy ones.
+      noisy: queries are of the noisy stream: they attend to earlier clean blocks and their own noisy block; otherwise they
+        are clean and attend to their own and earlier blocks.
+      own_keys: noisy keys on one device, those of its own queries; may be larger on a device that has all.
     """
 
     queries: int
@@ -47,7 +47,7 @@ class Pattern(splash_attention.Mask):
 
     @property
     def q_sequence(self) -> np.ndarray:
-        """Positions of the queries; the kernel reads this and `mask_function` in place of a stored mask."""
+        """Positions of the queries; the kernel uses this and `mask_function` instead of a stored mask."""
         return np.arange(self.queries, dtype=np.int32)
 
     def mask_function(self, q: Any, k: Any) -> Any:
@@ -56,7 +56,7 @@ class Pattern(splash_attention.Mask):
         q_block, k_block = q >> shift, k >> shift
         if not self.noisy:
             return visibility.block_causal(q_block, k_block)
-        own = (q & (self.own_keys - 1)) >> shift  # of the queries' own device, as its noisy keys are numbered
+        own = (q & (self.own_keys - 1)) >> shift  # of the queries' own device, in the numbering of its noisy keys
         past = visibility.earlier_block(q_block, k_block) & (k < self.queries)
         return past | (visibility.same_block(own, (k - self.queries) >> shift) & (k >= self.queries))
 
@@ -66,7 +66,7 @@ class Pattern(splash_attention.Mask):
 
 
 def tile_of(length: int) -> int:
-    """Returns the queries and keys of a tile: at most a quarter of a row, lest there be nothing to skip."""
+    """Returns the queries and keys of a tile: at most a quarter of a row, so that some can be skipped."""
     tile = LARGEST_TILE
     while tile > LANES and (length % tile or tile * 4 > length):
         tile //= 2
@@ -74,7 +74,7 @@ def tile_of(length: int) -> int:
 
 
 def computed_pairs(length: int, block_size: int, noisy: bool) -> int:
-    """Returns the query-key pairs of a row and head in the tiles that are multiplied, the row being on one device."""
+    """Returns the query-key pairs of a row and head in the tiles that are computed, with the row on one device."""
     pattern, tile = _pattern(length, block_size, noisy, 1), tile_of(length)
     seen = pattern[slice(None), slice(None)]
     return int(seen.reshape(length // tile, tile, -1, tile).any(axis=(1, 3)).sum()) * tile * tile
@@ -89,7 +89,7 @@ def _pattern(length: int, block_size: int, noisy: bool, shards: int) -> Pattern:
 def block_causal(
     q: jax.Array, k: jax.Array, v: jax.Array, *, block_size: int, segments_BN: jax.Array | None, interpret: bool = False
 ) -> jax.Array:
-    """Block-causal self-attention of one stream. Returns (B, N, H, K). interpret: run the kernel where there is no TPU."""
+    """Block-causal self-attention of one stream. Returns (B, N, H, K). interpret: run the kernel if there is no TPU."""
     return _attend(q, (k, v), None, block_size, segments_BN, interpret)
 
 
@@ -103,7 +103,7 @@ def clean_noisy(
 ) -> tuple[jax.Array | None, jax.Array]:
     """The training pass over [clean | noisy]; arguments and result as `attention.clean_noisy_attention`.
 
-    The clean stream may lack its last block, which nobody reads: the kernel takes whole rows, zeros in its place.
+    The clean stream may lack its last block, which is not used: the kernel needs whole rows, so it is filled with zeros.
     """
     length = noisy[0].shape[1]
     behind = length - clean[1].shape[1]
@@ -117,7 +117,7 @@ def clean_noisy(
 
 
 def _attend(q_BNHK, clean, own, block_size, segments_BN, interpret):
-    """Queries over clean keys and values and, where `own` has noisy ones, over those of their block."""
+    """Queries over clean keys and values and, if `own` has noisy ones, over those of their block."""
     mesh = jax.sharding.get_abstract_mesh()
     sizes = {} if mesh.empty else dict(mesh.shape)
     heads, split = sizes.get("tensor", 1), sizes.get("sequence", 1)

@@ -27,7 +27,7 @@ class Posterior(NamedTuple):
 
 
 class VAEBlock(nn.Module):
-    """One transformer block: attention, then feed-forward, norms as SPEC 1.1 has them."""
+    """One transformer block: attention, then feed-forward, norms as in SPEC 1.1."""
 
     config: TextVAEConfig
     dtype: jnp.dtype
@@ -50,7 +50,7 @@ class VAEBlock(nn.Module):
         return nn.Dense(features, use_bias=bias, dtype=self.dtype, kernel_init=dense_init(self.config))
 
     def __call__(self, x_BND: jax.Array, rope_BN2K: jax.Array) -> jax.Array:
-        """Attention of every position with itself alone: touches each parameter, for initialisation."""
+        """Attention of every position to itself only: uses each parameter, for initialisation."""
         _, _, v_BNHK = self.project(x_BND, rope_BN2K)
         return self.finish(x_BND, jnp.repeat(v_BNHK, self.config.block.shared_heads_kv, axis=2))
 
@@ -130,7 +130,7 @@ class BlockStack(nn.Module):
         return layers.over_layers(body, x_BND, layers.blocks_of(self), scan=compute.scan_layers, remat=compute.remat)
 
     def extend(self, x_BSD: jax.Array, cache: Caches, length_B: jax.Array) -> tuple[jax.Array, Caches]:
-        """Runs S new positions that follow `length_B` cached ones. Returns the output and what they add to the cache."""
+        """Runs S new positions that follow `length_B` cached ones. Returns the output and their cache entries."""
         new = jnp.arange(x_BSD.shape[1])
         rope = self.rope(length_B[:, None] + new)
         block = new // self.config.block_size
@@ -214,7 +214,7 @@ class Decoder(nn.Module):
         positions_BN: jax.Array,
         segments_BN: jax.Array | None,
     ) -> tuple[jax.Array, Caches]:
-        """Returns what the read-out sees, (B, L, D), and the cache of every layer."""
+        """Returns the input of the read-out, (B, L, D), and the cache of every layer."""
         x = shard_activations(self.input(z_BNC.astype(self.dtype)), "batch", "length", None)
         x, cache = self.stack(x, positions_BN, segments_BN)
         return self._unpatch(x), cache
@@ -242,7 +242,7 @@ def dense_init(config: TextVAEConfig) -> nn.initializers.Initializer:
 
 
 def to_prior(config: TextVAEConfig, z: jax.Array) -> jax.Array:
-    """Latents as the DiT sees them: (z - shift) scale."""
+    """Latents as the DiT's input: (z - shift) * scale."""
     return (z - config.latent_shift) * config.latent_scale
 
 

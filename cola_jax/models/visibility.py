@@ -1,7 +1,7 @@
-"""Who may see whom: one predicate a pattern (SPEC 1.3).
+"""Attention patterns: one predicate each (SPEC 1.3).
 
 Every predicate takes block indices of queries and keys (integers that broadcast against each other) and returns booleans;
-`same_segment` is joined with it where rows hold several documents.
+`same_segment` is combined with it if rows have several documents.
 """
 
 from __future__ import annotations

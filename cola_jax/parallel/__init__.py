@@ -1,1 +1,1 @@
-"""Devices as a mesh, parameters by a table of rules, and the rows each process feeds."""
+"""Device mesh, sharding rules of parameters, and the rows of each process."""

@@ -1,4 +1,4 @@
-"""Flags of jax, set by environment variables or code, under which programs are not those that are documented and tested."""
+"""Flags of jax, set by environment variables or code, that change documented and tested results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NEEDED = {
 
 
 class AmbientError(UserError):
-    """A flag of jax that has to be unset; the message names it."""
+    """A flag of jax that must be unset; the message names it."""
 
 
 def check() -> None:
-    """Raises AmbientError where a flag of NEEDED has another value."""
+    """Raises AmbientError if a flag in NEEDED has another value."""
     found = {name: getattr(jax.config, name, value) for name, value in NEEDED.items()}
     wrong = [
         f"{name.upper()}={found[name]} (needed: {value})" for name, value in NEEDED.items() if found[name] != value

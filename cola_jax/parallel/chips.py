@@ -1,4 +1,4 @@
-"""What the devices of a kind can do at most, by the manufacturers' data sheets."""
+"""Peak FLOPs, memory and bandwidth of device kinds, from the manufacturers' data sheets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ class Chip(NamedTuple):
     """One JAX device.
 
     Attributes:
-      flops: dense bf16 FLOPs per second, at the peak.
-      memory: bytes of memory that programs can have.
+      flops: peak dense bf16 FLOPs per second.
+      memory: bytes of memory available to programs.
       bandwidth: bytes per second between the device and its memory.
-      clock: cycles a second of a TPU core, by which the compiler's estimates become time; 0 where it gives none.
+      clock: cycles per second of a TPU core, to convert the compiler's estimates to time; 0 if there are none.
     """
 
     flops: float
@@ -23,7 +23,7 @@ class Chip(NamedTuple):
     clock: float = 0.0
 
 
-# TPUs by core, since a device has one core or two, by topology; memory is what the compiler leaves to programs.
+# TPUs by core, since a device has one core or two, by topology; memory is what the compiler makes available to programs.
 TPU_CORES = {
     "TPU v2": Chip(22.5e12, 7.48 * GiB, 350e9, 0.7e9),
     "TPU v3": Chip(61.5e12, 15.48 * GiB, 450e9, 0.94e9),
@@ -44,7 +44,7 @@ GPUS = {
 
 
 def chip_of(device: Any) -> Chip | None:
-    """Returns what a device can do, None where its kind is not in the tables."""
+    """Returns the entry of a device, None if its kind is not in the tables."""
     if device.device_kind in TPU_CORES:
         cores, core = getattr(device, "num_cores", 1), TPU_CORES[device.device_kind]
         return Chip(cores * core.flops, cores * core.memory, cores * core.bandwidth, core.clock)

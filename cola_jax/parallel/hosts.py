@@ -1,4 +1,4 @@
-"""What several processes of one run must settle: the rows each feeds, when all of them save or stop, and what one made."""
+"""Coordination of the processes of one run: the rows of each, when all save or stop, and values computed by one."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
 
 
 def host_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
-    """Returns (share, shares): the rows of a batch fall into `shares` equal parts, and this process supplies part `share`.
+    """Returns (share, shares): the rows of a batch are divided into `shares` equal parts, and this process supplies
+    part `share`.
 
     Processes whose devices hold the same rows (a tensor axis across hosts) have the same share.
 
     Raises:
-      MeshError: where the rows of two processes overlap without being the same.
+      MeshError: if the rows of two processes overlap without being the same.
     """
     rows = np.arange(batch_size)
     parts: dict[int, set[int]] = {}
@@ -48,7 +49,7 @@ def host_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
 def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
     """Returns a function from this process's rows (numpy, in the order of `process_rows`) to global arrays on the mesh.
 
-    The function raises MeshError where an entry has another number of rows.
+    The function raises MeshError if an entry has another number of rows.
     """
     sharding, rows = batch_sharding(mesh), len(process_rows(mesh, batch_size))
 
@@ -67,7 +68,7 @@ def batch_putter(mesh: Mesh, batch_size: int) -> Callable[[Batch], Batch]:
 def highest_vote(mesh: Mesh) -> Callable[[int], Any]:
     """Returns a function from this process's vote, 0 or more, to the highest of all processes, the same answer everywhere.
 
-    The answer may be an array that is still being computed: fetching it later costs the devices nothing.
+    The answer may be an array that is still being computed: fetching it later does not delay the devices.
     """
     if jax.process_count() == 1:
         return lambda vote: vote
@@ -82,7 +83,7 @@ def highest_vote(mesh: Mesh) -> Callable[[int], Any]:
 
 
 def from_first(make: Callable[[], bytes]) -> bytes:
-    """Returns what `make` returns in process 0, where alone it is called, in every process."""
+    """Returns the result of `make`, which runs in process 0 only, in every process."""
     if jax.process_count() == 1:
         return make()
     content = make() if jax.process_index() == 0 else b""

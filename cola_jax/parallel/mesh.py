@@ -1,4 +1,4 @@
-"""The mesh of named axes that every run stands on, and how a batch lies on it."""
+"""The mesh of named axes of a run, and the sharding of a batch."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def axis_sizes(cfg: MeshConfig, num_devices: int) -> tuple[int, ...]:
     """Returns the sizes of AXES on `num_devices` devices, -1 filled in.
 
     Raises:
-      MeshError: where the sizes do not multiply to the number of devices.
+      MeshError: if the product of the sizes is not the number of devices.
     """
     return _filled_in(cfg, "mesh", num_devices, "devices")
 
 
 def sizes_across(cfg: DCNConfig, sizes: Sequence[int], slices: int) -> tuple[int, ...]:
-    """Returns how much of each of AXES, of these `sizes`, lies across slices, -1 filled in.
+    """Returns the factor of each of AXES, of these `sizes`, that spans slices, -1 filled in.
 
     Raises:
-      MeshError: where that does not multiply to the number of slices, or does not divide the axis it is part of.
+      MeshError: if their product is not the number of slices, or one does not divide its axis.
     """
     across = _filled_in(cfg, "mesh.dcn", slices, "slices")
     for axis, size, part in zip(AXES, sizes, across):
         if size % part:
             raise MeshError(
-                f"mesh.{axis}={size}: the devices lie in {slices} slices, and {part} parts of this axis across them "
-                f"(mesh.dcn.{axis}={getattr(cfg, axis)}): it must be a multiple of {part}, or mesh.dcn name other axes"
+                f"mesh.{axis}={size}: the devices are in {slices} slices, and {part} parts of this axis span them "
+                f"(mesh.dcn.{axis}={getattr(cfg, axis)}): it must be a multiple of {part}, or set mesh.dcn for other axes"
             )
     return across
 
@@ -52,7 +52,7 @@ def _filled_in(cfg: MeshConfig | DCNConfig, group: str, count: int, what: str) -
     given = tuple(getattr(cfg, axis) for axis in AXES)
     said = ", ".join(f"{group}.{axis}={size}" for axis, size in zip(AXES, given))
     if given.count(-1) > 1 or any(size == 0 or size < -1 for size in given):
-        raise MeshError(f"{said}: sizes are positive, and at most one is -1 (what is left)")
+        raise MeshError(f"{said}: sizes must be positive, and at most one may be -1 (inferred)")
     known = math.prod(size for size in given if size != -1)
     if -1 in given and count % known == 0:
         return tuple(count // known if size == -1 else size for size in given)
@@ -69,12 +69,12 @@ def _filled_in(cfg: MeshConfig | DCNConfig, group: str, count: int, what: str) -
 def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """Returns the mesh over `devices` (all of them by default), axes AXES, types Auto.
 
-    Where the devices lie in several slices, mesh.dcn says which axes run across them: the outer part of such an axis counts
-    slices, the inner part devices of one. On a TPU slice axes lie on whole sides of its torus where they can; one that does
-    not fit a side takes part of it, and has fewer links.
+    If the devices are in several slices, mesh.dcn defines which axes span them: the outer part of such an axis indexes
+    slices, the inner part devices of one. On a TPU slice, axes are mapped to whole dimensions of its torus if possible;
+    an axis that does not match a dimension uses part of one, and has fewer links.
 
     Raises:
-      MeshError: where sizes do not multiply to the number of devices, or those of mesh.dcn do not fit the slices.
+      MeshError: if the product of the sizes is not the number of devices, or mesh.dcn does not fit the slices.
       AmbientError: see `ambient.check`.
     """
     ambient.check()
@@ -91,12 +91,12 @@ def make_mesh(cfg: MeshConfig, devices: Sequence[jax.Device] | None = None) -> M
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the batch axes, everything else whole."""
+    """Rows sharded over the batch axes, everything else replicated."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def microbatch_sharding(mesh: Mesh) -> NamedSharding:
-    """(microbatches, rows, ...): the rows of each microbatch over the batch axes."""
+    """(microbatches, rows, ...): the rows of each microbatch sharded over the batch axes."""
     return NamedSharding(mesh, P(None, BATCH_AXES))
 
 

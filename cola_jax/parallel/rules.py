@@ -1,6 +1,6 @@
-"""How parameters lie on the mesh: one table from a parameter's path to the mesh axes of its dimensions.
+"""Sharding of parameters: one table from a parameter's path to the mesh axes of its dimensions.
 
-A path is the keys of the parameter tree joined by "/". Stacked layers ("blocks") have a leading layer axis, never split.
+A path is the keys of the parameter tree joined by "/". Stacked layers ("blocks") have a leading layer axis, never sharded.
 Every path must match exactly one rule.
 """
 
@@ -19,13 +19,13 @@ from cola_jax.parallel.mesh import MeshError
 Rules = tuple[tuple[str, P], ...]
 
 RULES: Rules = (
-    # Gains, biases and norms: too small to split.
+    # Gains, biases and norms: too small to shard.
     (r"(encoder|decoder|dit|backbone)/(.*/)?(bias|scale)", P()),
-    # (layers, in, out): the first matmul of a pair splits its output over tensor, the second its input.
+    # (layers, in, out): the first matmul of a pair shards its output over tensor, the second its input.
     (r"(encoder|decoder|dit|backbone)/blocks/(qkv|ffn_in|mlp_in)/kernel", P(None, "fsdp", "tensor")),
     (r"(encoder|decoder|dit|backbone)/blocks/(attn_out|ffn_out|mlp_out)/kernel", P(None, "tensor", "fsdp")),
     (r"dit/blocks/ada_(attn|mlp)_(in|out)/kernel", P(None, "fsdp", "tensor")),
-    # (V or V+1, D): that is rarely divisible, so the width is split.
+    # (V or V+1, D): the first is rarely divisible, so the width is sharded.
     (r"(encoder|backbone)/embedding", P(None, ("fsdp", "tensor"))),
     (r"encoder/patch/kernel", P("fsdp", "tensor")),
     (r"encoder/head/kernel", P("fsdp", None)),
@@ -36,7 +36,7 @@ RULES: Rules = (
     (r"embedding/table", P(None, "tensor")),
     (r"schedule/(lowest|highest|inner|bias|outer)", P()),
     (r"decoder/unpatch/kernel", P("fsdp", "tensor")),
-    # (D, V): the same; it is split by token where it is multiplied (models.layers.ToVocabulary).
+    # (D, V): the same; it is sharded by token in the matmul (models.layers.ToVocabulary).
     (r"(decoder|backbone)/logits/kernel", P(("fsdp", "tensor"), None)),
     (r"dit/time/(hidden|out)/kernel", P("fsdp", "tensor")),
     (r"dit/output_ada/kernel", P("fsdp", "tensor")),
@@ -53,13 +53,13 @@ def spec_of(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Rules | None =
     """Returns the mesh axes of one parameter by `rules`, RULES by default.
 
     Raises:
-      MeshError: where no rule or several match, where the rule has another number of dimensions, and where an axis does not
+      MeshError: if no rule or several match, the rule has another number of dimensions, or an axis does not
         divide its dimension.
     """
     matches = [(pattern, spec) for pattern, spec in (RULES if rules is None else rules) if re.fullmatch(pattern, path)]
     if len(matches) != 1:
         said = "no sharding rule matches it" if not matches else f"rules {[p for p, _ in matches]} all match it"
-        raise MeshError(f"parameter {path} {shape}: {said}; exactly one must (parallel.rules.RULES)")
+        raise MeshError(f"parameter {path} {shape}: {said}; exactly one must match (parallel.rules.RULES)")
     pattern, spec = matches[0]
     if len(spec) and len(spec) != len(shape):
         raise MeshError(f"parameter {path} {shape}: rule {pattern!r} is for {len(spec)} dimensions, not {len(shape)}")
@@ -86,7 +86,7 @@ def shardings(tree: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
 
 
 def describe(tree: Any, tree_shardings: Any) -> str:
-    """Returns a table: parameter, shape, sharding, bytes in all and on one device; the last line adds them up."""
+    """Returns a table: parameter, shape, sharding, bytes in total and on one device; the last line has the sums."""
     rows, total, total_local = [("parameter", "shape", "sharding", "bytes", "bytes/device")], 0, 0
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     for (key_path, leaf), sharding in zip(leaves, jax.tree.leaves(tree_shardings)):

@@ -1,4 +1,4 @@
-"""A run from outside: from its config to training, and what it starts from."""
+"""Runs from a config: start, training, generation, comparison."""
 
 from cola_jax.runs.training import RunSummary as RunSummary
 from cola_jax.runs.training import run_training as run_training

@@ -1,4 +1,4 @@
-"""Configs side by side: what differs, what each costs, and what is not matched between them (SPEC 5, BASELINES 1)."""
+"""Comparison of configs: differing fields, cost of each, and what is not matched between them (SPEC 5, BASELINES 1)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from cola_jax.scaling import accounting
 from cola_jax.storage import local
 from cola_jax.train.workdir import stored_config
 
-CORE_MATCH = 0.01  # relative: cores whose matrices differ by less count as matched
-SHARED = ("data", "tokenizer", "optimizer", "train", "compute")  # what a matched comparison keeps alike
+CORE_MATCH = 0.01  # relative: cores whose parameter counts differ by less count as matched
+SHARED = ("data", "tokenizer", "optimizer", "train", "compute")  # fields that a matched comparison keeps equal
 
 
 def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
       specs: FILE[:ARG], a name in experiments/, or a workdir.
 
     Raises:
-      ConfigError: for a config that cannot be. WorkdirError: for a folder that is no workdir.
+      ConfigError: for an invalid config. WorkdirError: for a folder that is not a workdir.
     """
     configs = [_read(spec) for spec in specs]
     costs = [FAMILIES[cfg.family].objective.cost(cfg) for cfg in configs]
@@ -61,7 +61,7 @@ def _read(spec: str) -> RunConfig:
 
 
 def parameters(cfg: RunConfig) -> dict[str, int]:
-    """Returns parameters by what they are: embeddings (in and out), matrices of the core's layers, the VAE, the rest."""
+    """Returns parameter counts by kind: embeddings (in and out), matrices of the core's layers, the VAE, the rest."""
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
     found = {"embeddings": 0, "core matrices": 0, "VAE": 0, "rest": 0}
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
@@ -78,7 +78,7 @@ def parameters(cfg: RunConfig) -> dict[str, int]:
 
 
 def _differing(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
-    """Returns every field that is not the same in all configs, of those that some of their families read."""
+    """Returns every field that differs between the configs, of those that some of their families read."""
     families = {cfg.family for cfg in configs}
     trees = [flat(to_dict(cfg)) for cfg in configs]
     differ = [path for path in dict.fromkeys(path for tree in trees for path in tree) if not _alike(path, trees)]
@@ -90,7 +90,7 @@ def _alike(path: str, trees: Sequence[dict[str, Any]]) -> bool:
 
 
 def not_matched(configs: Sequence[RunConfig], figures: dict[str, list[Any]], fields: dict[str, list[Any]]) -> list[str]:
-    """Returns one sentence for everything that a strict comparison would have alike and these configs have not."""
+    """Returns one sentence for everything that must be equal in a strict comparison and differs here."""
     said = [f"{path} differs" for path in fields if path.split(".")[0] in SHARED and not path.startswith("train.init_")]
     for name in ("core matrices", "tokens of the run"):
         low, high = min(figures[name]), max(figures[name])

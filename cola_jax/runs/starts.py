@@ -1,4 +1,4 @@
-"""What a run starts from: another run's checkpoint, a released folder, or one of the LLaMA form (train.init_from)."""
+"""Starting points of a run: another run's checkpoint, a released folder, or one of the LLaMA form (train.init_from)."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from cola_jax.train import checkpoint
 from cola_jax.train.loop import Continued
 from cola_jax.train.workdir import TOKENIZER, stored_config
 
-# Which group of the config sizes a parameter group, and its fields of which the parameters know nothing.
+# The config group of a parameter group, and fields in it that given parameters do not depend on.
 SIZED_BY = {"encoder": "vae", "decoder": "vae", "dit": "dit", "backbone": "backbone"}
 APART = ("dit.zero_init", "backbone.init_std", "vae.latent_shift", "vae.latent_scale")
-READS_TOKENS = ("encoder", "decoder", "backbone", "embedding")  # groups whose parameters know the vocabulary
+READS_TOKENS = ("encoder", "decoder", "backbone", "embedding")  # groups whose parameters depend on the vocabulary
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """The starting point of a run.
 
     Attributes:
-      params: {group: parameters} in place of new ones; None where it goes on from a checkpoint as it is.
-      continued: the checkpoint that it goes on from, else None.
+      params: {group: parameters} instead of random ones; None if it continues from a checkpoint.
+      continued: the checkpoint that it continues from, else None.
       tokenizer: a folder with the tokenizer that the groups were trained with; None: the config's.
     """
 
@@ -40,14 +40,14 @@ class Start:
 
 
 def find(cfg: RunConfig, mesh: Mesh) -> Start:
-    """Opens what train.init_from names and reads the groups that the run takes over.
+    """Opens train.init_from and reads the parameter groups that the run starts from.
 
     Args:
-      mesh: the run's, on which the parameters go.
+      mesh: of the run, for the parameters.
 
     Raises:
-      ConfigError: where it is neither workdir nor folder of weights, lacks a group, or its model is another one than the
-        config's. CheckpointError: where the workdir has no such checkpoint. ReleasedFormatError: where a folder is damaged.
+      ConfigError: if it is neither workdir nor folder of weights, lacks a group, or its model differs from the
+        config's. CheckpointError: if the workdir has no such checkpoint. ReleasedFormatError: if a folder is damaged.
     """
     source, named = storage.local(cfg.train.init_from, "train.init_from"), f"train.init_from={cfg.train.init_from!r}"
     if not (source / "config.json").is_file() and not (source / "cola_vae").is_dir():
@@ -64,9 +64,7 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
     if cfg.train.init_continue:
         theirs = stored_config(source)["family"]
         if theirs != cfg.family:
-            raise ConfigError(
-                f"{named} is a run of family {theirs!r}: train.init_continue goes on with the same family"
-            )
+            raise ConfigError(f"{named} is a run of family {theirs!r}: train.init_continue continues the same family")
         return Start(None, Continued(source, chosen), folder)
     config, params = checkpoint.load_params(source, chosen, mesh)
     groups = wanted(cfg, named, tuple(params))
@@ -76,10 +74,10 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
 
 
 def wanted(cfg: RunConfig, named: str, there: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the groups to take from a source that has the groups `there`: train.init_groups, or all that the run shares.
+    """Returns the groups to read from a source that has the groups `there`: train.init_groups, or all that the run shares.
 
     Raises:
-      ConfigError: where a group is not one of the run's, or not there, or none is shared.
+      ConfigError: if a group is not one of the run's or of the source's, or they have none in common.
     """
     ours, chosen = FAMILIES[cfg.family].groups, cfg.train.init_groups
     unknown = [group for group in chosen if group not in ours]
@@ -116,7 +114,7 @@ def _of_folder(cfg: RunConfig, source: Path, named: str, mesh: Mesh) -> dict[str
 
 
 def _check_model(cfg: RunConfig, theirs: dict[str, Any], groups: tuple[str, ...], named: str) -> None:
-    """Raises ConfigError where the groups were made by another model than the config's; shapes are checked besides."""
+    """Raises ConfigError if the groups belong to another model than the config's; shapes are checked separately."""
     ours, changed = to_dict(cfg), []
     for part in dict.fromkeys(SIZED_BY[group] for group in groups if group in SIZED_BY):
         changed += differences(theirs[part], ours[part], f"{part}.")

@@ -1,4 +1,4 @@
-"""Training from a config: tokenizer, corpus, what the run starts from, trainer."""
+"""Training from a config: tokenizer, corpus, starting point, trainer."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ def run_training(
     """Trains `cfg` in `workdir`, or continues the run in it.
 
     Args:
-      corpus: what `pipeline.build_corpus` made of this data by this run's tokenizer; made here by default.
-      executable: a file that `executable.save` wrote, whose training step is used in place of compiling one.
+      corpus: the result of `pipeline.build_corpus` for this data and this run's tokenizer; built here by default.
+      executable: a file that `executable.save` wrote, whose training step is used instead of compiling one.
 
     Raises:
-      ConfigError: where `executable` is not a training step of this run, see `executable.updates_for`; where
-        train.init_from cannot be started from, see `starts`. DataError: where the data cannot be used.
+      ConfigError: if `executable` is not a training step of this run, see `executable.updates_for`; if
+        the run cannot start from train.init_from, see `starts`. DataError: if the data cannot be used.
       See `train.loop.train` for the rest.
     """
     warn = lambda line: print(line, file=stream or sys.stderr, flush=True)
     workdir, mesh = storage.local(workdir, "workdir"), make_mesh(cfg.mesh)
-    check(workdir, cfg, lambda line: None)  # `train` says what changed
+    check(workdir, cfg, lambda line: None)  # `train` prints what changed
     updates = {} if executable is None else updates_for(executable, cfg, mesh)
-    begun = bool(steps_in(checkpoints_of(workdir)))  # what is begun goes on from its own checkpoint
+    begun = bool(steps_in(checkpoints_of(workdir)))  # a run with a checkpoint continues from it
     start = None if begun or not cfg.train.init_from else starts.find(cfg, mesh)
     tokenizer = _tokenizer(cfg, workdir, begun, start)
     if begun:
@@ -73,7 +73,7 @@ def run_training(
 
 
 def _keep(cfg: RunConfig, workdir: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    """Writes what a run must find again when it goes on: its tokenizer, and what its corpus was."""
+    """Writes what a continuation of the run needs: its tokenizer, and the fingerprint of its corpus."""
     begun = bool(steps_in(checkpoints_of(workdir)))
     tokenizers.save(tokenizer, workdir / TOKENIZER)
     if not begun or not (workdir / fingerprint.FILE_NAME).exists():
@@ -81,10 +81,10 @@ def _keep(cfg: RunConfig, workdir: Path, tokenizer: tokenizers.Tokenizer) -> Non
 
 
 def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start | None) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of the run: its own where it has begun, that of what it starts from, or a new one.
+    """Returns the tokenizer of the run: its own if it has started, that of its starting point, or a new one.
 
     Raises:
-      ConfigError: where the config names another tokenizer file than the run has begun with.
+      ConfigError: if the config has another tokenizer file than the run started with.
     """
     if not begun:
         return tokenizer_of_first(cfg, start)
@@ -94,13 +94,13 @@ def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start |
         given = tokenizers.from_file(named.path, named.pad_token, named.eos_token)
         if tokenizers.fingerprint(given) != tokenizers.fingerprint(tokenizer):
             raise ConfigError(
-                f"tokenizer.path={named.path!r} is not the tokenizer that the run in {workdir} has begun with"
+                f"tokenizer.path={named.path!r} is not the tokenizer that the run in {workdir} started with"
             )
     return tokenizer
 
 
 def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of a run that begins, which its first process makes and all share."""
+    """Returns the tokenizer of a new run, made by its first process and broadcast to all."""
     if start is not None and start.tokenizer is not None:
         return _agreeing(cfg, tokenizers.load(start.tokenizer), start.tokenizer)
     if cfg.tokenizer.kind != "sentencepiece" or any(source.kind == "prepared" for source in cfg.data.sources):
@@ -110,7 +110,7 @@ def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers
 
 
 def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
-    """Returns the tokenizer of what a run starts from; raises ConfigError where the config asks for another one."""
+    """Returns the tokenizer of a run's starting point; raises ConfigError if the config has another one."""
     if any(source.kind == "prepared" for source in cfg.data.sources):
         return tokenizer  # the corpus is compared with it
     ours, theirs, changed = to_dict(cfg)["tokenizer"], stored_config(folder.parent)["tokenizer"], []
@@ -122,14 +122,14 @@ def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> 
         changed = differences(theirs | {"path": ""}, ours | {"path": ""}, "tokenizer.")
     if changed:
         raise ConfigError(
-            f"the run starts from parameters of the tokenizer in {folder}; the config asks for another (theirs -> config): "
+            f"the run starts from parameters of the tokenizer in {folder}; the config has another (theirs -> config): "
             f"{'; '.join(changed)}"
         )
     return tokenizer
 
 
 def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
-    """Returns {name: bytes} of the files that `tokenizers.save` writes."""
+    """Returns {name: bytes} of the files of `tokenizers.save`."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizers.save(tokenizer, folder)
         return tokenizer_files(folder)

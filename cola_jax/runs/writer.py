@@ -1,4 +1,4 @@
-"""Writing with a trained model, in three lines.
+"""Text generation with a trained model, in three lines.
 
 writer = Writer.load("runs/demo")
 print(writer.write(["Anna was in the kitchen."], max_new_tokens=48)[0])
@@ -33,7 +33,7 @@ from cola_jax.train.workdir import TOKENIZER
 
 @dataclass(frozen=True)
 class Writer:
-    """A model, its parameters, its tokenizer, and the mesh that it writes on; None: the first device."""
+    """A model, its parameters, its tokenizer, and its mesh; None: the first device."""
 
     cfg: RunConfig
     params: Any
@@ -47,17 +47,17 @@ class Writer:
         """Loads a run's newest checkpoint, or that of `step`, or the "best", onto `mesh`.
 
         Args:
-          ema: the average of the parameters (train.ema_decay) in place of those of the last update.
+          ema: the average of the parameters (train.ema_decay) instead of those of the last update.
 
         Raises:
-          CheckpointError: where there is none, or it has no average. ConfigError: where the run's family does not write text.
-          DataError: where the tokenizer has more tokens than the model. StorageError: where `workdir` is no local path.
+          CheckpointError: if there is none, or it has no average. ConfigError: if the run's family does not generate text.
+          DataError: if the tokenizer has more tokens than the model. StorageError: if `workdir` is no local path.
         """
         workdir = local(workdir, "workdir")
         config, params = load_params(workdir, step, mesh, ema=ema)
         cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generator is None:
-            raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not write text by itself")
+            raise ConfigError(f"{workdir} is a run of family {cfg.family!r}, which does not generate text by itself")
         tokenizer = tokenizers.load(workdir / TOKENIZER)
         check_vocabulary(cfg, tokenizer)
         return cls(cfg, params, tokenizer, mesh)
@@ -66,7 +66,7 @@ class Writer:
         """Returns a writer with other SamplingConfig fields; "llada.steps" is field steps of its group llada.
 
         Raises:
-          ConfigError: for a field that does not exist or a value that cannot be.
+          ConfigError: for an unknown field or an invalid value.
         """
         fields = to_dict(self.cfg)
         known = flat(fields["sampling"])
@@ -91,7 +91,7 @@ class Writer:
         return texts
 
     def stream(self, prompt: str, *, seed: int = 0, **sampling: Any) -> Iterator[str]:
-        """Yields the continuation of one prompt as its blocks are written."""
+        """Yields the continuation of one prompt block by block."""
         for pieces in self.stream_batch([prompt], seed=seed, **sampling):
             yield pieces[0]
 
@@ -104,12 +104,13 @@ class Writer:
         prompt_tokens: int = 0,
         **sampling: Any,
     ) -> Iterator[list[str]]:
-        """Yields, block by block, the new text of every prompt, cut at max_new_tokens and at the end of the document.
+        """Yields, block by block, the new text of every prompt, up to max_new_tokens and the end of the document.
 
         Args:
-          samples: number of each prompt among all that are written with `seed`: the text depends on (seed, number) and the
-            prompt, not on what else is in the batch. 0, 1, ... by default.
-          prompt_tokens: prompts are padded to at least so many: batches of as many rows then share their compiled programs.
+          samples: index of each prompt among all that are generated with `seed`: the text depends on (seed, index) and the
+            prompt, not on the rest of the batch. 0, 1, ... by default.
+          prompt_tokens: prompts are padded to at least this length: batches with the same number of rows then share
+            compiled programs.
 
         Raises:
           PromptError: for an empty prompt list or one that is not text.
@@ -126,13 +127,13 @@ class Writer:
         samples: Sequence[int] | None = None,
         prompt_tokens: int = 0,
     ) -> Iterator[list[str]]:
-        """Does what `stream_batch` does, of prompts that are token ids already."""
+        """`stream_batch` for prompts given as token ids."""
         options = RowOptions(self.tokenizer.pad_id, seed, samples, prompt_tokens, self._place(len(rows)))
         blocks = FAMILIES[self.cfg.family].generator.generate(self.cfg, self.params, rows, options)
         cuts = [Cut(self.cfg.sampling.max_new_tokens, self._stop_id()) for _ in rows]
         decoders = [tokenizers.StreamDecoder(self.tokenizer) for _ in rows]
         for decoder, row in zip(decoders, rows):
-            decoder.push(row)  # what follows continues its prompt: with the space between them
+            decoder.push(row)  # the text continues its prompt, with the space between them
         for tokens, _ in blocks:
             kept = [cut(row) for cut, row in zip(cuts, tokens)]
             yield [decoder.push(row) for decoder, row in zip(decoders, kept)]
@@ -141,7 +142,7 @@ class Writer:
         yield [decoder.finish() for decoder in decoders]
 
     def _place(self, rows: int) -> Place:
-        """Rows go over the mesh where they divide, and everywhere whole where they do not."""
+        """Rows are sharded over the mesh if divisible, and replicated otherwise."""
         if self.mesh is None:
             return jnp.asarray
         shards = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
@@ -152,7 +153,7 @@ class Writer:
         """Returns the token ids of a prompt; `index` is its number in messages.
 
         Raises:
-          PromptError: for what is not valid text, characters that no token stands for, and ids that the family refuses.
+          PromptError: for invalid text, characters without a token, and ids that the family refuses.
           StorageError: for text with lone surrogates.
         """
         if not isinstance(prompt, str):
@@ -166,7 +167,7 @@ class Writer:
         return row
 
     def check_row(self, name: str, row: Sequence[int]) -> None:
-        """Raises PromptError, which begins with `name`, where the family cannot continue these token ids."""
+        """Raises PromptError, which starts with `name`, if the family cannot continue these token ids."""
         generator = FAMILIES[self.cfg.family].generator
         if not row and generator.needs_prompt:
             raise PromptError(f"{name} is empty: family {self.cfg.family!r} continues a text of at least one token")
@@ -179,7 +180,7 @@ class Writer:
 
 
 class Cut:
-    """Cuts one row's tokens at a budget and at the end of the document."""
+    """Truncates one row's tokens at a budget and at the end of the document."""
 
     def __init__(self, budget: int, stop_id: int | None):
         self.left, self.stop_id, self.done = budget, stop_id, False

@@ -1,1 +1,1 @@
-"""What a run costs: the paper's axis, our exact count, and the share of the machine's peak that it uses."""
+"""Compute of a run: the paper's axis, the exact count, and model FLOPs utilisation."""

@@ -1,8 +1,8 @@
-"""A run's compute, by the paper's axis and by our own count (SPEC 6), and how near it comes to the machine's limit.
+"""A run's compute, by the paper's axis and by an exact count (SPEC 6), and its model FLOPs utilisation.
 
-MFU, model FLOPs utilisation: FLOPs that the mathematics asks for, over what the devices could do at their peak bf16 rate in the
-same time. Counted are matmuls, forward and backward, of both streams, of attention pairs that the pattern lets through, of the
-VAE and the logits; of frozen parts the forward pass alone; nothing that is computed twice.
+MFU, model FLOPs utilisation: FLOPs that the mathematics requires, divided by what the devices could do at their peak
+bf16 rate in the same time. Counted are matmuls, forward and backward, of both streams, of unmasked attention pairs,
+of the VAE and the logits; of frozen parts the forward pass only; recomputation is not counted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from cola_jax.config import RunConfig
 from cola_jax.families.cost import Cost
 
-PAPER_PARAMS = 1.8e9  # the matched core of every model of the paper, which its axis counts whatever is trained
+PAPER_PARAMS = 1.8e9  # the matched core of every model of the paper, which its axis counts for all models
 EXA = 1e18
 
 
@@ -20,7 +20,7 @@ def paper_exaflops(tokens: float) -> float:
 
 
 def tokens_of(cfg: RunConfig, steps: int) -> int:
-    """Returns the tokens of so many steps."""
+    """Returns the number of tokens of a number of steps."""
     return steps * cfg.train.batch_size * cfg.train.sequence_length
 
 
@@ -34,7 +34,7 @@ def mfu(useful: float, tokens_per_second: float, peak: float) -> float:
 
 
 def describe(cfg: RunConfig, cost: Cost) -> str:
-    """Returns what a run prints at its start: parameters, FLOPs per token by part, and the whole run on both axes."""
+    """Returns the text that a run prints at its start: parameters, FLOPs per token by part, and the whole run on both axes."""
     tokens = tokens_of(cfg, cfg.train.steps)
     params = ", ".join(f"{group} {size:,}" for group, size in cost.params.items())
     parts = ", ".join(f"{name} {share(cost, name):.1%}" for name in cost.forward)

@@ -1,7 +1,7 @@
 """The checkpoints of a run, in WORKDIR/checkpoints/STEP; `stored` describes what one holds.
 
-Orbax writes into a temporary folder, in the background, and renames it when it is whole: what has a plain number for a name is
-complete, whenever the process died.
+Orbax writes into a temporary folder, in the background, and renames it when it is whole: a folder whose name is a
+plain number is complete, even if the process was killed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from cola_jax.train.state import TrainState
 
 TREES = ("params", "opt_state", "frozen", "ema")
 Warn = Callable[[str], None]
-Trees = dict[str, Any]  # of TREES, those that there are
+Trees = dict[str, Any]  # those of TREES that are present
 
 
 def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> set[int]:
-    """Returns which steps stay: the newest, the multiples of keep_every, and the best by best_metric.
+    """Returns which steps are kept: the newest, the multiples of keep_every, and the best by best_metric.
 
     Args:
-      metrics: {step: held-out metrics, maybe none} of the checkpoints there are.
+      metrics: {step: held-out metrics, possibly none} of the existing checkpoints.
     """
     newest = sorted(metrics)[-cfg.keep_last :]
     regular = [step for step in metrics if cfg.keep_every > 0 and step % cfg.keep_every == 0]
@@ -45,7 +45,7 @@ def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> s
 
 
 def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, bytes]:
-    """Returns {name: bytes} of the files of a folder, or what was given as such."""
+    """Returns {name: bytes} of the files of a folder; a dict is returned unchanged."""
     if source is None or isinstance(source, dict):
         return dict(source or {})
     return {path.name: path.read_bytes() for path in sorted(Path(source).iterdir()) if path.is_file()}
@@ -54,14 +54,14 @@ def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, b
 def read_state(orbax: ocp.Checkpointer, path: Path, abstract: TrainState, strict: bool = True) -> Trees:
     """Returns the trees of a checkpoint on the shardings of `abstract`.
 
-    Those that the checkpoint does not have are left out: all but the parameters where `save_params` wrote it, and an average
-    that its run did not keep.
+    Trees that the checkpoint does not have are left out: all but the parameters if `save_params` wrote it, and an average
+    that its run did not compute.
 
     Args:
       strict: whether a tree that the checkpoint has and `abstract` lacks is an error; it is left out otherwise.
 
     Raises:
-      CheckpointError: where a leaf is missing, extra or misshapen. Damaged: where it cannot be read.
+      CheckpointError: if a leaf is missing, extra or misshapen. Damaged: if it cannot be read.
     """
     expected = {name: leaves_by_path(getattr(abstract, name)) for name in TREES}
     meta = stored.read_meta(orbax, path)
@@ -81,10 +81,10 @@ def read_state(orbax: ocp.Checkpointer, path: Path, abstract: TrainState, strict
 
 
 def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn: Warn) -> tuple[int, Trees]:
-    """Returns (step, trees) of another run's checkpoint that a run goes on from; `step` as in `load_params`.
+    """Returns (step, trees) of another run's checkpoint that a run continues from; `step` as in `load_params`.
 
     Raises:
-      CheckpointError: where there is none, it has no optimizer state, or it does not fit.
+      CheckpointError: if there is none, it has no optimizer state, or it does not fit.
     """
     directory = stored.folder(workdir)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
@@ -93,16 +93,16 @@ def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn
         chosen, trees = stored.first_good(directory, steps, read, warn)
     if "opt_state" not in trees:
         raise stored.CheckpointError(
-            f"{directory / str(chosen)} has no optimizer state to go on with: start from it without train.init_continue"
+            f"{directory / str(chosen)} has no optimizer state to continue with: start from it without train.init_continue"
         )
     return chosen, trees
 
 
 class Checkpoints:
-    """The checkpoints of one run, and their only writer. One is written at a time, in the background if asked."""
+    """The checkpoints of one run, and their only writer. One is written at a time, optionally in the background."""
 
     def __init__(self, workdir: str | Path, cfg: RunConfig, tokenizer: dict[str, bytes], warn: Warn):
-        """Removes what an interrupted write or removal left behind."""
+        """Removes the remains of an interrupted write or removal."""
         self._directory, self._cfg, self._warn = stored.folder(workdir), cfg, warn
         self._tokenizer = tokenizer
         if jax.process_index() == 0:
@@ -112,17 +112,17 @@ class Checkpoints:
                     shutil.rmtree(path, ignore_errors=True)
         _wait_for_all("checkpoints opened")
         self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
-        self._failed = False  # whether one could not be written
-        self._read_back = False  # whether a checkpoint of this process has been
+        self._failed = False  # whether a checkpoint could not be written
+        self._read_back = False  # whether a checkpoint of this process has been read back
         self._metrics = {step: self._stored_metrics(step) for step in stored.steps_in(self._directory)}
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Writes `state`, which may be consumed as soon as this returns; `metrics` are those of the held-out text.
+        """Writes `state`, which may be donated as soon as this returns; `metrics` are the held-out metrics.
 
         The first one is read back before this returns.
 
         Raises:
-          CheckpointError: where it is not what was written.
+          CheckpointError: if it differs from what was written.
         """
         self._wait()
         self._prune()
@@ -144,18 +144,18 @@ class Checkpoints:
             stored.verify(path, trees)
         except stored.Damaged as damage:
             raise stored.CheckpointError(
-                f"the first checkpoint of this run, {path}, cannot be read back ({damage}): training stops here, "
+                f"the first checkpoint of this run, {path}, cannot be read back ({damage}): training stops, "
                 "before more is lost. Check the disk, or give a workdir on another one"
             ) from damage
         self._read_back = True
 
     def restore(self, abstract: TrainState) -> tuple[int, Trees] | None:
-        """Returns (step, trees) of the newest good checkpoint, as `read_state` does, or None where there is none at all.
+        """Returns (step, trees) of the newest good checkpoint, as `read_state` does, or None if there is none.
 
-        Newer ones that are damaged are named in a warning and set aside as STEP.damaged.
+        Newer ones that are damaged are named in a warning and renamed to STEP.damaged.
 
         Raises:
-          CheckpointError: where a leaf is missing, extra or misshapen, and where every checkpoint is damaged.
+          CheckpointError: if a leaf is missing, extra or misshapen, and if every checkpoint is damaged.
         """
         self._orbax.wait_until_finished()
         steps = stored.steps_in(self._directory)[::-1]
@@ -171,7 +171,7 @@ class Checkpoints:
         return step, trees
 
     def close(self) -> None:
-        """Waits for the checkpoint being written and removes those that need not stay."""
+        """Waits for the checkpoint being written and removes those that are not to be kept."""
         if self._failed:  # reported already
             return
         self._wait()
@@ -179,7 +179,7 @@ class Checkpoints:
         self._orbax.close()
 
     def _wait(self) -> None:
-        """Waits for the checkpoint being written; raises CheckpointError where it could not be."""
+        """Waits for the checkpoint being written; raises CheckpointError if it could not be written."""
         with self._writing():
             self._orbax.wait_until_finished()
 
@@ -189,12 +189,12 @@ class Checkpoints:
             yield
         except (MemoryError, jax.errors.JaxRuntimeError, KeyboardInterrupt):
             raise
-        except Exception as error:  # Orbax and TensorStore raise several kinds for a full disk or a lost one
+        except Exception as error:  # Orbax and TensorStore raise several types for a full or unavailable disk
             self._failed = True
             reason = storage.reason(error) if isinstance(error, OSError) else str(error).splitlines()[0][:200]
             raise stored.CheckpointError(
-                f"a checkpoint could not be written below {self._directory} ({reason}): free space or mend the disk, and give "
-                "the same command again; it goes on from the newest checkpoint that is whole"
+                f"a checkpoint could not be written below {self._directory} ({reason}): free space or repair the disk, and run "
+                "the same command again; it continues from the newest complete checkpoint"
             ) from error
 
     def _stored_metrics(self, step: int) -> dict[str, float]:
@@ -211,7 +211,7 @@ class Checkpoints:
 
 
 def _set_aside(path: Path, why: str) -> Path:
-    """Renames a checkpoint so that it is no longer found; one rename, so that no half of it ever is."""
+    """Renames a checkpoint so that it is no longer found; a single rename, so that it is never partial."""
     target = path.with_name(f"{path.name}.{why}")
     shutil.rmtree(target, ignore_errors=True)
     return path.rename(target)
@@ -223,7 +223,7 @@ def _wait_for_all(what: str) -> None:
 
 
 def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dict[str, bytes]) -> None:
-    """Writes parameters from elsewhere as the checkpoint of step 0, which has no optimizer state: training begins with it.
+    """Writes given parameters as the checkpoint of step 0, without optimizer state, from which training starts.
 
     Args:
       params: {group: parameters}, fp32, all groups of the family.
@@ -253,12 +253,12 @@ def load_params(
 
     Args:
       step: None, the newest good one; "best", the lowest of the run's checkpoint.best_metric; or a step.
-      mesh: where the parameters go, by the rules table; None: to the first local device.
-      warn: takes the line that names a damaged checkpoint that was skipped.
-      ema: the average of the parameters (train.ema_decay) in place of those of the last update.
+      mesh: for the parameters, by the rules table; None: to the first local device.
+      warn: called with a line for each damaged checkpoint that was skipped.
+      ema: the average of the parameters (train.ema_decay) instead of those of the last update.
 
     Raises:
-      CheckpointError: where there is no such checkpoint, it has no average, or it is damaged.
+      CheckpointError: if there is no such checkpoint, it has no average, or it is damaged.
     """
     ambient.check()
     directory = stored.folder(workdir)
@@ -294,7 +294,7 @@ def chosen_step(workdir: str | Path, step: int | str | None = None) -> int:
     """Returns the step that `load_params` tries first.
 
     Raises:
-      CheckpointError: where there is no such checkpoint.
+      CheckpointError: if there is no such checkpoint.
     """
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
         return stored.candidates(orbax, stored.folder(workdir), step)[0]

@@ -1,4 +1,4 @@
-"""Who may write into a workdir: one run at a time, through the first of its processes.
+"""Exclusive access to a workdir: one run at a time, through the first of its processes.
 
 WORKDIR/attempts/0007.json is the claim of the seventh start, which is created only if it does not exist: two starts cannot
 share it. The highest number holds the workdir. Its process rewrites the file at every heartbeat, and marks it released at its
@@ -35,12 +35,12 @@ class Rhythm(NamedTuple):
 
 LOCAL, REMOTE = Rhythm(5.0, 30.0), Rhythm(10.0, 60.0)  # a put costs money and may take seconds
 POLL = 0.5
-KEPT = 8  # claims of earlier attempts that stay to be read
+KEPT = 8  # number of earlier claims that are kept
 Say = Callable[[str], None]
 
 
 class ClaimLost(WorkdirError):
-    """Another process has taken the workdir over."""
+    """Another process has taken over the workdir."""
 
     exit_status = 1
 
@@ -58,7 +58,7 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises ClaimLost where a later attempt holds the workdir."""
+        """Raises ClaimLost if a later attempt holds the workdir."""
         newest = attempts(self._folder)[-1:]
         if newest and newest[0] > self.attempt:
             self.lost = True
@@ -69,7 +69,7 @@ class Claim:
             )
 
     def release(self) -> None:
-        """Ends the claim: the next start need not wait."""
+        """Ends the claim, so that the next start does not wait."""
         self._over.set()
         self._thread.join()
         with contextlib.suppress(Exception):  # as below; the lease ends by itself
@@ -90,13 +90,13 @@ class Claim:
 
 
 def take(workdir: AnyPath, say: Say, rhythm: Rhythm | None = None) -> Claim:
-    """Claims `workdir`, which is made where it does not exist.
+    """Claims `workdir`, which is created if it does not exist.
 
     Args:
-      say: takes lines that say who is waited for and who is taken over.
+      say: called with a line about the holder that is waited for or taken over from.
 
     Raises:
-      WorkdirError: where another run is at work in it.
+      WorkdirError: if another run is using it.
     """
     folder, rhythm = workdir / "attempts", rhythm or (REMOTE if storage.is_remote(workdir) else LOCAL)
     storage.make_folder(folder)
@@ -119,7 +119,7 @@ def claimed(workdir: AnyPath, say: Say) -> Iterator[tuple[Claim | None, int]]:
     others, and the number of the attempt.
 
     Raises:
-      WorkdirError: in every process, where another run is at work in the workdir.
+      WorkdirError: in every process, if another run is using the workdir.
     """
     claim, problem = None, ""
     if jax.process_index() == 0:
@@ -150,7 +150,7 @@ def _path(folder: AnyPath, attempt: int) -> AnyPath:
 
 
 def _await_end(workdir: AnyPath, path: AnyPath, say: Say, lease: float) -> None:
-    """Returns where the claim at `path` is over; raises WorkdirError where its holder lives."""
+    """Waits for the end of the claim at `path`; raises WorkdirError if its holder is alive."""
     first = _read(path)
     waited_since = time.monotonic()
     while True:
@@ -172,12 +172,12 @@ def _await_end(workdir: AnyPath, path: AnyPath, say: Say, lease: float) -> None:
             say(f"{workdir}: taking over from {_name(holder)}, which has not answered for {lease:.0f} s")
             return
         if waited < POLL:
-            say(f"{workdir} was in use by {_name(holder)}: waiting up to {lease:.0f} s for a sign of it")
+            say(f"{workdir} was in use by {_name(holder)}: waiting up to {lease:.0f} s for a heartbeat")
         time.sleep(POLL)
 
 
 def _read(path: AnyPath) -> dict[str, Any]:
-    """Returns a claim; {} where it is not whole yet or gone."""
+    """Returns a claim; {} if it is incomplete or removed."""
     try:
         facts = storage.read_json(path)
     except storage.StorageError:
@@ -186,7 +186,7 @@ def _read(path: AnyPath) -> dict[str, Any]:
 
 
 def _identity() -> dict[str, Any]:
-    """Returns where and what this process is: a process id means something on one boot of one machine, in one namespace."""
+    """Returns the identity of this process: a process id is valid on one boot of one machine, in one namespace."""
     return {"host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "started": _started(os.getpid())}
 
 
@@ -199,7 +199,7 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Returns when a process started, in clock ticks since boot; "" where that cannot be read."""
+    """Returns when a process started, in clock ticks since boot; "" if that cannot be read."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""What happens between steps: held-out evaluation, checkpoints, plots. Each hook runs every so many steps, and at the end."""
+"""Hooks between steps: held-out evaluation, checkpoints, plots. Each runs at its interval of steps, and at the end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Hook(NamedTuple):
 
 
 def run_hooks(run: Run, state: TrainState, step: int) -> None:
-    """Runs those of HOOKS that are due, in their order: a checkpoint knows the scores of its step."""
+    """Runs those of HOOKS that are due, in their order: a checkpoint contains the scores of its step."""
     for hook in HOOKS:
         if hook.due(run, step):
             hook.act(run, state, step)
@@ -62,7 +62,7 @@ def _checkpoint_is_due(run: Run, step: int) -> bool:
 
 
 def save(run: Run, state: TrainState, step: int) -> None:
-    """Writes a checkpoint, with the scores of this step where it was evaluated."""
+    """Writes a checkpoint, with the scores of this step if it was evaluated."""
     process_metrics(run)
     run.save(state, run.heldout if run.heldout_step == step else {})
 

@@ -1,4 +1,4 @@
-"""Whether a tree of arrays is the one that was meant: the same leaves, and the same bits in each."""
+"""Integrity of a tree of arrays: the same leaves, and the same bits in each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _form(leaf: Any) -> str:
 
 
 def tree_problems(given: Tree, expected: Tree) -> list[str]:
-    """Returns one line for every missing, extra or misshapen leaf of `given`; an empty list where the trees match."""
+    """Returns one line for every missing, extra or misshapen leaf of `given`; an empty list if the trees match."""
     ours, theirs = leaves_by_path(given), leaves_by_path(expected)
     missing = [f"{p} is missing, expected {_form(theirs[p])}" for p in sorted(theirs.keys() - ours.keys())]
     extra = [f"{p} {_form(ours[p])} is not expected" for p in sorted(ours.keys() - theirs.keys())]
@@ -55,7 +55,7 @@ def _bits(x: jax.Array) -> jax.Array:
 
 
 def _mix(x: jax.Array) -> jax.Array:
-    """Returns sum_i bits_i (2 i + 1) mod 2^32: exact, and the same however the array is split over devices."""
+    """Returns sum_i bits_i (2 i + 1) mod 2^32: exact, and independent of how the array is sharded."""
     bits = _bits(x)
     position, stride = jnp.zeros(bits.shape, jnp.uint32), 1
     for axis in reversed(range(bits.ndim)):
@@ -83,9 +83,9 @@ def _mix_all(leaves: dict[str, jax.Array]) -> dict[str, jax.Array]:
 
 
 def fingerprints(leaves: dict[str, Any]) -> dict[str, int]:
-    """Returns a 32-bit fingerprint of every leaf's bits; independent of mesh and sharding, computed where the leaf lies.
+    """Returns a 32-bit fingerprint of every leaf's bits; independent of mesh and sharding, computed on the leaf's devices.
 
-    Large leaves are taken one after the other: a program of all of them would need their size again.
+    Large leaves are processed one by one: a single program would need their total size as temporaries.
     """
     large = {path for path, leaf in leaves.items() if leaf.size > LARGE}
     prints = jax.device_get(_mix_all({path: leaf for path, leaf in leaves.items() if path not in large}))

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop that the loop can look at."""
+"""SIGTERM and SIGINT as a flag that the loop polls."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a function that returns whether SIGTERM or SIGINT has arrived; the old handlers come back at the end.
+    """Yields a function that returns whether SIGTERM or SIGINT has arrived; the old handlers are restored at the end.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, it is False.
+    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread, where Python allows no handlers, it is
+    always False.
     """
     received: list[int] = []
 

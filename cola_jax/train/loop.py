@@ -36,10 +36,10 @@ from cola_jax.train.workdir import write_config
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a call of `train` ended.
+    """The result of a call of `train`.
 
     Attributes:
-      step: updates done, in all.
+      step: total number of updates done.
       interrupted: whether a signal ended it before the last step.
       metrics: the last training metrics written.
       heldout: the last held-out metrics.
@@ -53,7 +53,7 @@ class RunSummary:
 
 @dataclass(frozen=True)
 class Continued:
-    """A checkpoint of another run that a run goes on from: with its step, and so its data, and its optimizer state.
+    """A checkpoint of another run that a run continues from: with its step, data position and optimizer state.
 
     Attributes:
       workdir: of that run. step: see `checkpoint.load_params`.
@@ -83,22 +83,22 @@ def train(
     SIGTERM and SIGINT end it after the step in flight, with a checkpoint. Nothing is written before every check has passed.
 
     Args:
-      make_batches: (updates done) -> the batches from there on, numpy, the rows `hosts.process_rows` names.
+      make_batches: (updates done) -> the batches from there on, numpy, with the rows of `hosts.process_rows`.
       heldout_batches: batches of the same shape for held-out evaluation; may be empty.
-      tokenizer: a folder, or {file name: bytes}, that every checkpoint carries.
-      params_init: {group: parameters} to start from instead of drawing them; read only where there is no checkpoint.
-      continued: a checkpoint to go on from, in place of params_init; read only where there is no checkpoint.
-      updates: {groups: compiled step} of steps of this run, for this mesh, that need not be compiled.
-      on_begin: called by the first process when all checks have passed: it writes what else the workdir holds.
+      tokenizer: a folder, or {file name: bytes}, that is stored in every checkpoint.
+      params_init: {group: parameters} to start from instead of drawing them; read only if there is no checkpoint.
+      continued: a checkpoint to continue from, instead of params_init; read only if there is no checkpoint.
+      updates: {groups: compiled step} of steps of this run, for this mesh, that are compiled already.
+      on_begin: called by the first process when all checks have passed, to write other files of the workdir.
       devices: the devices of the mesh; all of them by default.
-      stream: takes progress and warnings; stderr by default.
+      stream: for progress and warnings; stderr by default.
 
     Raises:
-      MeshError: where devices, batch or a parameter do not fit the mesh.
-      WorkdirError: where `workdir` belongs to a run with another config, or another run is at work in it.
-      CheckpointError: where the checkpoints do not fit the config or all are damaged, or the first cannot be read back.
-      TrainingDiverged: where a loss or gradient is not finite.
-      ConfigError: where checkpoint.best_metric is not a held-out metric, or batches end early.
+      MeshError: if devices, batch or a parameter do not fit the mesh.
+      WorkdirError: if `workdir` belongs to a run with another config, or another run is using it.
+      CheckpointError: if the checkpoints do not fit the config or all are damaged, or the first cannot be read back.
+      TrainingDiverged: if a loss or gradient is not finite.
+      ConfigError: if checkpoint.best_metric is not a held-out metric, or batches end early.
     """
     workdir, first, stream = Path(workdir), jax.process_index() == 0, stream or sys.stderr
     say = lambda line: print(line, file=stream, flush=True) if first else None
@@ -138,12 +138,12 @@ def train(
 def _first_state(
     run: Run, params_init: Tree | None, continued: Continued | None, say: Callable[[str], None]
 ) -> TrainState:
-    """Returns the state that training goes on from: of the workdir's checkpoint, of another run's, or a new one."""
+    """Returns the state that training starts from: of the workdir's checkpoint, of another run's, or a new one."""
     cfg, family, abstract = run.cfg, run.family, run.abstract
     found = run.checkpoints.restore(abstract)
     if found is None and continued is not None:
         found = load_state(continued.workdir, continued.step, abstract, say)
-        say(f"going on from step {found[0]} of {continued.workdir}, with its optimizer state")
+        say(f"continuing from step {found[0]} of {continued.workdir}, with its optimizer state")
     elif found is not None and found[0]:
         say(f"resuming after step {found[0]}")
     else:
@@ -154,7 +154,7 @@ def _first_state(
 
 
 def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
-    """Returns tokens per second -> MFU, None where the peak of the mesh's devices is not known."""
+    """Returns tokens per second -> MFU, None if the peak of the mesh's devices is not known."""
     chip = chip_of(mesh.devices.flat[0])
     return None if chip is None else partial(accounting.mfu, cost.useful, peak=chip.flops * mesh.size)
 
@@ -162,7 +162,7 @@ def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
 def _writers(
     cfg: RunConfig, workdir: Path, start: int, stream: TextIO | None, mfu_of: Callable[[float], float] | None
 ) -> tuple[MetricsLog | NoLog, Progress]:
-    """Returns the metrics log and the progress; those of processes without a stream write nothing."""
+    """Returns the metrics log and the progress; without a stream both write nothing."""
     tokens = cfg.train.batch_size * cfg.train.sequence_length
     log = NoLog() if stream is None else MetricsLog(workdir, start)
     return log, Progress(stream, start, cfg.train.steps, tokens, mfu_of)
@@ -177,7 +177,7 @@ def _loop(
         update = update_for(run, run.family.training(cfg, done - 1).groups)
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
         run.asked = 0
-        process_metrics(run)  # of the step before, while the devices are at this one
+        process_metrics(run)  # of the previous step, while the devices compute this one
         vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)
         run.pending = (done, metrics, vote)
         if isinstance(vote, int):  # known at once in a single process; among several, when the step is done

@@ -21,7 +21,7 @@ def metrics_path(workdir: str | Path) -> Path:
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
-    """Returns the lines of metrics.jsonl, without one that a killed process left half written."""
+    """Returns the lines of metrics.jsonl, without an incomplete one of a killed process."""
     path, lines = metrics_path(workdir), []
     if not path.exists():
         return lines
@@ -36,7 +36,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
 
 
 def truncate(workdir: str | Path, step: int) -> None:
-    """Drops the lines after `step` from metrics.jsonl, and a half written one."""
+    """Drops the lines after `step` from metrics.jsonl, and an incomplete one."""
     path = metrics_path(workdir)
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
@@ -52,7 +52,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Appends one line, on disk as far as this process can say when it returns."""
+        """Appends one line and flushes the file."""
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
@@ -65,7 +65,7 @@ class MetricsLog:
 
 
 class NoLog:
-    """What the other processes of a run write: nothing."""
+    """The metrics log of the other processes of a run, which write nothing."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         pass

@@ -1,4 +1,4 @@
-"""AdamW or Muon with one state a parameter group, one clip over the groups a step trains, and the learning rate's schedule."""
+"""AdamW or Muon with one state per parameter group, one clip over the groups of a step, and the learning rate schedule."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Tree = Any
 
 
 def schedule(cfg: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
-    """Returns step (0 is the first) -> learning rate: linear warm-up from initial_learning_rate, then what cfg.schedule names.
+    """Returns step (from 0) -> learning rate: linear warm-up from initial_learning_rate, then cfg.schedule.
 
-    cosine and linear fall from learning_rate at the end of the warm-up to final_learning_rate at the end of the schedule;
-    constant stays; wsd (warm-up, stable, decay) stays until its decay, the last cooldown_steps of the schedule. Past its end
-    the rate is final_learning_rate.
+    cosine and linear decay from learning_rate at the end of the warm-up to final_learning_rate at the end of the schedule;
+    constant is constant; wsd (warm-up, stable, decay) is constant until its decay, the last cooldown_steps of the
+    schedule. After its end the rate is final_learning_rate.
 
     Args:
-      steps: train.steps, the end of the schedule where cfg.decay_steps is 0.
+      steps: train.steps, the end of the schedule if cfg.decay_steps is 0.
     """
     peak, final, warmup = cfg.learning_rate, cfg.final_learning_rate, cfg.warmup_steps
     end = cfg.decay_steps or steps
@@ -42,7 +42,7 @@ def schedule(cfg: OptimizerConfig, steps: int) -> Callable[[Any], jax.Array]:
 
 
 def _decay(form: str, peak: float, final: float, steps: int) -> optax.Schedule:
-    """Returns the fall from peak to final in so many steps: linear, cosine, or 1 - sqrt(x) (arXiv 2405.18392)."""
+    """Returns the decay from peak to final in a number of steps: linear, cosine, or 1 - sqrt(x) (arXiv 2405.18392)."""
     if form == "linear":
         return optax.linear_schedule(peak, final, steps)
     if form == "cosine":
@@ -56,7 +56,7 @@ def rates(cfg: RunConfig, steps: int) -> np.ndarray:
 
 
 def directions(cfg: OptimizerConfig) -> optax.GradientTransformation:
-    """What turns gradients into directions by their moments; decay, rate and clip are applied in `update`."""
+    """The gradient transformation to update directions; decay, rate and clip are applied in `update`."""
     adam = optax.scale_by_adam(cfg.b1, cfg.b2, cfg.eps)
     if cfg.name == "adamw":
         return adam
@@ -64,8 +64,8 @@ def directions(cfg: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def place_state(cfg: OptimizerConfig, state: Tree, places: Tree, rest: Any) -> Tree:
-    """Returns where each leaf of a group's moments goes: with its parameter (`places`), or to `rest`."""
-    is_absent = lambda x: isinstance(x, optax.MaskedNode)  # a parameter that another of the two transforms serves
+    """Returns the sharding of each leaf of a group's moments: that of its parameter (`places`), or `rest`."""
+    is_absent = lambda x: isinstance(x, optax.MaskedNode)  # a parameter of the other one of the two transforms
     return optax.tree.map_params(
         directions(cfg),
         lambda moment, place: moment if is_absent(moment) else place,
@@ -88,7 +88,7 @@ def init(cfg: RunConfig, family: Family, params: Tree) -> Tree:
 
 
 def stored(cfg: OptimizerConfig, moments: Tree) -> Tree:
-    """Returns moments as they are kept between steps; counts stay integers."""
+    """Returns moments in their storage dtype; counts stay integers."""
     return _in_dtype(moments, jnp.dtype(cfg.moment_dtype))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a run's metrics, one PNG a metric, training and held-out in one frame."""
+"""Plots of a run's metrics, one PNG per metric, training and held-out in one plot."""
 
 from __future__ import annotations
 

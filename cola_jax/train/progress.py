@@ -1,4 +1,4 @@
-"""What a run says while it runs: a bar on a terminal, plain lines elsewhere; and how fast it is."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere; and its speed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Progress:
         tokens_per_step: int,
         mfu_of: Callable[[float], float] | None = None,
     ):
-        """stream: None prints nothing, as in all processes but the first. mfu_of: tokens per second to MFU, where known."""
+        """stream: None prints nothing, as in all processes but the first. mfu_of: tokens per second to MFU, if known."""
         self._mfu_of = mfu_of
         self._stream, self._total, self._tokens = stream, total, tokens_per_step
-        self._mark: tuple[int, float] | None = None  # a step and the moment it was done
+        self._mark: tuple[int, float] | None = None  # a step and the time it was done
         self._paused = 0.0
         on_terminal = stream is not None and stream.isatty()
         self._bar = tqdm(initial=start, total=total, file=stream, unit="step") if on_terminal else None
@@ -54,7 +54,7 @@ class Progress:
             self._bar.update(step - self._bar.n)
 
     def speed(self) -> str:
-        """Returns the rate, and the MFU where the devices' peak is known."""
+        """Returns the rate, and the MFU if the devices' peak is known."""
         rate = f"{self._rate:,.0f} tokens/s"
         return rate if self._mfu_of is None else f"{rate}  MFU {self._mfu_of(self._rate):.1%}"
 
@@ -74,7 +74,7 @@ class Progress:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside is not training time."""
+        """Excludes the time inside from the speed."""
         before = time.monotonic()
         try:
             yield

@@ -1,4 +1,4 @@
-"""The resume rule: what of a config may change when a run goes on, by the class of each field (`config.change`)."""
+"""The resume rule: which fields of a config may change when a run continues, by the class of each (`config.change`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cola_jax.train.workdir import Say, WorkdirError, check_path, stored_config
 
 
 def check(workdir: Path, cfg: RunConfig, say: Say) -> None:
-    """Checks that `workdir` is new, has no checkpoint yet, or is of the same run.
+    """Checks that `workdir` is new, has no checkpoint yet, or belongs to the same run.
 
-    What is new in the config and may change is named to `say`.
+    Allowed changes of the config are reported to `say`.
 
     Raises:
-      WorkdirError: where a field of class identity differs, or one of class length that changes the learning rate of steps
+      WorkdirError: if a field of class identity differs, or one of class length that changes the learning rate of steps
         that are done, or config.json cannot be read.
     """
     check_path(workdir)
@@ -35,11 +35,11 @@ def check(workdir: Path, cfg: RunConfig, say: Say) -> None:
             "Give the old values or another workdir"
         )
     if found:
-        say(f"going on with another config (old -> new): {'; '.join(map(str, found))}")
+        say(f"continuing with another config (old -> new): {'; '.join(map(str, found))}")
 
 
 def _length_problems(old: RunConfig, new: RunConfig, done: int) -> list[str]:
-    """Returns why a change of length is another run: fewer steps than are done, or other learning rates in those."""
+    """Returns why a change of length makes another run: fewer steps than are done, or other learning rates in those."""
     if new.train.steps < done and new.train.steps != old.train.steps:
         return [f"train.steps: {old.train.steps} -> {new.train.steps}, but {done} steps are done"]
     differ = np.flatnonzero(rates(old, done) != rates(new, done))

@@ -1,4 +1,4 @@
-"""What the loop works with, and the metrics of its steps, fetched a step late."""
+"""The components of the loop, and the metrics of its steps, fetched one step late."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class TrainingDiverged(UserError):
         self.step, self.terms = step, terms
 
 
-SAVE, STOP = 1, 2  # what a process may ask of the loop, the larger the more
+SAVE, STOP = 1, 2  # votes of a process; the highest one wins
 
 
 @dataclass
 class Run:
-    """What the loop works with, and what it has learnt so far. `claim` to `progress` are set once the workdir is this run's."""
+    """The components and the state of the loop. `claim` to `progress` are set when the workdir is claimed."""
 
     cfg: RunConfig
     family: Family
@@ -56,18 +56,18 @@ class Run:
     put: Callable[[Batch], Batch]
     heldout_batches: Sequence[Batch]
     updates: dict[tuple[str, ...], Callable] = field(default_factory=dict)
-    mfu_of: Callable[[float], float] | None = None  # tokens per second to MFU, where the devices' peak is known
+    mfu_of: Callable[[float], float] | None = None  # tokens per second to MFU, if the devices' peak is known
     claim: Claim | None = None  # of the first process
     checkpoints: Checkpoints | None = None
     log: MetricsLog | NoLog | None = None
     progress: Progress | None = None
-    pending: tuple[int, Any, Any] | None = None  # a step in flight, its metrics, and the vote: fetched a step late
+    pending: tuple[int, Any, Any] | None = None  # a step in flight, its metrics, and the vote: fetched one step late
     saved_at: float = 0.0  # time.monotonic() of the last checkpoint, or of the start
     metrics: dict[str, float] = field(default_factory=dict)
     heldout: dict[str, float] = field(default_factory=dict)
     heldout_step: int = -1  # that `heldout` is of
     evaluation: Callable | None = None
-    asked: int = 0  # the highest vote that has arrived in this step: STOP, SAVE or 0
+    asked: int = 0  # the highest vote received in this step: STOP, SAVE or 0
 
     def save_is_due(self) -> bool:
         """Whether checkpoint.every_minutes have passed since the last checkpoint."""
@@ -96,10 +96,10 @@ def update_for(run: Run, trained: tuple[str, ...]) -> Callable:
 
 
 def process_metrics(run: Run) -> None:
-    """Fetches the metrics that are pending, prints and writes them; the vote that came with them may raise `run.asked`.
+    """Fetches the metrics that are pending, prints and writes them; the vote fetched with them may raise `run.asked`.
 
     Raises:
-      TrainingDiverged: where that step was not finite.
+      TrainingDiverged: if that step was not finite.
     """
     if run.pending is None:
         return

@@ -1,4 +1,4 @@
-"""What a run carries from step to step, and where it lies on the mesh."""
+"""The training state, and its sharding on the mesh."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Tree = Any
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """Everything that training changes, and the frozen arrays it reads.
+    """Everything that training updates, and the frozen arrays that it reads.
 
     Attributes:
       step: int32 scalar, the number of updates done.
       params: {group: parameters}, fp32.
       opt_state: {group: moments}; only groups that some step trains.
       frozen: parameters that are read and never trained, under the paths of the rules table; may be empty.
-      ema: {group: average of the parameters}, fp32, of the groups that some step trains; empty where train.ema_decay is 0.
+      ema: {group: average of the parameters}, fp32, of the groups that some step trains; empty if train.ema_decay is 0.
     """
 
     step: Any
@@ -43,10 +43,10 @@ class TrainState:
 
 
 def _builder(cfg: RunConfig, family: Family) -> Callable[[Tree], TrainState]:
-    """Returns a function from parameter groups that are given to the first state; other groups are drawn."""
+    """Returns a function from given parameter groups to the initial state; other groups are initialised randomly."""
 
     def build(given: Tree) -> TrainState:
-        # Copies, lest two leaves of a state that is donated later share one buffer.
+        # Copies, because two leaves of a state that is donated later must not share a buffer.
         copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
         params = {**family.objective.init(cfg, key_for(cfg.seed, "init", 0)), **copied(given)}
         opt_state = optimizer.init(cfg, family, params)
@@ -57,13 +57,13 @@ def _builder(cfg: RunConfig, family: Family) -> Callable[[Tree], TrainState]:
 
 
 def first_average(cfg: RunConfig, family: Family, params: Tree) -> Tree:
-    """Returns the parameters that an average starts at, those of `TrainState.ema`."""
+    """Returns the initial values of `TrainState.ema`."""
     groups = optimizer.ever_trained(cfg, family) if cfg.train.ema_decay > 0 else ()
     return {group: params[group] for group in groups}
 
 
 def reference(cfg: RunConfig, family: Family, params: Tree) -> Tree:
-    """Returns the parameters of `TrainState.frozen`, those that the run starts with."""
+    """Returns the parameters of `TrainState.frozen`, which are those at the start of the run."""
     return {group: params[group] for group in family.training(cfg, 0).frozen}
 
 
@@ -71,7 +71,7 @@ def abstract_state(cfg: RunConfig, family: Family, mesh: Mesh) -> TrainState:
     """Returns the shapes, dtypes and shardings of a run's state as ShapeDtypeStructs; nothing is computed.
 
     Raises:
-      MeshError: where a parameter does not fit the sharding rules.
+      MeshError: if a parameter does not fit the sharding rules.
     """
     shapes = jax.eval_shape(_builder(cfg, family), {})
     params = rules.shardings(shapes.params, mesh)
@@ -90,13 +90,13 @@ def shardings_of(abstract: TrainState) -> TrainState:
 
 
 def init_state(cfg: RunConfig, family: Family, abstract: TrainState, given: Tree | None = None) -> TrainState:
-    """Returns the state before the first step, every array born on its own devices.
+    """Returns the state before the first step, every array created on its own devices.
 
     Args:
-      given: {group: parameters} to start from instead of drawing them; groups that are not given are drawn.
+      given: {group: parameters} to start from instead of drawing them; other groups are initialised randomly.
 
     Raises:
-      ValueError: where a given group has a missing, an unknown or a misshapen leaf, all of them named.
+      ValueError: if a given group has a missing, an unknown or a misshapen leaf, all of them named.
     """
     given = given or {}
     expected = {group: abstract.params.get(group, {}) for group in given}
@@ -108,9 +108,9 @@ def init_state(cfg: RunConfig, family: Family, abstract: TrainState, given: Tree
 
 
 def complete(cfg: RunConfig, family: Family, abstract: TrainState, step: int, trees: dict[str, Tree]) -> TrainState:
-    """Returns the state of a run after `step` updates from the trees that a checkpoint has, which lie where `abstract` says.
+    """Returns the state of a run after `step` updates from the trees of a checkpoint, with the shardings of `abstract`.
 
-    They are taken over, not copied. What is missing begins anew: moments at zero, frozen parts and average at the parameters.
+    They are not copied. Missing trees are initialised: moments to zero, frozen parts and average to the parameters.
     """
     missing = [name for name in ("opt_state", "frozen", "ema") if name not in trees]
 

@@ -27,9 +27,9 @@ Metrics = dict[str, Any]
 def train_step(
     cfg: RunConfig, family: Family, trained: tuple[str, ...], mesh: Mesh, abstract: TrainState
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Returns the compiled update of the groups `trained`: (state, batch) -> (state, metrics); the old state is consumed.
+    """Returns the compiled update of the groups `trained`: (state, batch) -> (state, metrics); the old state is donated.
 
-    Where the loss or the gradient norm is not finite the state, its step included, comes back as it was and
+    If the loss or the gradient norm is not finite the state, including its step, is returned unchanged and
     metrics["nonfinite"] is 1.
 
     Args:
@@ -37,8 +37,8 @@ def train_step(
       abstract: shapes and shardings of the state, from `abstract_state`.
 
     Raises:
-      MeshError: where the mesh does not divide the rows of a microbatch or the model.
-      ValueError: where `trained` is empty or names a group the optimizer has no state for.
+      MeshError: if the mesh does not divide the rows of a microbatch or the model.
+      ValueError: if `trained` is empty or names a group the optimizer has no state for.
     """
     check_batch(cfg.train, mesh)
     check_model(cfg, mesh)
@@ -55,7 +55,7 @@ def train_step(
         fixed = {group: p for group, p in state.params.items() if group not in trained}
 
         def loss(params: Tree, *piece: Tree) -> tuple[jax.Array, Tree]:
-            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # on which activations are laid out
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for the sharding of activations
                 return family.objective.loss(cfg, {**fixed, **params}, state.frozen, *piece, state.step)
 
         grad = jax.value_and_grad(loss, has_aux=True)
@@ -89,7 +89,7 @@ def check_spec(cfg: RunConfig, family: Family, batch: Batch) -> None:
 def eval_step(
     cfg: RunConfig, family: Family, mesh: Mesh, abstract: TrainState
 ) -> Callable[[TrainState, Batch, Any], tuple[jax.Array, jax.Array, Tree]]:
-    """Returns the compiled (state, batch, index) -> (loss, weight, sums). The noise depends on the batch's index alone.
+    """Returns the compiled (state, batch, index) -> (loss, weight, sums). The noise depends on the batch's index only.
 
     weight is the sum of the batch's token weights.
     """
@@ -118,10 +118,10 @@ def evaluate(
     """Returns the metrics of `batches` (global arrays): sums added up, then summarized; "loss" is their mean by weight.
 
     Args:
-      step: what `eval_step` returned.
+      step: the result of `eval_step`.
 
     Raises:
-      ValueError: where there is no batch.
+      ValueError: if there is no batch.
     """
     results = [step(state, batch, jnp.int32(index)) for index, batch in enumerate(batches)]
     if not results:
@@ -133,9 +133,9 @@ def evaluate(
 
 
 def _microbatches(tree: Tree, count: int, mesh: Mesh) -> Tree:
-    """Cuts (B, ...) into (A, B/A, ...): row i goes to microbatch i mod A.
+    """Splits (B, ...) into (A, B/A, ...): row i goes to microbatch i mod A.
 
-    Neighbouring rows lie on one device, so every device keeps the rows it has, B/A/devices of each microbatch.
+    Neighbouring rows are on one device, so every device keeps its rows, B/A/devices of each microbatch.
     """
     sharding = microbatch_sharding(mesh)
 

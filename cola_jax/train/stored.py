@@ -1,8 +1,8 @@
-"""Reading checkpoints back: which ones there are, and whether each is what was written.
+"""Reading of checkpoints: which ones exist, and whether each equals what was written.
 
 A checkpoint is a folder (see `saves`) of Orbax items:
   meta       format version, step, attempt, config, held-out metrics, every leaf's shape, dtype and fingerprint, and params_only
-             where the checkpoint holds parameters that a run begins with and was never meant to hold more
+             if the checkpoint has initial parameters of a run and nothing else by design
   tokenizer  {file name: base64}
   params, opt_state, frozen, ema  {path: array}; an empty one is left out
 A restored leaf is compared with its fingerprint, because a damaged file can still decode.
@@ -27,11 +27,11 @@ from cola_jax.train.integrity import fingerprints, leaves_by_path, tree_problems
 from cola_jax.train.orbax_files import checkpointer
 
 FORMAT = 1
-CHUNK = 2**28  # bytes of all devices together
+CHUNK = 2**28  # bytes over all devices
 
 
 class CheckpointError(UserError):
-    """No checkpoint that can be used; the message says what was found and what was expected."""
+    """There is no usable checkpoint; the message says what was found and what was expected."""
 
     exit_status = 1
 
@@ -56,7 +56,7 @@ def steps_in(directory: AnyPath) -> list[int]:
 
 
 def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, bytes]) -> ocp.args.Composite:
-    """Returns what Orbax writes: `trees` by item name, and `facts`, the fields of meta that do not follow from them."""
+    """Returns the arguments of Orbax: `trees` by item name, and `facts`, the fields of meta that do not follow from them."""
     flat = {name: leaves_by_path(tree) for name, tree in trees.items()}
     leaves = {f"{name}/{path}": leaf for name, tree in flat.items() for path, leaf in tree.items()}
     prints = fingerprints(leaves)
@@ -68,7 +68,7 @@ def items(trees: dict[str, Any], facts: dict[str, Any], tokenizer: dict[str, byt
 
 
 def _item(orbax: ocp.Checkpointer, path: AnyPath, name: str, args: Any) -> Any:
-    """Returns one item; raises Damaged where it cannot be read."""
+    """Returns one item; raises Damaged if it cannot be read."""
     try:
         item = orbax.restore(path, args=ocp.args.Composite(**{name: args}))[name]
     except (MemoryError, jax.errors.JaxRuntimeError):
@@ -81,7 +81,7 @@ def _item(orbax: ocp.Checkpointer, path: AnyPath, name: str, args: Any) -> Any:
 
 
 def read_json(orbax: ocp.Checkpointer, path: AnyPath, name: str) -> dict[str, Any]:
-    """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged where it cannot be read."""
+    """Returns the JSON item `name` of the checkpoint at `path`; raises Damaged if it cannot be read."""
     return _item(orbax, path, name, ocp.args.JsonRestore())
 
 
@@ -89,8 +89,8 @@ def read_meta(orbax: ocp.Checkpointer, path: AnyPath) -> dict[str, Any]:
     """Returns the item meta.
 
     Raises:
-      CheckpointError: where another version of the format wrote it.
-      Damaged: where it cannot be read.
+      CheckpointError: if another version of the format wrote it.
+      Damaged: if it cannot be read.
     """
     meta = read_json(orbax, path, "meta")
     if meta.get("format") != FORMAT:
@@ -106,11 +106,11 @@ def leaf_forms(meta: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 def read_trees(
     orbax: ocp.Checkpointer, path: AnyPath, expected: dict[str, dict[str, jax.ShapeDtypeStruct]]
 ) -> tuple[dict[str, Any], dict[str, dict[str, jax.Array]]]:
-    """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding it has there.
+    """Returns (meta, {item: {path: array}}) for the items of `expected`, each leaf with the sharding given there.
 
     Raises:
       CheckpointError: naming every leaf that is missing, extra or misshapen in the checkpoint.
-      Damaged: where a file is missing or unreadable, or a leaf has other bits than those that were written.
+      Damaged: if a file is missing or unreadable, or a leaf's bits differ from those that were written.
     """
     meta = read_meta(orbax, path)
     wanted = {f"{name}/{leaf}": form for name, tree in expected.items() for leaf, form in tree.items()}
@@ -130,13 +130,13 @@ def read_trees(
 
 
 def verify(path: AnyPath, trees: dict[str, dict[str, Any]]) -> None:
-    """Reads a checkpoint back that was written from `trees` and is whole, a part of CHUNK bytes at a time.
+    """Reads back a complete checkpoint that was written from `trees`, CHUNK bytes at a time.
 
     Args:
       trees: {item: {path: array}} of the arrays that were written, still on their devices.
 
     Raises:
-      Damaged: where a leaf cannot be read, or has another shape or other bits than the array.
+      Damaged: if a leaf cannot be read, or its shape or bits differ from the array's.
     """
     with checkpointer(path) as orbax:
         written = read_meta(orbax, path)["leaves"]
@@ -160,7 +160,7 @@ def verify(path: AnyPath, trees: dict[str, dict[str, Any]]) -> None:
 
 
 def _parts(leaves: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yields the leaves in parts of at most CHUNK bytes, or of one leaf: as much is in memory twice."""
+    """Yields the leaves in parts of at most CHUNK bytes, or of one leaf; this much is in memory twice."""
     part: dict[str, Any] = {}
     for path, leaf in leaves.items():
         if part and sum(x.nbytes for x in part.values()) + leaf.nbytes > CHUNK:
@@ -177,7 +177,7 @@ def first_good(
     """Returns (step, read(its folder)) for the first of `steps` that is not damaged; each one skipped is named to `warn`.
 
     Raises:
-      CheckpointError: where all are damaged, each with its reason, and whatever else `read` raises.
+      CheckpointError: if all are damaged, each with its reason, and errors of `read`.
     """
     reasons, paths = [], saves.saves_in(directory)
     for step in steps:
@@ -187,23 +187,21 @@ def first_good(
             reasons.append(f"{paths[step]} ({damage})")
             if step != steps[-1]:
                 warn(f"warning: checkpoint {reasons[-1]} is damaged and skipped; trying step {steps[len(reasons)]}")
-    raise CheckpointError("no checkpoint is good: " + "; ".join(reasons))
+    raise CheckpointError("no checkpoint is usable: " + "; ".join(reasons))
 
 
 def candidates(orbax: ocp.Checkpointer, directory: AnyPath, step: int | str | None) -> list[int]:
     """Returns the steps to try in turn: all, newest first (None); those with a best_metric, lowest first ("best"); or one.
 
     Raises:
-      CheckpointError: where there is none.
+      CheckpointError: if there is none.
     """
     paths = saves.saves_in(directory)
     steps = list(paths)
     if step == "best":
         scores = {s: score for s, path in paths.items() if (score := best_score(orbax, path)) is not None}
         if not scores:
-            raise CheckpointError(
-                f"{directory}: of its checkpoints {steps} none carries the metric checkpoint.best_metric"
-            )
+            raise CheckpointError(f"{directory}: of its checkpoints {steps} none has the metric checkpoint.best_metric")
         return sorted(scores, key=lambda s: (scores[s], -s))
     if not steps or (step is not None and step not in steps):
         wanted = "checkpoint" if step is None else f"checkpoint of step {step}"

@@ -1,4 +1,4 @@
-"""The folder of a run: where it may be, and its config.json."""
+"""The folder of a run: checks of its path, and its config.json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_path(workdir: Path) -> None:
     """Checks that checkpoints written below `workdir` can be read back.
 
     Raises:
-      WorkdirError: where it is a file or below one, a link that leads nowhere, or has a name that Orbax reads as a pattern.
+      WorkdirError: if it is a file or below one, a broken link, or has a name that Orbax reads as a pattern.
     """
     path = workdir.absolute()
     if not fnmatch.fnmatchcase(str(path), str(path)):
@@ -40,10 +40,10 @@ def stored_config(workdir: Path, say: Say | None = None) -> dict[str, Any]:
     """Returns the config of the run in `workdir` as a dict that `resolve` takes; an earlier version may have written it.
 
     Args:
-      say: takes the line that names what was upgraded.
+      say: called with a line that names what was upgraded.
 
     Raises:
-      WorkdirError: where there is none, or it cannot be read.
+      WorkdirError: if there is none, or it cannot be read.
     """
     path = workdir / "config.json"
     if not path.is_file():

@@ -85,7 +85,7 @@ def test_the_command_names_what_is_wrong_with_its_arguments(text_config, capsys)
         (["--config", spec, "--topology", "v5e:7x7"], "v5e: 1x1 2x2"),
         (["--config", spec], "--topology"),
         (["--load", "x", "--topology", "cpu:1"], "takes no --config"),
-        (["--config", spec, "--topology", "cpu:1", "--topology", "cpu:1", "--save", "x"], "--save keeps one"),
+        (["--config", spec, "--topology", "cpu:1", "--topology", "cpu:1", "--save", "x"], "--save writes one"),
     ):
         assert cli.main(["compile", *arguments]) == 2
         assert message in capsys.readouterr().err

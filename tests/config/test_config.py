@@ -161,10 +161,10 @@ INCONSISTENT = [
     ({"data__sources__0__kind": "text"}, "data.sources.path is empty: name the files"),
     ({"tokenizer__kind": "file"}, "tokenizer.kind='file' needs tokenizer.path"),
     ({"flow__timestep_scale": 0.0}, "flow.timestep_scale=0.0 must be more than 0"),
-    ({"dit__block_size": 1}, "flow.known_prefix_probability must be 0 where dit.block_size=1"),
+    ({"dit__block_size": 1}, "flow.known_prefix_probability must be 0 if dit.block_size=1"),
     ({"objective__latent_policy": "fixed"}, "objective.latent_policy='fixed' needs train.init_from"),
     ({"objective__latent_policy": "interval"}, "objective.latent_policy='interval' needs train.init_from"),
-    ({"objective__latent_policy": "scratch", "objective__vae_from": "w"}, "'scratch' starts from nothing"),
+    ({"objective__latent_policy": "scratch", "objective__vae_from": "w"}, "'scratch' starts from random parameters"),
     ({"objective__reference_weight": 1.0}, "objective.reference_weight>0 needs train.init_from"),
     (
         {"objective__reference_weight": 1.0, "objective__vae_from": "w", "vae__use_variation": False},

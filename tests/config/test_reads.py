@@ -141,8 +141,8 @@ def test_a_file_may_set_the_models_of_all_its_families_and_is_told_what_was_left
 
 @pytest.mark.parametrize("path,value,why", [
     ("dit.dim", "64", "by family 'ar'"), ("flow.timestep_loc", "2.0", "by family 'ar'"), ("vae.dim", "64", "by family 'ar'"),
-    ("plaid.embedding_dim", "8", "by family 'ar'"), ("optimizer.muon_steps", "7", "where optimizer.name='adamw'"),
-    ("data.heldout_fraction", "0.1", "where data.sources='tinyworld'"),
+    ("plaid.embedding_dim", "8", "by family 'ar'"), ("optimizer.muon_steps", "7", "if optimizer.name='adamw'"),
+    ("data.heldout_fraction", "0.1", "if data.sources='tinyworld'"),
 ])  # fmt: skip
 def test_an_assignment_of_the_command_line_that_is_not_read_is_refused(path, value, why):
     tree = config.base()
@@ -163,7 +163,7 @@ def test_what_an_assignment_switches_off_in_a_file_is_named_not_refused():
 def test_a_file_that_sets_what_its_own_fields_switch_off_is_refused():
     tree = config.base()
     tree.optimizer.muon_steps = 7
-    with pytest.raises(ConfigError, match=r"optimizer\.muon_steps=7 is not read where optimizer\.name='adamw'"):
+    with pytest.raises(ConfigError, match=r"optimizer\.muon_steps=7 is not read if optimizer\.name='adamw'"):
         config.resolve(tree)
 
 

@@ -101,7 +101,7 @@ def test_a_saved_dataset_that_is_not_whole_is_named(tmp_path):
     with pytest.raises(DataError, match="state.json lists no _data_files"):
         opened("arrow", folder)
     folder = save_to_disk(tmp_path / "chosen", TEXTS, _indices_data_files=[{"filename": "indices.arrow"}])
-    with pytest.raises(DataError, match="rows stand in another order.*flatten_indices"):
+    with pytest.raises(DataError, match="rows are in another order.*flatten_indices"):
         opened("arrow", folder)
 
 
@@ -109,11 +109,11 @@ def test_cut_foreign_and_empty_arrow_files_are_named(tmp_path):
     whole = write_arrow(tmp_path / "whole.arrow", TEXTS, stream=False).read_bytes()
     for raw in (whole[: len(whole) // 2], whole[: len(whole) - 20], b"no arrow file at all"):
         (tmp_path / "bad.arrow").write_bytes(raw)
-        with pytest.raises(DataError, match="bad.arrow is not a whole Arrow file"):
+        with pytest.raises(DataError, match="bad.arrow is not a complete Arrow file"):
             opened("arrow", tmp_path / "bad.arrow")
     stream = write_arrow(tmp_path / "stream.arrow", TEXTS).read_bytes()
     (tmp_path / "bad.arrow").write_bytes(stream[: len(stream) // 2])
-    with pytest.raises(DataError, match="bad.arrow is not a whole Arrow file"):
+    with pytest.raises(DataError, match="bad.arrow is not a complete Arrow file"):
         opened("arrow", tmp_path / "bad.arrow")
     with pytest.raises(DataError, match="no column data.sources.field='body'; it has: text, number"):
         opened("arrow", tmp_path / "whole.arrow", field="body")
@@ -127,7 +127,7 @@ def test_offsets_that_point_outside_the_text_are_named(tmp_path):
     raw = path.read_bytes()
     assert raw.count(offsets) == 1
     path.write_bytes(raw.replace(offsets, offsets[:8] + (10_000_000).to_bytes(4, "little")))
-    with pytest.raises(DataError, match="a.arrow is not a whole Arrow file"):
+    with pytest.raises(DataError, match="a.arrow is not a complete Arrow file"):
         opened("arrow", path)
 
 
@@ -135,4 +135,4 @@ def test_a_stream_without_the_mark_at_its_end_is_told_of(tmp_path):
     write_arrow(tmp_path / "a.arrow", TEXTS, finish=False)
     division = opened("arrow", tmp_path / "a.arrow")
     assert contents(division) == sorted(TEXTS)
-    assert division.notes == (f"{tmp_path / 'a.arrow'} has no mark at its end: it may be cut",)
+    assert division.notes == (f"{tmp_path / 'a.arrow'} has no end marker: it may be truncated",)

@@ -157,8 +157,8 @@ def test_a_cut_or_damaged_file_is_refused_by_name_always(tmp_path, on_bad_record
     )
     array_records(tmp_path / "a.array_record", [text.encode() * 500 for text in GOOD * 9])
     for kind, problem in (
-        ("parquet", "a.parquet is not a whole Parquet"),
-        ("array_record", "a.array_record is not a whole"),
+        ("parquet", "a.parquet is not a complete Parquet"),
+        ("array_record", "a.array_record is not a complete"),
     ):
         path = tmp_path / f"a.{kind}"
         whole = path.read_bytes()

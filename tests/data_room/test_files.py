@@ -128,7 +128,7 @@ def test_one_empty_file_among_good_ones_is_told_of_or_counted(tmp_path):
     corpus = write(tmp_path, a_txt="a", b_txt="b", c_txt="")
     division = opened("text", corpus)
     assert contents(division) == ["a", "b"] and division.skipped == {}
-    assert division.notes == (f"data.sources.path: 1 empty files were passed over, the first is {corpus / 'c.txt'}",)
+    assert division.notes == (f"data.sources.path: 1 empty files were left out, the first is {corpus / 'c.txt'}",)
     division = opened("text", corpus, on_bad_record="skip")
     assert contents(division) == ["a", "b"] and division.skipped == {"empty file": 1} and division.notes == ()
 

@@ -158,7 +158,9 @@ def test_a_run_goes_on_with_its_corpus_and_refuses_or_names_another(texts, tmp_p
     fingerprint.check_unchanged(path, moved, said.append)
     assert said == []
     (tmp_path / "moved" / "d.txt").write_text("more")
-    with pytest.raises(DataError, match=r"w was begun with: data.sources.0 \(text\) holds other documents. Restore it"):
+    with pytest.raises(
+        DataError, match=r"w was started with: data.sources.0 \(text\) holds other documents. Restore it"
+    ):
         fingerprint.check_unchanged(path, moved, said.append)
     data = dataclasses.replace(moved.data, on_changed_corpus="warn")
     fingerprint.check_unchanged(path, dataclasses.replace(moved, data=data), said.append)

@@ -176,7 +176,7 @@ def test_characters_without_a_token_are_counted_by_document(texts, tmp_path):
     )
     said = []
     prepare.prepare_corpus(cfg, tmp_path / "corpus", said.append)
-    assert len(said) == 2 and "does not give every text back" in said[0] and "newlines" in said[0]
+    assert len(said) == 2 and "does not restore every text" in said[0] and "newlines" in said[0]
     assert said[1].startswith(f"text {texts}: 1 of 31 documents hold characters that the tokenizer has no token for")
     assert "\u00e9" in said[1]
 
@@ -256,7 +256,7 @@ def test_cut_and_damaged_shards_are_named(texts, corpus):
         for i in range(len(opened.train)):
             opened.train[i]
     shard.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match="0-train-00000.array_record is not a whole ArrayRecord file"):
+    with pytest.raises(DataError, match="0-train-00000.array_record is not a complete ArrayRecord file"):
         build_corpus(cfg, tokenizer)
 
 

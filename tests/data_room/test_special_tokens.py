@@ -196,7 +196,7 @@ def test_an_ordinary_piece_that_ends_documents_is_written_by_no_text():
 
 @pytest.mark.parametrize("eos", ["<unk>", "<0x41>"])
 def test_pieces_that_stand_for_text_end_no_document(eos):
-    with pytest.raises(DataError, match=f"'{eos}' stands for text"):
+    with pytest.raises(DataError, match=f"'{eos}' is used for text"):
         SentencePieceTokenizer(trained(**BYTES), "<pad>", eos, "the model")
 
 

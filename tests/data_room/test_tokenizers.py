@@ -219,7 +219,7 @@ def test_what_a_tokenizer_file_loses_is_said_once_when_it_is_first_loaded(tmp_pa
     for _ in range(2):
         tokenizers.build(cfg, tmp_path / "kept", said.append)
     [line] = said
-    assert line.startswith(f"tokenizer.path={tmp_path / 'some.model'} does not give every text back")
+    assert line.startswith(f"tokenizer.path={tmp_path / 'some.model'} does not restore every text")
     assert "newlines" in line and "runs of spaces" in line
 
 

@@ -115,9 +115,9 @@ def test_the_page_of_config_fields_knows_who_reads_a_field_and_its_range():
     assert one("train.batch_size").startswith("int; default `1408`; at least 1; **identity**; read by all families.")
     assert "read by llada." in one("llada.random_length_probability")
     assert "between 0 and 1; **identity**" in one("llada.random_length_probability")
-    assert "(where `optimizer.schedule` is wsd)" in one("optimizer.cooldown_steps")
+    assert "(if `optimizer.schedule` is wsd)" in one("optimizer.cooldown_steps")
     assert "read by kinds arrow, tfds." in one("data.sources.0.split")
-    assert "(where `sampling.temperature` is above 0)" in one("sampling.top_k")
+    assert "(if `sampling.temperature` is above 0)" in one("sampling.top_k")
     assert "float or None; default `None`" in one("vae.fixed_logsnr")
     for path in paths.metadata():
         assert f"### {path} " in text

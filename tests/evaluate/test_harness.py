@@ -213,9 +213,9 @@ def test_devices_share_the_work_and_give_the_same_answers(capsys, trained, tmp_p
         (("--tasks", "mmlu"), "task 'mmlu': give the file of its records, --tasks mmlu=FILE.jsonl"),
         (("--tasks", "mmlu="), "task 'mmlu=': no file after the ="),
         (("--tasks", "mmlu=nowhere.jsonl"), "nowhere.jsonl: no such file"),
-        (("--tasks", "mmlu={file}", "--context", "96"), "line 1: no choices, which task mmlu asks with"),
+        (("--tasks", "mmlu={file}", "--context", "96"), "line 1: no choices, which the prompt of task mmlu needs"),
         (("--tasks", "a={file}", "--limit", "0"), "--limit 0 must be at least 1"),
-        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol sets how much a task generates"),
+        (("--tasks", "a={file}", "--sampling.max_new_tokens=3"), "the protocol sets the number of new tokens"),
         (("--tasks", "a={file}", "--sampling.stepz=3"), "no such sampling field: stepz"),
         (("--tasks", "a={file}"), "leaves no room for a prompt in a context of 32 tokens"),
         (("--tasks", "a={file}", "--step", "99"), "no checkpoint of step 99"),
@@ -237,8 +237,8 @@ def test_what_evaluate_cannot_use_is_one_line(capsys, trained, tmp_path, argumen
         ("result.json", "[]", "does not hold the scores of a task"),
         ("setting.json", "[]", "is not the setting of an evaluation"),
         ("setting.json", "", "setting.json is not JSON"), ("answers.jsonl", "x\n", "answers.jsonl, line 1 is not JSON"),
-        ("answers.jsonl", '{"number": 9, "prompt": "", "generate": ""}\n', "line 1 is no answer of this evaluation"),
-        ("answers.jsonl", '{"number": 0, "prompt": ""}\n', "line 1 is no answer of this evaluation"),
+        ("answers.jsonl", '{"number": 9, "prompt": "", "generate": ""}\n', "line 1 is not an answer of this evaluation"),
+        ("answers.jsonl", '{"number": 0, "prompt": ""}\n', "line 1 is not an answer of this evaluation"),
     ],
 )  # fmt: skip
 def test_damaged_files_of_an_evaluation_are_named(capsys, trained, tmp_path, file, content, part):

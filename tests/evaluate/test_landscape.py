@@ -70,7 +70,7 @@ def test_far_blocks_turn_no_direction():
     alone = landscape.directions_of(own, near)
     together = landscape.directions_of(own, np.concatenate([far, near]))
     np.testing.assert_allclose(np.abs(alone[0]), np.abs(together[0]), atol=1e-8)
-    with pytest.raises(DataError, match="lie on a line"):
+    with pytest.raises(DataError, match="are collinear"):
         landscape.directions_of(own, np.arange(9.0)[:, None, None] * np.ones((S, C)))
     with pytest.raises(DataError, match="needs three blocks"):
         landscape.directions_of(own, near[:2])

@@ -35,7 +35,7 @@ def test_a_request_is_read_and_what_is_not_honoured_is_refused():
     assert lm_harness.ask_of("a", {"until": "x", "max_gen_toks": 3}, 9) == Ask("a", ("x",), 3, 0.0)
     assert lm_harness.ask_of("a", {"until": ["x", "y"], "temperature": 0.7}, 9) == Ask("a", ("x", "y"), 9, 0.0)
     assert lm_harness.ask_of("a", {"do_sample": True, "temperature": 0.7}, 9).temperature == 0.7
-    with pytest.raises(DataError, match="arguments num_beams are not honoured"):
+    with pytest.raises(DataError, match="arguments num_beams are not supported"):
         lm_harness.ask_of("a", {"num_beams": 4}, 9)
 
 

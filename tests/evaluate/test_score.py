@@ -165,7 +165,7 @@ def test_a_protocol_of_ones_own_asks_as_its_lines_say(tmp_path):
     assert protocol.prompt_of(task, first) == f"{shown}Riddle: a?\nAnswer:"
     assert protocol.prompt_of(task, second) == f"{shown}Context: d\nRiddle: c?\nAnswer:"
     assert protocol.prompt_of(task, third) == "as it is"
-    with pytest.raises(DataError, match="line 4: no question, which task riddle asks with"):
+    with pytest.raises(DataError, match="line 4: no question, which the prompt of task riddle needs"):
         protocol.prompt_of(task, fourth)
 
 
@@ -262,8 +262,8 @@ REFUSED = [  # task, record, what is said
     ("squad", {"answer": "+"}, "line 2: answer '+' is empty under scorer release"),
     ("squad", {"answer": ["a", "..."]}, "line 2: answer '...' is empty under scorer release"),
     ("mine", {"answer": "\u200b"}, "line 2: answer '\\u200b' is empty under scorer release"),
-    ("mine", {"answer": "Rome", "choices": ["Rome", "Rome", "Oslo"]}, "line 2: choice 'Rome' is there twice"),
-    ("mine", {"answer": "a", "choices": ["caf\u00e9", "cafe\u0301", "a"]}, "is there twice"),
+    ("mine", {"answer": "Rome", "choices": ["Rome", "Rome", "Oslo"]}, "line 2: choice 'Rome' is given twice"),
+    ("mine", {"answer": "a", "choices": ["caf\u00e9", "cafe\u0301", "a"]}, "is given twice"),
 ]
 
 

@@ -83,5 +83,5 @@ def test_names_and_counts_that_cannot_be_are_refused(monkeypatch):
     with pytest.raises(DataError, match="task 'tinyworld/arc' is not one of tinyworld/lambada, tinyworld/mmlu"):
         world_tasks.records_of("tinyworld/arc", 0, 5)
     monkeypatch.setitem(world_tasks.FORMS, "race", world_tasks.TaskForm(4, "choice", "choice", sentences=99))
-    with pytest.raises(DataError, match="task tinyworld/race: 0 of 200 stories suit it, 2 records are asked for"):
+    with pytest.raises(DataError, match="task tinyworld/race: 0 of 200 stories suit it, 2 records are requested"):
         world_tasks.records_of("tinyworld/race", 0, 2)

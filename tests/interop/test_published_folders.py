@@ -213,10 +213,10 @@ def test_a_file_of_another_form_is_named(capsys, folder, tmp_path, name, content
 @pytest.mark.parametrize(
     ("header", "part"),
     [
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99]}}, "does not lie where it should"),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "does not lie where it should"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 99]}}, "is not at its expected offset"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "is not at its expected offset"),
         ({"a": {"dtype": "I64", "shape": [1], "data_offsets": [0, 99]}}, "is truncated: its tensors need"),
-        ({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, "does not lie where it should"),
+        ({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, "is not at its expected offset"),
         ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "-1 is no size"),
         ({"a": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}, "1.0 is no size"),
         ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}, "its header cannot be read"),
@@ -265,7 +265,7 @@ def test_targets_are_links_to_fill_and_never_in_the_workdir(capsys, folder, tmp_
         assert cli.main(["convert", "export", str(tmp_path / "link"), str(target)]) == 2
         assert part in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    for target, part in ((tmp_path / "file", "is not an empty folder"), (tmp_path / "file" / "x", "cannot be made")):
+    for target, part in ((tmp_path / "file", "is not an empty folder"), (tmp_path / "file" / "x", "cannot be created")):
         status, err = imported(capsys, folder, target)
         assert status == 2 and part in err
     assert "is not a folder" in imported(capsys, tmp_path / "file", tmp_path / "new")[1]

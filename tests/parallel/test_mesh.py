@@ -95,7 +95,7 @@ class Slice:
 
 def test_an_axis_lies_across_slices_only_as_far_as_it_divides():
     devices = [Slice(index // 2) for index in range(8)]
-    with pytest.raises(MeshError, match=r"mesh.replica=2: the devices lie in 4 slices.*mesh.dcn.replica=-1"):
+    with pytest.raises(MeshError, match=r"mesh.replica=2: the devices are in 4 slices.*mesh.dcn.replica=-1"):
         make_mesh(MeshConfig(replica=2, data=1, fsdp=4), devices)
     with pytest.raises(MeshError, match=r"mesh.fsdp=2: .* 4 parts .*mesh.dcn.fsdp=4"):
         make_mesh(MeshConfig(replica=1, data=4, fsdp=2, dcn=DCNConfig(replica=1, fsdp=4)), devices)

@@ -109,7 +109,7 @@ def test_a_released_folder_gives_vae_and_dit(tmp_path):
     ("ar", "cola", {}, "nothing that family 'ar' has"),
     ("ar", "ar", {"train__init_groups": "('dit',)"}, "train.init_groups has dit; family 'ar' has backbone"),
     ("cola", "ar", {"train__init_groups": "('dit',)"}, "has no dit"),
-    ("llada", "ar", {"train__init_continue": True}, "is a run of family 'ar': train.init_continue goes on with the same"),
+    ("llada", "ar", {"train__init_continue": True}, "is a run of family 'ar': train.init_continue continues the same"),
     ("ar", "ar", {"backbone__ffn_dim": 32}, r"holds another model .*backbone\.ffn_dim: 24 -> 32"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_written(trunks, tmp_path, family, source, changes, message):
@@ -134,7 +134,7 @@ def test_a_cooldown_branch_goes_on_from_its_trunk_and_ends_at_the_final_rate(tru
     }  # fmt: skip
     summary, said = train(small("ar", **changes), tmp_path)
     lines = [line for line in read_metrics(tmp_path) if "loss" in line]
-    assert summary.step == 6 and [line["step"] for line in lines] == [3, 4, 5, 6] and "going on from step 2" in said
+    assert summary.step == 6 and [line["step"] for line in lines] == [3, 4, 5, 6] and "continuing from step 2" in said
     trunk = {line["step"]: line["loss"] for line in read_metrics(trunks["ar"]) if "loss" in line}
     assert lines[0]["loss"] == trunk[3], "the same data and parameters as the trunk's third step"
     rates = [line["learning_rate"] for line in lines]

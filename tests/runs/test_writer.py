@@ -97,7 +97,7 @@ def test_prompts_must_be_text_and_at_least_one(writer):
 
 
 def test_a_run_that_does_not_write_is_refused(trained, tmp_path):
-    with pytest.raises(ConfigError, match="family 'text_vae', which does not write text by itself"):
+    with pytest.raises(ConfigError, match="family 'text_vae', which does not generate text by itself"):
         Writer.load(trained["vae"])
     with pytest.raises(CheckpointError, match="no checkpoint"):
         Writer.load(tmp_path)

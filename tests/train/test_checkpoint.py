@@ -206,7 +206,7 @@ def test_a_step_that_is_not_there_is_an_error_that_lists_those_that_are(tmp_path
     written(tmp_path)
     with pytest.raises(CheckpointError, match=r"step 3; it has \[2, 4\]"):
         load_params(tmp_path, 3)
-    with pytest.raises(CheckpointError, match=r"none carries the metric"):
+    with pytest.raises(CheckpointError, match=r"none has the metric"):
         load_params(tmp_path, "best")
 
 

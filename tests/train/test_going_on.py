@@ -86,7 +86,7 @@ def whole(tmp_path_factory):
 def test_placement_and_reporting_may_change_and_the_losses_agree(tmp_path, whole, changes):
     run(tmp_path / "moved", config(8), lambda start: batches(start, {4: signal.SIGTERM}))
     summary, said = run(tmp_path / "moved", config(8, **changes))
-    assert summary.step == 8 and "going on with another config" in said
+    assert summary.step == 8 and "continuing with another config" in said
     moved = losses(tmp_path / "moved")
     np.testing.assert_allclose([moved[step] for step in range(1, 9)], [whole[step] for step in range(1, 9)], rtol=2e-5)
 
@@ -124,7 +124,7 @@ def test_a_cooldown_goes_on_from_its_trunk_with_step_data_and_moments(tmp_path):
     run(tmp_path / "trunk", trunk)
     branch = config(8, optimizer=WSD | {"cooldown_steps": 4})
     summary, said = run(tmp_path / "branch", branch, make, continued=Continued(tmp_path / "trunk", 4))
-    assert summary.step == 8 and seen == [4] and "going on from step 4" in said
+    assert summary.step == 8 and seen == [4] and "continuing from step 4" in said
     run(tmp_path / "whole", branch)
     whole, found = losses(tmp_path / "whole"), losses(tmp_path / "branch")
     assert min(found) == 5

@@ -1,4 +1,4 @@
-"""What the config knows of each model family: one file per family, one line in the table FACTS."""
+"""Facts of each model family that follow from the config: one file per family, one line in the table FACTS."""
 
 from cola_jax.config.families import ar, cola, llada, plaid, text_vae
 from cola_jax.config.families.facts import Facts

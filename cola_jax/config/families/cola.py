@@ -42,7 +42,7 @@ def starts_from_vae(c: RunConfig) -> bool:
 
 
 def checks(c: RunConfig) -> list[Check]:
-    """Sizes of VAE and DiT, and what the latent policy needs."""
+    """Checks of the sizes of VAE and DiT, and of the requirements of the latent policy."""
     dit, vae = c.dit, c.vae
     return [
         *text_vae.checks(c),
@@ -56,7 +56,7 @@ def checks(c: RunConfig) -> list[Check]:
         ),
         (
             c.flow.known_prefix_probability > 0 and dit.block_size == 1,
-            "flow.known_prefix_probability must be 0 where dit.block_size=1: a block of one has no known part",
+            "flow.known_prefix_probability must be 0 if dit.block_size=1: a block of one has no known part",
         ),
         *_objective_checks(c),
     ]
@@ -72,7 +72,7 @@ def _objective_checks(c: RunConfig) -> list[Check]:
         ),
         (
             objective.latent_policy == "scratch" and begins and not c.train.init_continue,
-            "objective.latent_policy='scratch' starts from nothing, but train.init_from is set",
+            "objective.latent_policy='scratch' starts from random parameters, but train.init_from is set",
         ),
         (
             objective.reference_weight > 0 and not begins,

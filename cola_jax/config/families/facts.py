@@ -1,4 +1,4 @@
-"""The facts of a family that follow from its config alone; rooms other than the family read them here."""
+"""The facts of a family that follow from its config alone; packages other than the family read them here."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from cola_jax.config.fields import RunConfig
 
-Check = tuple[bool, str]  # whether two fields contradict each other, and the sentence that says so
+Check = tuple[bool, str]  # whether two fields contradict each other, and the message in that case
 
 CUT = ("sampling.max_new_tokens", "sampling.stop_at_eos")
 CHOOSE = tuple(f"sampling.{name}" for name in ("repetition_penalty", "temperature", "top_k", "top_p"))
 
 
 class Switch(NamedTuple):
-    """Fields that are read only where another one, `field`, has such a value."""
+    """Fields that are read only for some values of another one, `field`."""
 
     names: tuple[str, ...]
     field: str
@@ -29,7 +29,7 @@ CHOOSE_SWITCH = Switch(
 
 
 class Vocabulary(NamedTuple):
-    """The field that sizes a vocabulary, its value, and how many of its ids, counted from 0, text may hold."""
+    """The field that sizes a vocabulary, its value, and how many of its ids, counted from 0, text may contain."""
 
     field: str
     size: int
@@ -40,9 +40,9 @@ class Attention(NamedTuple):
     """One attention of a family's training step.
 
     Attributes:
-      name: in messages. positions: what a position is, tokens or latents.
+      name: for messages. positions: the unit of a position, tokens or latents.
       length: positions of a row. block_size: positions of a block of its mask; 1: causal by position.
-      head_dim: channels of a head. masked: False where every position sees its whole document.
+      head_dim: channels of a head. masked: False if every position sees its whole document.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Attention(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What other rooms need to know of a family before there is a model.
+    """What other packages need from a family before its model is built.
 
     Attributes:
       reads: paths, and prefixes of paths that end in ".", that the family reads of the groups in `reads.OF_FAMILIES`.
       checks: (cfg) -> one `Check` for every pair of the family's fields that must fit each other.
       vocabulary: (cfg) -> Vocabulary.
-      tokens_of_block: (cfg) -> tokens at whose multiples a packed document may start: no block of any mask then holds two
-        documents.
+      tokens_of_block: (cfg) -> a packed document may start at multiples of this number of tokens, so that no block
+        of any mask holds two documents.
       attention: (cfg) -> every attention of the training step; kernels and the mesh axis `sequence` must fit each.
-      split_by_tensor: (cfg) -> {field: size} of what the mesh axis `tensor` must divide.
+      split_by_tensor: (cfg) -> {field: size} sizes that the mesh axis `tensor` must divide.
       ignores: paths of those groups, and of groups that all families read, that it does not read.
       switches: fields of `reads` that another field switches off.
     """

@@ -18,13 +18,13 @@ def mask_id(c: RunConfig) -> int:
 
 
 def vocabulary(c: RunConfig) -> Vocabulary:
-    """The backbone's, less the mask where that is its last id; where it is another, texts that hold it are refused."""
+    """The backbone's vocabulary, minus the mask if that is its last id; texts that contain another mask id are refused."""
     size = c.backbone.vocab_size
     return Vocabulary("backbone.vocab_size", size, size - 1 if c.llada.mask_id == -1 else size)
 
 
 def checks(c: RunConfig) -> list[Check]:
-    """The backbone's, the mask's id, and how the sampler divides the new tokens."""
+    """Checks of the backbone, of the mask's id, and of how the sampler divides the new tokens."""
     llada, sampling, new = c.llada, c.sampling.llada, c.sampling.max_new_tokens
     length, steps = sampling.block_length or new, sampling.steps or new
     blocks = max(new // length, 1)

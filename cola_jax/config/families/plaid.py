@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def checks(c: RunConfig) -> list[Check]:
-    """The backbone's, and the order of the noise schedule's ends."""
+    """Checks of the backbone, and of the order of the noise schedule's ends."""
     low, high = c.plaid.gamma_0, c.plaid.gamma_1
     return [*backbone.checks(c), (low >= high, f"plaid.gamma_0={low} must be below gamma_1={high}")]
 

@@ -59,7 +59,7 @@ def split_by_tensor(c: RunConfig) -> dict[str, int]:
 
 FACTS = Facts(
     reads=("vae.", "objective.kl_weight", "objective.mask_weight", "objective.mask_rate"),
-    ignores=("vae.latent_shift", "vae.latent_scale"),  # of the latents' way to the DiT
+    ignores=("vae.latent_shift", "vae.latent_scale"),  # applied to latents that enter the DiT
     switches=(
         *VAE_SWITCHES,
         Switch(("objective.mask_rate",), "objective.mask_weight", lambda c: c.objective.mask_weight > 0),
