@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from cola_jax import storage
@@ -21,6 +20,7 @@ from cola_jax.data.files import given
 from cola_jax.data.huggingface import HuggingFaceTokenizer
 from cola_jax.data.sentencepieces import SentencePieceTokenizer, train_sentencepiece
 from cola_jax.data.sources import open_source
+from cola_jax.storage import AnyPath
 
 META_NAME = "tokenizer.json"
 META_VERSION = 1
@@ -122,7 +122,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(names).encode() + tokenizer.model).hexdigest()[:16]
 
 
-def build(cfg: RunConfig, workdir: str | Path | None = None, warn: Warn = to_stderr) -> Tokenizer:
+def build(cfg: RunConfig, workdir: str | AnyPath | None = None, warn: Warn = to_stderr) -> Tokenizer:
     """Returns the tokenizer of a run: the one in `workdir`, else that of a prepared corpus, else that
     of cfg.tokenizer.
 
@@ -167,14 +167,14 @@ def _sample(cfg: RunConfig) -> Iterator[str]:
         yield from (documents[k * len(documents) // count] for k in range(count))
 
 
-def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
+def from_file(path: str | AnyPath, pad_token: str, eos_token: str) -> Tokenizer:
     """Loads a SentencePiece .model or a Hugging Face tokenizer.json (recognised by its suffix or first character).
 
     Raises:
       DataError: if the file is missing, of another kind, or has no tokens of these names.
       StorageError: for scheme://, and a tokenizer.json that is not JSON.
     """
-    path = storage.local(path, "tokenizer.path")
+    path = storage.path(path, "tokenizer.path")
     if not path.is_file():
         raise DataError(f"tokenizer.path={str(path)!r} is not a file: give a SentencePiece .model or a tokenizer.json")
     model = storage.read_bytes(path)
@@ -183,13 +183,9 @@ def from_file(path: str | Path, pad_token: str, eos_token: str) -> Tokenizer:
     return SentencePieceTokenizer(model, pad_token, eos_token, str(path))
 
 
-def save(tokenizer: Tokenizer, folder: str | Path) -> None:
-    """Writes tokenizer.json and the model file into `folder`; tokenizer.json comes last, each in one rename."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+def files_of(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Returns {name: bytes} of the files of a saved tokenizer; tokenizer.json comes last."""
     model_name = {"sentencepiece": "tokenizer.model", "huggingface": "tokenizer.hf.json", "bytes": ""}[tokenizer.kind]
-    if model_name:
-        storage.write_bytes(folder / model_name, tokenizer.model)
     meta = {
         "version": META_VERSION,
         "kind": tokenizer.kind,
@@ -200,21 +196,30 @@ def save(tokenizer: Tokenizer, folder: str | Path) -> None:
         "fingerprint": fingerprint(tokenizer),
         "special_names": tokenizer.special_names,
     }
-    storage.write_json(folder / META_NAME, meta)
+    model = {model_name: tokenizer.model} if model_name else {}
+    return model | {META_NAME: storage.to_json(meta)}
 
 
-def is_saved(folder: str | Path) -> bool:
+def save(tokenizer: Tokenizer, folder: str | AnyPath) -> None:
+    """Writes tokenizer.json and the model file into `folder`; tokenizer.json comes last, each in one rename."""
+    folder = storage.path(folder)
+    storage.make_folder(folder)
+    for name, content in files_of(tokenizer).items():
+        storage.write_bytes(folder / name, content)
+
+
+def is_saved(folder: str | AnyPath) -> bool:
     """Returns whether `folder` holds a saved tokenizer."""
-    return (Path(folder) / META_NAME).is_file()
+    return (storage.path(folder) / META_NAME).is_file()
 
 
-def load(folder: str | Path) -> Tokenizer:
+def load(folder: str | AnyPath) -> Tokenizer:
     """Reads what `save` wrote.
 
     Raises:
       DataError: if it is missing, damaged, of another version, or its model is not the one it was saved with.
     """
-    path = Path(folder) / META_NAME
+    path = storage.path(folder) / META_NAME
     if not path.is_file():
         raise DataError(f"{path} is missing: this folder carries no tokenizer")
     meta = _saved_meta(path)
@@ -230,7 +235,7 @@ def load(folder: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def _saved_meta(path: Path) -> dict[str, Any]:
+def _saved_meta(path: AnyPath) -> dict[str, Any]:
     """Returns the content of a tokenizer.json of `save`, checked as far as `load` reads it."""
     meta = storage.read_json(path)
     version = meta.get("version") if isinstance(meta, dict) else None

@@ -27,7 +27,7 @@ from cola_jax.interop.released_config import check_pair
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import MeshError, make_mesh
-from cola_jax.train.checkpoint import load_params, save_params, tokenizer_files
+from cola_jax.train.checkpoint import load_params, save_params
 from cola_jax.train.workdir import TOKENIZER, WorkdirError, stored_config, write_config
 
 RECORD = "released"  # folder of an imported workdir
@@ -72,7 +72,7 @@ def fill_workdir(partial: Path, source: Path, cfg: RunConfig, params: Any, token
     """Writes an imported workdir: the checkpoint of step 0, tokenizer, config, and the source's other files."""
     copy_files_beside(source, partial / RECORD)
     tokenizers.save(tokenizer, partial / TOKENIZER)
-    save_params(partial, cfg, params, tokenizer_files(partial / TOKENIZER))
+    save_params(partial, cfg, params, tokenizers.files_of(tokenizer))
     write_config(partial, cfg)
 
 

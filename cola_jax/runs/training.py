@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 from typing import TextIO
 
 from cola_jax import storage
@@ -16,7 +14,7 @@ from cola_jax.families import FAMILIES
 from cola_jax.parallel.hosts import from_first, host_share
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs import starts
-from cola_jax.train.checkpoint import tokenizer_files
+from cola_jax.storage import AnyPath
 from cola_jax.train.loop import RunSummary, train
 from cola_jax.train.resume import check
 from cola_jax.train.stored import folder as checkpoints_of
@@ -26,10 +24,10 @@ from cola_jax.train.workdir import TOKENIZER, stored_config
 
 def run_training(
     cfg: RunConfig,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     stream: TextIO | None = None,
     corpus: pipeline.Corpus | None = None,
-    executable: str | Path | None = None,
+    executable: str | AnyPath | None = None,
 ) -> RunSummary:
     """Trains `cfg` in `workdir`, or continues the run in it.
 
@@ -43,7 +41,7 @@ def run_training(
       See `train.loop.train` for the rest.
     """
     warn = lambda line: print(line, file=stream or sys.stderr, flush=True)
-    workdir, mesh = storage.local(workdir, "workdir"), make_mesh(cfg.mesh)
+    workdir, mesh = storage.path(workdir, "workdir"), make_mesh(cfg.mesh)
     check(workdir, cfg, lambda line: None)  # `train` prints what changed
     updates = {} if executable is None else updates_for(executable, cfg, mesh)
     begun = bool(steps_in(checkpoints_of(workdir)))  # a run with a checkpoint continues from it
@@ -63,7 +61,7 @@ def run_training(
         make_batches=lambda start: pipeline.train_batches(cfg, corpus, start, **share),
         heldout_batches=heldout,
         family=FAMILIES[cfg.family],
-        tokenizer=files_of(tokenizer),
+        tokenizer=tokenizers.files_of(tokenizer),
         params_init=None if start is None else start.params,
         continued=None if start is None else start.continued,
         updates=updates,
@@ -72,7 +70,7 @@ def run_training(
     )
 
 
-def _keep(cfg: RunConfig, workdir: Path, tokenizer: tokenizers.Tokenizer) -> None:
+def _keep(cfg: RunConfig, workdir: AnyPath, tokenizer: tokenizers.Tokenizer) -> None:
     """Writes what a continuation of the run needs: its tokenizer, and the fingerprint of its corpus."""
     begun = bool(steps_in(checkpoints_of(workdir)))
     tokenizers.save(tokenizer, workdir / TOKENIZER)
@@ -80,7 +78,7 @@ def _keep(cfg: RunConfig, workdir: Path, tokenizer: tokenizers.Tokenizer) -> Non
         fingerprint.record(workdir / fingerprint.FILE_NAME, cfg)
 
 
-def _tokenizer(cfg: RunConfig, workdir: Path, begun: bool, start: starts.Start | None) -> tokenizers.Tokenizer:
+def _tokenizer(cfg: RunConfig, workdir: AnyPath, begun: bool, start: starts.Start | None) -> tokenizers.Tokenizer:
     """Returns the tokenizer of the run: its own if it has started, that of its starting point, or a new one.
 
     Raises:
@@ -109,12 +107,12 @@ def tokenizer_of_first(cfg: RunConfig, start: starts.Start | None) -> tokenizers
     return SentencePieceTokenizer(model, PAD_TOKEN, EOS_TOKEN, "the trained model")
 
 
-def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> tokenizers.Tokenizer:
+def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: AnyPath) -> tokenizers.Tokenizer:
     """Returns the tokenizer of a run's starting point; raises ConfigError if the config has another one."""
     if any(source.kind == "prepared" for source in cfg.data.sources):
         return tokenizer  # the corpus is compared with it
     ours, theirs, changed = to_dict(cfg)["tokenizer"], stored_config(folder.parent)["tokenizer"], []
-    if ours["kind"] == theirs["kind"] == "file" and storage.local(ours["path"]).is_file():
+    if ours["kind"] == theirs["kind"] == "file" and storage.path(ours["path"]).is_file():
         given = tokenizers.from_file(ours["path"], ours["pad_token"], ours["eos_token"])
         if tokenizers.fingerprint(given) != tokenizers.fingerprint(tokenizer):
             changed = [f"tokenizer.path: another tokenizer than {ours['path']}"]
@@ -126,10 +124,3 @@ def _agreeing(cfg: RunConfig, tokenizer: tokenizers.Tokenizer, folder: Path) -> 
             f"{'; '.join(changed)}"
         )
     return tokenizer
-
-
-def files_of(tokenizer: tokenizers.Tokenizer) -> dict[str, bytes]:
-    """Returns {name: bytes} of the files of `tokenizers.save`."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizers.save(tokenizer, folder)
-        return tokenizer_files(folder)

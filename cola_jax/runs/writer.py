@@ -10,13 +10,13 @@ import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from cola_jax import storage
 from cola_jax.config import ConfigError as ConfigError
 from cola_jax.config import RunConfig, resolve, to_dict, without_kernels
 from cola_jax.config.paths import flat
@@ -26,7 +26,7 @@ from cola_jax.families import FAMILIES
 from cola_jax.families.rows import RowOptions
 from cola_jax.generate.prompts import Place, PromptError
 from cola_jax.parallel.mesh import BATCH_AXES, batch_sharding, replicated
-from cola_jax.storage import check_text, local
+from cola_jax.storage import AnyPath, check_text
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.workdir import TOKENIZER
 
@@ -42,7 +42,7 @@ class Writer:
 
     @classmethod
     def load(
-        cls, workdir: str | Path, step: int | str | None = None, mesh: Mesh | None = None, ema: bool = False
+        cls, workdir: str | AnyPath, step: int | str | None = None, mesh: Mesh | None = None, ema: bool = False
     ) -> Writer:
         """Loads a run's newest checkpoint, or that of `step`, or the "best", onto `mesh`.
 
@@ -51,9 +51,10 @@ class Writer:
 
         Raises:
           CheckpointError: if there is none, or it has no average. ConfigError: if the run's family does not generate text.
-          DataError: if the tokenizer has more tokens than the model. StorageError: if `workdir` is no local path.
+          DataError: if the tokenizer has more tokens than the model.
+          StorageError: for a path that cannot be used, see `storage.path`.
         """
-        workdir = local(workdir, "workdir")
+        workdir = storage.path(workdir, "workdir")
         config, params = load_params(workdir, step, mesh, ema=ema)
         cfg = without_kernels(resolve(config))
         if FAMILIES[cfg.family].generator is None:

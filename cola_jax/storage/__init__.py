@@ -3,7 +3,9 @@
 from cola_jax.storage.paths import AnyPath as AnyPath
 from cola_jax.storage.paths import StorageError as StorageError
 from cola_jax.storage.paths import absolute as absolute
+from cola_jax.storage.paths import check_access as check_access
 from cola_jax.storage.paths import create as create
+from cola_jax.storage.paths import filesystem as filesystem
 from cola_jax.storage.paths import is_remote as is_remote
 from cola_jax.storage.paths import local as local
 from cola_jax.storage.paths import local_copy as local_copy
@@ -28,4 +30,5 @@ from cola_jax.storage.text import read_bytes as read_bytes
 from cola_jax.storage.text import read_json as read_json
 from cola_jax.storage.text import read_text as read_text
 from cola_jax.storage.text import text_lines as text_lines
+from cola_jax.storage.text import to_json as to_json
 from cola_jax.storage.text import write_json as write_json

@@ -108,6 +108,22 @@ def absolute(place: AnyPath) -> AnyPath:
     return place if is_remote(place) else place.absolute()
 
 
+def check_access(place: AnyPath) -> None:
+    """Lists the bucket of a path, so that missing credentials are found before any work.
+
+    Raises:
+      StorageError: if it does not exist or cannot be listed.
+    """
+    bucket = "/".join(os.fspath(place).split("/")[:3])
+    try:
+        filesystem(place).ls(bucket, detail=False)
+    except FileNotFoundError as error:
+        raise StorageError(f"{place}: there is no bucket {bucket}, or these credentials do not see it") from error
+    except Exception as error:  # each client has errors of its own
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise StorageError(f"{place} cannot be reached: {text}. Check bucket, credentials and network") from error
+
+
 def names_in(folder: AnyPath) -> list[str]:
     """Returns the names of what is in a folder, sorted; [] if there is no such folder."""
     if not is_remote(folder):

@@ -141,6 +141,11 @@ def text_lines(path: AnyPath) -> Iterator[tuple[int, str]]:
         yield number, text.removesuffix("\n").removesuffix("\r")
 
 
+def to_json(value: Any) -> bytes:
+    """Returns the text of a JSON file."""
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
 def write_json(path: AnyPath, value: Any) -> None:
     """Writes JSON, see `write_bytes`."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, to_json(value))

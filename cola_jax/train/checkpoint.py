@@ -1,16 +1,13 @@
-"""The checkpoints of a run, in WORKDIR/checkpoints/STEP; `stored` describes what one holds.
+"""The checkpoints of a run, in WORKDIR/checkpoints: `saves` names them, `stored` describes their content.
 
-Orbax writes into a temporary folder, in the background, and renames it when it is whole: a folder whose name is a
-plain number is complete, even if the process was killed.
+Orbax writes in the background. An incomplete checkpoint is never found, whenever the process was killed.
 """
 
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,8 +19,10 @@ from cola_jax import storage
 from cola_jax.config import RunConfig, from_stored, to_dict
 from cola_jax.config.fields import CheckpointConfig
 from cola_jax.parallel import ambient, rules
-from cola_jax.train import stored
+from cola_jax.storage import AnyPath
+from cola_jax.train import saves, stored
 from cola_jax.train.integrity import leaves_by_path, nested
+from cola_jax.train.orbax_files import checkpointer
 from cola_jax.train.state import TrainState
 
 TREES = ("params", "opt_state", "frozen", "ema")
@@ -44,14 +43,7 @@ def kept_steps(metrics: dict[int, dict[str, float]], cfg: CheckpointConfig) -> s
     return {*newest, *regular, *(best[: cfg.keep_best] if best else ())}
 
 
-def tokenizer_files(source: dict[str, bytes] | str | Path | None) -> dict[str, bytes]:
-    """Returns {name: bytes} of the files of a folder; a dict is returned unchanged."""
-    if source is None or isinstance(source, dict):
-        return dict(source or {})
-    return {path.name: path.read_bytes() for path in sorted(Path(source).iterdir()) if path.is_file()}
-
-
-def read_state(orbax: ocp.Checkpointer, path: Path, abstract: TrainState, strict: bool = True) -> Trees:
+def read_state(orbax: ocp.Checkpointer, path: AnyPath, abstract: TrainState, strict: bool = True) -> Trees:
     """Returns the trees of a checkpoint on the shardings of `abstract`.
 
     Trees that the checkpoint does not have are left out: all but the parameters if `save_params` wrote it, and an average
@@ -80,20 +72,21 @@ def read_state(orbax: ocp.Checkpointer, path: Path, abstract: TrainState, strict
     }
 
 
-def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn: Warn) -> tuple[int, Trees]:
+def load_state(workdir: AnyPath, step: int | str | None, abstract: TrainState, warn: Warn) -> tuple[int, Trees]:
     """Returns (step, trees) of another run's checkpoint that a run continues from; `step` as in `load_params`.
 
     Raises:
       CheckpointError: if there is none, it has no optimizer state, or it does not fit.
     """
     directory = stored.folder(workdir)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+    with checkpointer(directory) as orbax:
         steps = stored.candidates(orbax, directory, step)
-        read = lambda chosen: read_state(orbax, directory / str(chosen), abstract, strict=False)
+        read = lambda path: read_state(orbax, path, abstract, strict=False)
         chosen, trees = stored.first_good(directory, steps, read, warn)
     if "opt_state" not in trees:
         raise stored.CheckpointError(
-            f"{directory / str(chosen)} has no optimizer state to continue with: start from it without train.init_continue"
+            f"{saves.saves_in(directory)[chosen]} has no optimizer state to continue with: start from it without "
+            "train.init_continue"
         )
     return chosen, trees
 
@@ -101,20 +94,27 @@ def load_state(workdir: Path, step: int | str | None, abstract: TrainState, warn
 class Checkpoints:
     """The checkpoints of one run, and their only writer. One is written at a time, optionally in the background."""
 
-    def __init__(self, workdir: str | Path, cfg: RunConfig, tokenizer: dict[str, bytes], warn: Warn):
-        """Removes the remains of an interrupted write or removal."""
+    def __init__(
+        self, workdir: str | AnyPath, cfg: RunConfig, tokenizer: dict[str, bytes], warn: Warn, attempt: int = 0
+    ):
+        """Removes the remains of an interrupted write or removal, and what attempts without a claim have committed.
+
+        Args:
+          attempt: number of this process's claim on the workdir; 0 without a claim.
+        """
         self._directory, self._cfg, self._warn = stored.folder(workdir), cfg, warn
-        self._tokenizer = tokenizer
+        self._tokenizer, self._attempt = tokenizer, attempt
         if jax.process_index() == 0:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for path in self._directory.iterdir():
-                if ".orbax-checkpoint-tmp" in path.name or path.name.endswith(".removed"):
-                    shutil.rmtree(path, ignore_errors=True)
+            storage.make_folder(self._directory)
+            if attempt:
+                saves.inherit(self._directory, attempt)
+            saves.clear(self._directory)
         _wait_for_all("checkpoints opened")
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        self._orbax = checkpointer(self._directory, asynchronous=True)
         self._failed = False  # whether a checkpoint could not be written
         self._read_back = False  # whether a checkpoint of this process has been read back
-        self._metrics = {step: self._stored_metrics(step) for step in stored.steps_in(self._directory)}
+        self._paths = saves.saves_in(self._directory)
+        self._metrics = {step: self._stored_metrics(path) for step, path in self._paths.items()}
 
     def save(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Writes `state`, which may be donated as soon as this returns; `metrics` are the held-out metrics.
@@ -129,17 +129,28 @@ class Checkpoints:
         step = int(state.step)
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         trees = {name: getattr(state, name) for name in TREES}
-        items = stored.items(trees, {"step": step, "config": to_dict(self._cfg), "metrics": finite}, self._tokenizer)
+        facts = {"step": step, "attempt": self._attempt, "config": to_dict(self._cfg), "metrics": finite}
+        items = stored.items(trees, facts, self._tokenizer)
+        path = self._free_path(step)
         with self._writing():
-            self._orbax.save(self._directory / str(step), args=items)
-        self._metrics[step] = finite
+            self._orbax.save(path, args=items)
+        self._metrics[step], self._paths[step] = finite, path
         if not self._cfg.checkpoint.asynchronous or not self._read_back:
             self._wait()
         if not self._read_back:
             self._check(step, {name: leaves_by_path(tree) for name, tree in trees.items() if leaves_by_path(tree)})
 
+    def _free_path(self, step: int) -> AnyPath:
+        """Returns the folder of a save; one that an attempt without a claim has put there is set aside."""
+        path = saves.path_of(self._directory, step, self._attempt)
+        if step not in self._paths:
+            if jax.process_index() == 0 and saves.is_whole(path):
+                saves.set_aside(path, "stale")
+            _wait_for_all("a free folder for a checkpoint")
+        return path
+
     def _check(self, step: int, trees: dict[str, dict[str, Any]]) -> None:
-        path = self._directory / str(step)
+        path = self._paths[step]
         try:
             stored.verify(path, trees)
         except stored.Damaged as damage:
@@ -152,21 +163,22 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> tuple[int, Trees] | None:
         """Returns (step, trees) of the newest good checkpoint, as `read_state` does, or None if there is none.
 
-        Newer ones that are damaged are named in a warning and renamed to STEP.damaged.
+        Newer ones that are damaged are named in a warning and set aside, see `saves.set_aside`.
 
         Raises:
           CheckpointError: if a leaf is missing, extra or misshapen, and if every checkpoint is damaged.
         """
         self._orbax.wait_until_finished()
-        steps = stored.steps_in(self._directory)[::-1]
+        steps = list(self._paths)[::-1]
         if not steps:
             return None
-        read = lambda step: read_state(self._orbax, self._directory / str(step), abstract)
+        read = lambda path: read_state(self._orbax, path, abstract)
         step, trees = stored.first_good(self._directory, steps, read, self._warn)
         for newer in [s for s in steps if s > step]:
             self._metrics.pop(newer, None)
+            path = self._paths.pop(newer)
             if jax.process_index() == 0:
-                _set_aside(self._directory / str(newer), "damaged")
+                saves.set_aside(path, "damaged")
         _wait_for_all("damaged checkpoints set aside")
         return step, trees
 
@@ -197,24 +209,18 @@ class Checkpoints:
                 "the same command again; it continues from the newest complete checkpoint"
             ) from error
 
-    def _stored_metrics(self, step: int) -> dict[str, float]:
+    def _stored_metrics(self, path: AnyPath) -> dict[str, float]:
         try:
-            return stored.read_meta(self._orbax, self._directory / str(step))["metrics"]
+            return stored.read_meta(self._orbax, path)["metrics"]
         except stored.Damaged:
             return {}
 
     def _prune(self) -> None:
         for step in set(self._metrics) - kept_steps(self._metrics, self._cfg.checkpoint):
+            path = self._paths.pop(step)
             del self._metrics[step]
             if jax.process_index() == 0:
-                shutil.rmtree(_set_aside(self._directory / str(step), "removed"), ignore_errors=True)
-
-
-def _set_aside(path: Path, why: str) -> Path:
-    """Renames a checkpoint so that it is no longer found; a single rename, so that it is never partial."""
-    target = path.with_name(f"{path.name}.{why}")
-    shutil.rmtree(target, ignore_errors=True)
-    return path.rename(target)
+                saves.remove(path)
 
 
 def _wait_for_all(what: str) -> None:
@@ -222,7 +228,7 @@ def _wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(what)
 
 
-def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dict[str, bytes]) -> None:
+def save_params(workdir: str | AnyPath, cfg: RunConfig, params: Any, tokenizer: dict[str, bytes]) -> None:
     """Writes given parameters as the checkpoint of step 0, without optimizer state, from which training starts.
 
     Args:
@@ -230,20 +236,22 @@ def save_params(workdir: str | Path, cfg: RunConfig, params: Any, tokenizer: dic
       tokenizer: {file name: bytes}.
     """
     directory = stored.folder(workdir)
-    directory.mkdir(parents=True, exist_ok=True)
+    storage.make_folder(directory)
     facts = {"step": 0, "config": to_dict(cfg), "metrics": {}, "params_only": True}
     largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
-    handler = ocp.CompositeCheckpointHandler(
-        params=ocp.StandardCheckpointHandler(save_concurrent_gb=math.ceil(largest / 1e9)),  # copied to the host at once
-        meta=ocp.JsonCheckpointHandler(),
-        tokenizer=ocp.JsonCheckpointHandler(),
-    )
-    with ocp.Checkpointer(handler) as orbax:
+    handlers = {
+        "params": ocp.StandardCheckpointHandler(
+            save_concurrent_gb=math.ceil(largest / 1e9)
+        ),  # copied to the host at once
+        "meta": ocp.JsonCheckpointHandler(),
+        "tokenizer": ocp.JsonCheckpointHandler(),
+    }
+    with checkpointer(directory, **handlers) as orbax:
         orbax.save(directory / "0", args=stored.items({"params": params}, facts, tokenizer))
 
 
 def load_params(
-    workdir: str | Path,
+    workdir: str | AnyPath,
     step: int | str | None = None,
     mesh: Mesh | None = None,
     warn: Warn = stored.to_stderr,
@@ -262,23 +270,21 @@ def load_params(
     """
     ambient.check()
     directory = stored.folder(workdir)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
+    with checkpointer(directory) as orbax:
 
-        def read(step: int) -> tuple[dict[str, Any], Any]:
-            forms = nested(stored.leaf_forms(stored.read_meta(orbax, directory / str(step))))
+        def read(path: AnyPath) -> tuple[dict[str, Any], Any]:
+            forms = nested(stored.leaf_forms(stored.read_meta(orbax, path)))
             if ema and "ema" not in forms:
-                raise stored.CheckpointError(
-                    f"{directory / str(step)} has no average of the parameters (train.ema_decay)"
-                )
+                raise stored.CheckpointError(f"{path} has no average of the parameters (train.ema_decay)")
             wanted = {name: forms[name] for name in (("params", "ema") if ema else ("params",))}
-            return _read_placed(orbax, directory / str(step), wanted, mesh)
+            return _read_placed(orbax, path, wanted, mesh)
 
         steps = stored.candidates(orbax, directory, step)
         _, (meta, trees) = stored.first_good(directory, steps, read, warn)
     return to_dict(from_stored(meta["config"])), {**trees["params"], **trees.get("ema", {})}
 
 
-def _read_placed(orbax: ocp.Checkpointer, path: Path, forms: Any, mesh: Mesh | None) -> tuple[dict[str, Any], Any]:
+def _read_placed(orbax: ocp.Checkpointer, path: AnyPath, forms: Any, mesh: Mesh | None) -> tuple[dict[str, Any], Any]:
     """Returns (meta, trees) of the items of `forms`, on a mesh or the first local device."""
     local = SingleDeviceSharding(jax.local_devices()[0])
     expected = {}
@@ -290,11 +296,12 @@ def _read_placed(orbax: ocp.Checkpointer, path: Path, forms: Any, mesh: Mesh | N
     return meta, {name: nested(leaves) for name, leaves in trees.items() if leaves}
 
 
-def chosen_step(workdir: str | Path, step: int | str | None = None) -> int:
+def chosen_step(workdir: str | AnyPath, step: int | str | None = None) -> int:
     """Returns the step that `load_params` tries first.
 
     Raises:
       CheckpointError: if there is no such checkpoint.
     """
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as orbax:
-        return stored.candidates(orbax, stored.folder(workdir), step)[0]
+    directory = stored.folder(workdir)
+    with checkpointer(directory) as orbax:
+        return stored.candidates(orbax, directory, step)[0]

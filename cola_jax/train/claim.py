@@ -3,7 +3,7 @@
 WORKDIR/attempts/0007.json is the claim of the seventh start, which is created only if it does not exist: two starts cannot
 share it. The highest number holds the workdir. Its process rewrites the file at every heartbeat, and marks it released at its
 end. A claim whose process is gone, or that no heartbeat changes for the time of a lease by the watcher's own clock, is taken
-over by the next number. A holder that finds a higher one has lost the workdir: it stops, and `saves` hides what it still commits.
+over by the next number. A holder that finds a higher number has lost the workdir and stops, and `saves` hides what it commits.
 """
 
 from __future__ import annotations

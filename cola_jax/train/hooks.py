@@ -76,6 +76,7 @@ def plot(run: Run, state: TrainState, step: int) -> None:
     """Draws the metrics so far."""
     if jax.process_index() == 0:
         with run.progress.pause():
+            run.log.flush()
             plot_metrics(run.workdir)
 
 

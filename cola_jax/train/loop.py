@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TextIO
 
 import jax
 from jax.sharding import Mesh
 
+from cola_jax import storage
 from cola_jax.config import ConfigError, RunConfig, for_platform
 from cola_jax.families.cost import Cost
 from cola_jax.families.family import Batch, Family, Tree
@@ -22,14 +22,15 @@ from cola_jax.parallel.hosts import batch_putter, highest_vote
 from cola_jax.parallel.mesh import check_batch, check_model, make_mesh
 from cola_jax.parallel.rules import describe
 from cola_jax.scaling import accounting
-from cola_jax.train.checkpoint import Checkpoints, load_state, tokenizer_files
-from cola_jax.train.claim import claimed
+from cola_jax.storage import AnyPath
+from cola_jax.train.checkpoint import Checkpoints, load_state
+from cola_jax.train.claim import ClaimLost, claimed
 from cola_jax.train.hooks import check_best_metric, run_hooks
 from cola_jax.train.interrupt import stop_signals
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
 from cola_jax.train.resume import check
-from cola_jax.train.run import SAVE, STOP, Run, process_metrics, update_for
+from cola_jax.train.run import LOST, SAVE, STOP, Run, process_metrics, update_for
 from cola_jax.train.state import TrainState, abstract_state, complete, init_state, shardings_of
 from cola_jax.train.workdir import write_config
 
@@ -59,18 +60,18 @@ class Continued:
       workdir: of that run. step: see `checkpoint.load_params`.
     """
 
-    workdir: Path
+    workdir: AnyPath
     step: int | str | None = None
 
 
 def train(
     cfg: RunConfig,
-    workdir: str | Path,
+    workdir: str | AnyPath,
     *,
     make_batches: Callable[[int], Iterable[Batch]],
     heldout_batches: Sequence[Batch],
     family: Family,
-    tokenizer: dict[str, bytes] | str | Path | None = None,
+    tokenizer: dict[str, bytes] | None = None,
     params_init: Tree | None = None,
     continued: Continued | None = None,
     updates: Mapping[tuple[str, ...], Callable] | None = None,
@@ -85,7 +86,7 @@ def train(
     Args:
       make_batches: (updates done) -> the batches from there on, numpy, with the rows of `hosts.process_rows`.
       heldout_batches: batches of the same shape for held-out evaluation; may be empty.
-      tokenizer: a folder, or {file name: bytes}, that is stored in every checkpoint.
+      tokenizer: {file name: bytes}, stored in every checkpoint.
       params_init: {group: parameters} to start from instead of drawing them; read only if there is no checkpoint.
       continued: a checkpoint to continue from, instead of params_init; read only if there is no checkpoint.
       updates: {groups: compiled step} of steps of this run, for this mesh, that are compiled already.
@@ -97,10 +98,10 @@ def train(
       MeshError: if devices, batch or a parameter do not fit the mesh.
       WorkdirError: if `workdir` belongs to a run with another config, or another run is using it.
       CheckpointError: if the checkpoints do not fit the config or all are damaged, or the first cannot be read back.
-      TrainingDiverged: if a loss or gradient is not finite.
+      TrainingDiverged: if a loss or gradient is not finite. ClaimLost: if another run takes the workdir over.
       ConfigError: if checkpoint.best_metric is not a held-out metric, or batches end early.
     """
-    workdir, first, stream = Path(workdir), jax.process_index() == 0, stream or sys.stderr
+    workdir, first, stream = storage.path(workdir), jax.process_index() == 0, stream or sys.stderr
     say = lambda line: print(line, file=stream, flush=True) if first else None
     mesh = make_mesh(cfg.mesh, devices)
     check_batch(cfg.train, mesh)
@@ -115,8 +116,8 @@ def train(
         stop_asked = stack.enter_context(stop_signals())
         say(describe(abstract.params, shardings_of(abstract).params))
         say(compute)
-        run.claim = stack.enter_context(claimed(workdir, say))
-        run.checkpoints = Checkpoints(workdir, given, tokenizer_files(tokenizer), say)
+        run.claim, attempt = stack.enter_context(claimed(workdir, say))
+        run.checkpoints = Checkpoints(workdir, given, tokenizer or {}, say, attempt)
         stack.callback(run.checkpoints.close)
         state = _first_state(run, params_init, continued, say)
         start = int(state.step)
@@ -127,7 +128,7 @@ def train(
         if first:
             on_begin()
             write_config(workdir, given)
-        run.log, run.progress = _writers(cfg, workdir, start, stream if first else None, run.mfu_of)
+        run.log, run.progress = _writers(run, start, stream if first else None)
         stack.callback(run.log.close)
         stack.callback(run.progress.close)
         batches = iter(make_batches(start))
@@ -159,13 +160,12 @@ def _mfu_of(cost: Cost, mesh: Mesh) -> Callable[[float], float] | None:
     return None if chip is None else partial(accounting.mfu, cost.useful, peak=chip.flops * mesh.size)
 
 
-def _writers(
-    cfg: RunConfig, workdir: Path, start: int, stream: TextIO | None, mfu_of: Callable[[float], float] | None
-) -> tuple[MetricsLog | NoLog, Progress]:
-    """Returns the metrics log and the progress; without a stream both write nothing."""
+def _writers(run: Run, start: int, stream: TextIO | None) -> tuple[MetricsLog | NoLog, Progress]:
+    """Returns the metrics log and the progress; those of processes without a stream write nothing."""
+    cfg = run.cfg
     tokens = cfg.train.batch_size * cfg.train.sequence_length
-    log = NoLog() if stream is None else MetricsLog(workdir, start)
-    return log, Progress(stream, start, cfg.train.steps, tokens, mfu_of)
+    log = NoLog() if stream is None else MetricsLog(run.workdir, start, run.claim.check)
+    return log, Progress(stream, start, cfg.train.steps, tokens, run.mfu_of)
 
 
 def _loop(
@@ -178,10 +178,12 @@ def _loop(
         state, metrics = update(state, run.put(_next(batches, done, cfg)))
         run.asked = 0
         process_metrics(run)  # of the previous step, while the devices compute this one
-        vote = agree(STOP if stop_asked() else SAVE if run.save_is_due() else 0)
+        vote = agree(LOST if run.lost() else STOP if stop_asked() else SAVE if run.save_is_due() else 0)
         run.pending = (done, metrics, vote)
         if isinstance(vote, int):  # known at once in a single process; among several, when the step is done
             run.asked = max(run.asked, vote)
+        if run.asked == LOST:
+            raise ClaimLost(f"{run.workdir} was taken over by another run; this one stops after step {done}")
         run_hooks(run, state, done)
         if run.asked == STOP and done < cfg.train.steps:
             run.progress.say(f"stopped by a signal after step {done}; with a checkpoint")

@@ -1,31 +1,38 @@
 """The metrics of a run: one JSON object per line in metrics.jsonl, and the same for TensorBoard.
 
 Training metrics have plain names, held-out ones start with "heldout/". A number that is not finite is null.
+On a local disk a line is written at once. In an object store, where nothing can be appended, both are kept here until `flush`,
+which the loop calls before each checkpoint: a resumed run has every line up to its step exactly once.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from cola_jax import storage
+from cola_jax.errors import UserError
+from cola_jax.storage import AnyPath
 
 
-def metrics_path(workdir: str | Path) -> Path:
+def metrics_path(workdir: str | AnyPath) -> AnyPath:
     """Returns the path of a run's metrics."""
-    return Path(workdir) / "metrics.jsonl"
+    return storage.path(workdir) / "metrics.jsonl"
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
+def read_metrics(workdir: str | AnyPath) -> list[dict[str, Any]]:
     """Returns the lines of metrics.jsonl, without an incomplete one of a killed process."""
     path, lines = metrics_path(workdir), []
     if not path.exists():
         return lines
-    for text in path.read_text(errors="replace").splitlines():
+    for text in storage.read_bytes(path).decode(errors="replace").splitlines():
         try:
             line = json.loads(text)
         except ValueError:
@@ -35,39 +42,73 @@ def read_metrics(workdir: str | Path) -> list[dict[str, Any]]:
     return lines
 
 
-def truncate(workdir: str | Path, step: int) -> None:
-    """Drops the lines after `step` from metrics.jsonl, and an incomplete one."""
+def truncate(workdir: str | AnyPath, step: int) -> list[str]:
+    """Drops the lines after `step` from metrics.jsonl, and an incomplete one. Returns those that are kept."""
+    kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
     path = metrics_path(workdir)
     if path.exists():
-        kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
         storage.write_bytes(path, "".join(kept).encode())
+    return kept
 
 
 class MetricsLog:
-    """Writes metrics.jsonl and tensorboard/ of a run that continues after `step`."""
+    """Writes metrics.jsonl and tensorboard/ of a run that continues after `step`.
 
-    def __init__(self, workdir: str | Path, step: int):
-        truncate(workdir, step)
-        self._file = metrics_path(workdir).open("a")
-        self._board = SummaryWriter(str(Path(workdir) / "tensorboard"), purge_step=step + 1)
+    Args:
+      check: raises an error if the workdir is no longer this run's.
+    """
+
+    def __init__(self, workdir: str | AnyPath, step: int, check: Callable[[], None] = lambda: None):
+        self._path, self._check = metrics_path(workdir), check
+        self._lines, self._flushed = truncate(workdir, step), True
+        self._stack = contextlib.ExitStack()
+        boards = self._path.parent / "tensorboard"
+        self._boards = boards if storage.is_remote(boards) else None
+        self._file = None if self._boards else self._stack.enter_context(self._path.open("a"))
+        temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
+        self._local_boards = temporary() if self._boards else boards
+        self._board = SummaryWriter(str(self._local_boards), purge_step=step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Appends one line and flushes the file."""
+        """Adds one line; on a local disk it is in the file afterwards."""
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **finite}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, **finite}) + "\n"
+        if self._file:
+            self._file.write(line)
+            self._file.flush()
+        else:
+            self._lines.append(line)
+            self._flushed = False
         for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", float(value), step)
 
+    def flush(self) -> None:
+        """Puts what was added since the last flush into the object store, if the workdir is still this run's."""
+        if self._boards is None or self._flushed:
+            return
+        self._check()
+        storage.write_bytes(self._path, "".join(self._lines).encode())
+        self._board.flush()
+        storage.upload(self._local_boards, self._boards)
+        self._flushed = True
+
     def close(self) -> None:
-        self._file.close()
-        self._board.close()
+        """Flushes and closes the files; a run that has lost its workdir leaves it alone."""
+        try:
+            with contextlib.suppress(UserError):
+                self.flush()
+        finally:
+            self._board.close()
+            self._stack.close()
 
 
 class NoLog:
     """The metrics log of the other processes of a run, which write nothing."""
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
+        pass
+
+    def flush(self) -> None:
         pass
 
     def close(self) -> None:

@@ -53,8 +53,8 @@ def _give_s3_driver(files: Any) -> None:
         normalize, uses, kvstore = specs._normalize_path, specs._use_gcs_driver, gcs_utils.get_kvstore_for_gcs
     except (ImportError, AttributeError) as error:
         raise OrbaxVersionError(
-            f"orbax-checkpoint {ocp.__version__} makes its drivers in another way than this program knows ({error}): checkpoints "
-            "on s3:// need orbax-checkpoint 0.11.30 to 0.12"
+            f"checkpoints on s3:// need orbax-checkpoint 0.11.30 to 0.12; {ocp.__version__} creates its drivers in another "
+            f"way ({error})"
         ) from error
     if hasattr(kvstore, "of_s3"):
         return

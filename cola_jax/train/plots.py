@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_jax import storage
+from cola_jax.storage import AnyPath
 from cola_jax.train.metrics import read_metrics
 
 HELDOUT = "heldout/"
 
 
-def plot_metrics(workdir: str | Path) -> list[Path]:
+def plot_metrics(workdir: str | AnyPath) -> list[AnyPath]:
     """Draws every metric of metrics.jsonl into WORKDIR/plots; returns the files."""
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in read_metrics(workdir):
         for name, value in line.items():
             if name != "step" and value is not None:
                 curves.setdefault(name, []).append((line["step"], value))
-    target = Path(workdir) / "plots"
-    target.mkdir(parents=True, exist_ok=True)
+    target = storage.path(workdir) / "plots"
+    storage.make_folder(target)
     names = sorted({name.removeprefix(HELDOUT) for name in curves})
     return [_plot(name, curves, target / f"{name.replace('/', '_')}.png") for name in names]
 
 
-def _plot(name: str, curves: dict[str, list[tuple[int, float]]], path: Path) -> Path:
+def _plot(name: str, curves: dict[str, list[tuple[int, float]]], path: AnyPath) -> AnyPath:
     figure = Figure(figsize=(6, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -36,5 +38,7 @@ def _plot(name: str, curves: dict[str, list[tuple[int, float]]], path: Path) -> 
     axes.set(xlabel="step", ylabel=name)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    storage.write_bytes(path, image.getvalue())
     return path

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from cola_jax.config import RunConfig, changes, from_stored, to_dict
+from cola_jax.storage import AnyPath
 from cola_jax.train.optimizer import rates
 from cola_jax.train.stored import folder, steps_in
 from cola_jax.train.workdir import Say, WorkdirError, check_path, stored_config
 
 
-def check(workdir: Path, cfg: RunConfig, say: Say) -> None:
+def check(workdir: AnyPath, cfg: RunConfig, say: Say) -> None:
     """Checks that `workdir` is new, has no checkpoint yet, or belongs to the same run.
 
     Allowed changes of the config are reported to `say`.

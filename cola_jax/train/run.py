@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jax.sharding import Mesh
 from cola_jax.config import RunConfig
 from cola_jax.errors import UserError
 from cola_jax.families.family import Batch, Family
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import Checkpoints
 from cola_jax.train.claim import Claim
 from cola_jax.train.metrics import MetricsLog, NoLog
@@ -41,7 +41,7 @@ class TrainingDiverged(UserError):
         self.step, self.terms = step, terms
 
 
-SAVE, STOP = 1, 2  # votes of a process; the highest one wins
+SAVE, STOP, LOST = 1, 2, 3  # votes of a process; the highest one wins
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Run:
 
     cfg: RunConfig
     family: Family
-    workdir: Path
+    workdir: AnyPath
     mesh: Mesh
     abstract: TrainState
     put: Callable[[Batch], Batch]
@@ -67,17 +67,22 @@ class Run:
     heldout: dict[str, float] = field(default_factory=dict)
     heldout_step: int = -1  # that `heldout` is of
     evaluation: Callable | None = None
-    asked: int = 0  # the highest vote received in this step: STOP, SAVE or 0
+    asked: int = 0  # the highest vote received in this step: LOST, STOP, SAVE or 0
 
     def save_is_due(self) -> bool:
         """Whether checkpoint.every_minutes have passed since the last checkpoint."""
         minutes = self.cfg.checkpoint.every_minutes
         return minutes > 0 and time.monotonic() - self.saved_at >= 60.0 * minutes
 
+    def lost(self) -> bool:
+        """Whether another run has taken the workdir over, as far as the first process has noticed."""
+        return self.claim is not None and self.claim.lost
+
     def save(self, state: TrainState, scores: dict[str, float]) -> None:
         """Writes a checkpoint, if the workdir is still this run's."""
         if self.claim is not None:
             self.claim.check()
+        self.log.flush()
         with self.progress.pause():
             self.checkpoints.save(state, scores)
         self.saved_at = time.monotonic()
