@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,19 +14,22 @@ import jaxlib
 from jax.experimental import serialize_executable
 from jax.sharding import Mesh
 
+from cola_jax import storage
 from cola_jax.aot.compile import CompileReport
 from cola_jax.config import ConfigError, RunConfig, changes, from_stored, to_dict
 from cola_jax.families import FAMILIES
+from cola_jax.storage import AnyPath
 
 
-def save(path: str | Path, cfg: RunConfig, report: CompileReport, compiled: jax.stages.Compiled) -> None:
+def save(path: str | AnyPath, cfg: RunConfig, report: CompileReport, compiled: jax.stages.Compiled) -> None:
     """Writes an executable of `cfg`, its report and the config; only the same devices, jax and jaxlib can run it."""
     payload, in_tree, out_tree = serialize_executable.serialize(compiled)
     content = {"versions": _versions(), "config": to_dict(cfg), "report": report}
-    Path(path).write_bytes(pickle.dumps(content | {"payload": payload, "trees": (in_tree, out_tree)}))
+    kept = pickle.dumps(content | {"payload": payload, "trees": (in_tree, out_tree)})
+    storage.write_bytes(storage.path(path), kept)
 
 
-def load_report(path: str | Path) -> CompileReport:
+def load_report(path: str | AnyPath) -> CompileReport:
     """Returns the report of a saved executable.
 
     Raises:
@@ -36,7 +38,7 @@ def load_report(path: str | Path) -> CompileReport:
     return _content(path)["report"]
 
 
-def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def load(path: str | AnyPath, devices: Sequence[jax.Device]) -> Callable[..., Any]:
     """Returns a saved executable on these devices, in the order of the mesh that it was compiled for.
 
     Raises:
@@ -45,7 +47,7 @@ def load(path: str | Path, devices: Sequence[jax.Device]) -> Callable[..., Any]:
     return _on(path, _content(path), devices)
 
 
-def updates_for(path: str | Path, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str, ...], Callable[..., Any]]:
+def updates_for(path: str | AnyPath, cfg: RunConfig, mesh: Mesh) -> dict[tuple[str, ...], Callable[..., Any]]:
     """Returns {groups: step} of a saved training step, for `train.loop.train`.
 
     Args:
@@ -76,7 +78,7 @@ def _as_compiled(config: dict[str, Any]) -> dict[str, Any]:
     return config | {"optimizer": config["optimizer"] | {"decay_steps": ends}}
 
 
-def _on(path: str | Path, content: dict[str, Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
+def _on(path: str | AnyPath, content: dict[str, Any], devices: Sequence[jax.Device]) -> Callable[..., Any]:
     report, found = content["report"], (len(devices), devices[0].device_kind)
     if content["versions"] != _versions() or found != (report.devices, report.device_kind):
         raise ConfigError(
@@ -94,9 +96,9 @@ def _versions() -> str:
     return f"jax {jax.__version__} (jaxlib {jaxlib.__version__})"
 
 
-def _content(path: str | Path) -> dict[str, Any]:
+def _content(path: str | AnyPath) -> dict[str, Any]:
     try:
-        content = pickle.loads(Path(path).read_bytes())
+        content = pickle.loads(storage.path(path).read_bytes())
     except (OSError, pickle.UnpicklingError, EOFError) as error:
         raise ConfigError(f"{path} is not an executable that `cola-jax compile --save` wrote: {error}") from error
     if not isinstance(content, dict) or "versions" not in content:

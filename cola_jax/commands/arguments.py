@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -26,16 +27,16 @@ class Misuse(UserError):
     """A command line whose options are invalid or contradict each other."""
 
 
-def local_path(text: str) -> str:
-    """The argparse type of every path option, by which `check` finds them, expands `~` and refuses scheme://."""
+def path_argument(text: str) -> str:
+    """The argparse type of every path option, by which `check` finds them."""
     return text
 
 
 def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    """Checks the texts and paths of a command line; replaces each path by its local form.
+    """Checks the texts and paths of a command line; expands `~` in paths.
 
     Raises:
-      Misuse: for an empty path. StorageError: for text that is not valid Unicode, and a path that is not local.
+      Misuse: for an empty path. StorageError: for text that is not valid Unicode, and a path that cannot be used.
     """
     for argument in rest:
         storage.check_text(argument, f"argument {argument!a}")
@@ -45,16 +46,16 @@ def check(options: argparse.Namespace, rest: Sequence[str]) -> None:
         for value in given if isinstance(given, list) else [given]:
             if isinstance(value, str):
                 storage.check_text(value, name)
-        if action.type is local_path and given is not None:
+        if action.type is path_argument and given is not None:
             many = isinstance(given, list)
-            found = [_local(value, name) for value in (given if many else [given])]
+            found = [_path(value, name) for value in (given if many else [given])]
             setattr(options, action.dest, found if many else found[0])
 
 
-def _local(text: str, name: str) -> str:
+def _path(text: str, name: str) -> str:
     if not text:
         raise Misuse(f"{name} is empty: give a path")
-    return str(storage.local(text, name))
+    return str(storage.path(text, name))
 
 
 def command(commands, name: str, run: Callable[..., int], text: str, example: str) -> argparse.ArgumentParser:
@@ -104,7 +105,7 @@ def ema_argument(parser: argparse.ArgumentParser) -> None:
 
 def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options that select a run and its parameters."""
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a trained run")
+    parser.add_argument("--workdir", type=path_argument, required=True, help="folder of a trained run")
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     ema_argument(parser)
 
@@ -128,7 +129,9 @@ def below(options: argparse.Namespace, bounds: Mapping[str, int]) -> None:
 
 def is_folder(options: argparse.Namespace, name: str = "workdir") -> None:
     """Raises Misuse if an option names no folder."""
-    path = Path(getattr(options, name))
+    path = storage.path(getattr(options, name))
+    if storage.is_remote(path):
+        storage.check_access(path)
     if not path.is_dir():
         what = "is not a folder" if path.exists() else "no such folder"
         raise Misuse(f"--{name} {path}: {what}")
@@ -181,11 +184,16 @@ def check_output(path: str | None, *inputs: str | None) -> None:
     """
     if is_stdout(path):
         return
-    target = Path(path)
+    target = storage.path(path)
+    if path in inputs:
+        raise Misuse(f"--output {path} is the file that is read: give another one")
+    if storage.is_remote(target):
+        storage.check_access(target)
+        return
     if target.is_dir():
         raise Misuse(f"--output {path} is a folder: give a file")
     for given in inputs:
-        if given is not None and target.exists() and Path(given).exists() and target.samefile(given):
+        if given is not None and target.exists() and os.path.exists(given) and target.samefile(given):
             raise Misuse(f"--output {path} is the file that is read: give another one")
     folder = target.resolve().parent
     if not folder.is_dir():
@@ -206,6 +214,11 @@ def open_output(path: str | None) -> Iterator[TextIO]:
     """
     if is_stdout(path):
         yield sys.stdout
+        return
+    if storage.is_remote(storage.path(path)):
+        text = io.StringIO()
+        yield text
+        storage.write_bytes(storage.path(path), text.getvalue().encode())
         return
     target = Path(path).resolve()
     direct = target.exists() and not target.is_file()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from cola_jax.commands.arguments import command, local_path
+from cola_jax.commands.arguments import command, path_argument
 
 
 def add(commands) -> None:
@@ -14,7 +13,7 @@ def add(commands) -> None:
     text = "compare with a published implementation's numbers on small models"
     parser = command(commands, "check-goldens", run, text, example)
     parser.add_argument(
-        "folder", type=local_path, help="folder with cases.npz and its models, or a folder of such folders"
+        "folder", type=path_argument, help="folder with cases.npz and its models, or a folder of such folders"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument(
@@ -26,6 +25,6 @@ def add(commands) -> None:
 def run(options: argparse.Namespace) -> int:
     from cola_jax.interop import goldens
 
-    report = goldens.check(Path(options.folder), options.dtype)
+    report = goldens.check(options.folder, options.dtype)
     print(json.dumps(goldens.as_json(report), indent=2) if options.json else goldens.as_text(report))
     return 0 if report.passed else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import command, local_path
+from cola_jax.commands.arguments import command, path_argument
 
 
 def add(commands) -> None:
@@ -17,7 +17,7 @@ def add(commands) -> None:
         "configs",
         nargs="+",
         metavar="CONFIG",
-        type=local_path,
+        type=path_argument,
         help="FILE[:ARG] or a name in experiments/, or a workdir",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")

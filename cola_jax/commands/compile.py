@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 
-from cola_jax.commands.arguments import Misuse, command, config_arguments, local_path
+from cola_jax.commands.arguments import Misuse, command, config_arguments, path_argument
 
 
 def add(commands) -> None:
@@ -25,14 +25,14 @@ def add(commands) -> None:
     parser.add_argument(
         "--save",
         default=None,
-        type=local_path,
+        type=path_argument,
         metavar="FILE",
         help="save the executable; needs one topology and one program",
     )
     parser.add_argument(
         "--load",
         default=None,
-        type=local_path,
+        type=path_argument,
         metavar="FILE",
         help="print the report of a saved executable; nothing is compiled",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from cola_jax.commands.arguments import Misuse, command, config_arguments, ema_argument, local_path, step_of
+from cola_jax.commands.arguments import Misuse, command, config_arguments, ema_argument, path_argument, step_of
 
 
 def add(commands) -> None:
@@ -15,10 +15,10 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "source",
-        type=local_path,
+        type=path_argument,
         help="import: released folder (cola_vae/, cola_dit/) or LLaMA folder; export: the workdir",
     )
-    parser.add_argument("target", type=local_path, help="output folder; it must be empty or absent")
+    parser.add_argument("target", type=path_argument, help="output folder; it must be empty or absent")
     config_arguments(parser, required=False)
     parser.add_argument("--step", default=None, help='export: a checkpoint\'s step, or "best"; the newest by default')
     ema_argument(parser)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from cola_jax.commands.arguments import (
     LARGEST_BATCH,
@@ -13,7 +12,7 @@ from cola_jax.commands.arguments import (
     below,
     command,
     is_folder,
-    local_path,
+    path_argument,
     run_arguments,
     sampling_argument,
     sampling_of,
@@ -34,8 +33,12 @@ def add(commands) -> None:
     parser.add_argument(
         "--world-seed", type=int, default=None, help="seed of the stories of tasks tinyworld/NAME, 0 by default"
     )
-    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML file instead of the paper's protocol")
-    parser.add_argument("--output", type=local_path, help="folder of the answers; WORKDIR/evaluation/STEP by default")
+    parser.add_argument(
+        "--protocol", type=path_argument, metavar="FILE", help="TOML file instead of the paper's protocol"
+    )
+    parser.add_argument(
+        "--output", type=path_argument, help="folder of the answers; WORKDIR/evaluation/STEP by default"
+    )
     parser.add_argument("--limit", type=int, default=None, help="number of records of each task, the first ones")
     parser.add_argument("--batch-size", type=int, default=32, help="batch size: questions answered at once")
     parser.add_argument(
@@ -64,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
             "--sampling.max_new_tokens: the protocol sets the number of new tokens of a task; give --protocol FILE"
         )
     request = benchmark.Request(
-        workdir=Path(options.workdir),
+        workdir=options.workdir,
         step=step,
         tasks=tuple(options.tasks),
         protocol=options.protocol,

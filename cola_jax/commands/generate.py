@@ -15,8 +15,8 @@ from cola_jax.commands.arguments import (
     command,
     is_folder,
     is_stdout,
-    local_path,
     open_output,
+    path_argument,
     run_arguments,
     sampling_argument,
     sampling_of,
@@ -33,11 +33,11 @@ def add(commands) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="text to continue, streamed to stdout")
     source.add_argument(
-        "--prompts", type=local_path, metavar="FILE",
+        "--prompts", type=path_argument, metavar="FILE",
         help="file of prompts, - for stdin: one per line, or JSONL records with a field prompt; may be compressed",
     )  # fmt: skip
     parser.add_argument(
-        "--output", type=local_path, default=None, metavar="FILE", help="JSONL with prompt and continuation"
+        "--output", type=path_argument, default=None, metavar="FILE", help="JSONL with prompt and continuation"
     )
     parser.add_argument(
         "--batch-size", type=int, default=None, help=f"prompts of --prompts generated at once, {BATCH_SIZE} by default"

@@ -7,7 +7,8 @@ import json
 import math
 from pathlib import Path
 
-from cola_jax.commands.arguments import MANY, Misuse, at_least, below, command, is_folder, local_path, step_of
+from cola_jax import storage
+from cola_jax.commands.arguments import MANY, Misuse, at_least, below, command, is_folder, path_argument, step_of
 
 PRIOR = ("points", "extent", "steps", "solver", "divergence")  # read only if landscapes are drawn
 
@@ -21,14 +22,16 @@ def add(commands) -> None:
         "probe the latents of a run, decode them under noise, and measure their drift",
         example,
     )
-    parser.add_argument("--workdir", type=local_path, required=True, help="folder of a run of family text_vae or cola")
+    parser.add_argument(
+        "--workdir", type=path_argument, required=True, help="folder of a run of family text_vae or cola"
+    )
     parser.add_argument("--step", default=None, help='a checkpoint\'s step, or "best"; the newest by default')
     parser.add_argument("--batches", type=int, default=4, help="number of held-out batches")
     parser.add_argument("--levels", type=int, default=9, help="noise levels from t = 0 to 1, both included")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise, the probe's halves and the embedding")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     parser.add_argument(
-        "--pictures", type=local_path, metavar="FOLDER", help="plot the latents in two dimensions into FOLDER"
+        "--pictures", type=path_argument, metavar="FOLDER", help="plot the latents in two dimensions into FOLDER"
     )
     parser.add_argument(
         "--embedding", nargs="+", choices=("pca", "tsne"), default=None,
@@ -83,7 +86,8 @@ def _check(options: argparse.Namespace) -> None:
     step_of(options.step)
     if options.extent is not None and not 0 < options.extent < math.inf:
         raise Misuse(f"--extent {options.extent} must be positive and finite")
-    if options.pictures and Path(options.pictures).exists() and not Path(options.pictures).is_dir():
+    pictures = storage.path(options.pictures) if options.pictures else None
+    if pictures and pictures.exists() and not pictures.is_dir():
         raise Misuse(f"--pictures {options.pictures} is not a folder")
     for name in ("embedding", "landscapes"):
         if getattr(options, name) is not None and not options.pictures:

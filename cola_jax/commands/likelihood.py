@@ -14,7 +14,7 @@ from cola_jax.commands.arguments import (
     check_output,
     command,
     is_folder,
-    local_path,
+    path_argument,
     print_figures,
     run_arguments,
     step_of,
@@ -30,7 +30,7 @@ def add(commands) -> None:
     run_arguments(parser)
     parser.add_argument(
         "--records",
-        type=local_path,
+        type=path_argument,
         default=None,
         metavar="FILE",
         help="JSONL with prompt and answer; the run's held-out text by default",
@@ -51,7 +51,7 @@ def add(commands) -> None:
         "--divergence", choices=("hutchinson", "exact"), default=None, help="cola: hutchinson by default"
     )
     parser.add_argument("--estimator", choices=("elbo", "iwae"), default=None, help="cola: elbo by default")
-    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSONL with one line per text")
+    parser.add_argument("--output", type=path_argument, metavar="FILE", help="JSONL with one line per text")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 

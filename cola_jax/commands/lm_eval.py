@@ -13,7 +13,7 @@ from cola_jax.commands.arguments import (
     check_output,
     command,
     is_folder,
-    local_path,
+    path_argument,
     run_arguments,
     sampling_argument,
     sampling_of,
@@ -31,7 +31,7 @@ def add(commands) -> None:
         "--tasks", required=True, nargs="+", metavar="NAME", help="tasks whose output is generate_until"
     )
     parser.add_argument(
-        "--include", type=local_path, metavar="FOLDER", help="folder of YAML files with tasks of your own"
+        "--include", type=path_argument, metavar="FOLDER", help="folder of YAML files with tasks of your own"
     )
     parser.add_argument("--limit", type=int, default=None, help="number of documents of each task; all by default")
     parser.add_argument("--batch-size", type=int, default=32, help="batch size: prompts answered at once")
@@ -42,7 +42,7 @@ def add(commands) -> None:
         "--max-new-tokens", type=int, default=32, help="new tokens, if a task does not set max_gen_toks"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
-    parser.add_argument("--output", type=local_path, metavar="FILE", help="JSON with results and samples")
+    parser.add_argument("--output", type=path_argument, metavar="FILE", help="JSON with results and samples")
     sampling_argument(parser, remark="; max_new_tokens is the task's")
 
 

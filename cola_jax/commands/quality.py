@@ -11,7 +11,7 @@ from cola_jax.commands.arguments import (
     below,
     command,
     is_folder,
-    local_path,
+    path_argument,
     print_figures,
     step_of,
 )
@@ -23,10 +23,12 @@ def add(commands) -> None:
         commands, "quality", run, "measure diversity, repetition and generative perplexity of free text", example
     )
     parser.add_argument(
-        "file", type=local_path, help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it"
+        "file",
+        type=path_argument,
+        help="JSONL with prompt and continuation, as `cola-jax generate --prompts` writes it",
     )
     parser.add_argument(
-        "--judge", type=local_path, metavar="WORKDIR", help="run of family ar that computes generative perplexity"
+        "--judge", type=path_argument, metavar="WORKDIR", help="run of family ar that computes generative perplexity"
     )
     parser.add_argument("--judge-step", default=None, help='a checkpoint\'s step of the judge, or "best"')
     parser.add_argument("--checker", action="store_true", help="check the texts as stories of the small world")

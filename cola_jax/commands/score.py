@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from cola_jax.commands.arguments import Misuse, command, local_path
+from cola_jax.commands.arguments import Misuse, command, path_argument
 
 
 def add(commands) -> None:
@@ -13,13 +13,19 @@ def add(commands) -> None:
     parser = command(commands, "score", run, "score existing generations", example)
     parser.add_argument("--task", required=True, help="a task of the protocol, which defines how an answer is scored")
     parser.add_argument(
-        "files", nargs="+", type=local_path, metavar="FILE", help="JSONL with generate, answer or ground_truth, choices"
+        "files",
+        nargs="+",
+        type=path_argument,
+        metavar="FILE",
+        help="JSONL with generate, answer or ground_truth, choices",
     )
     parser.add_argument(
         "--scorer", choices=("release", "paper", "both"), default="both",
         help="release: as for the published numbers; paper: the choice that matches best",
     )  # fmt: skip
-    parser.add_argument("--protocol", type=local_path, metavar="FILE", help="TOML file instead of the paper's protocol")
+    parser.add_argument(
+        "--protocol", type=path_argument, metavar="FILE", help="TOML file instead of the paper's protocol"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 

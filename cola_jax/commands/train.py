@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from cola_jax.commands.arguments import PREEMPTED, command, config_arguments, local_path
+from cola_jax import storage
+from cola_jax.commands.arguments import PREEMPTED, command, config_arguments, path_argument
 from cola_jax.commands.processes import join, process_arguments
 
 
@@ -16,12 +16,12 @@ def add(commands) -> None:
     process_arguments(parser)
     parser.add_argument(
         "--workdir",
-        type=local_path,
+        type=path_argument,
         required=True,
         help="folder of the run; the same command continues it, then --config may be omitted",
     )
     parser.add_argument(
-        "--executable", default=None, type=local_path, metavar="FILE",
+        "--executable", default=None, type=path_argument, metavar="FILE",
         help="training step saved by `cola-jax compile --save FILE`, instead of compiling; a pickle: load only trusted files",
     )  # fmt: skip
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     from cola_jax.train.workdir import stored_config
 
     if options.config is None:
-        tree = config.to_config_dict(config.resolve(stored_config(Path(options.workdir))))
+        tree = config.to_config_dict(config.resolve(stored_config(storage.path(options.workdir))))
     else:
         tree = config.load(options.config)
     cfg = config.resolve(config.override(tree, options.assignments))

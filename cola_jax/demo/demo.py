@@ -7,10 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TextIO
 
-from cola_jax import config, runs
+from cola_jax import config, runs, storage
 from cola_jax.config import ConfigError, RunConfig
 from cola_jax.data.tinyworld_check import by_question
 from cola_jax.demo import world_report
@@ -19,6 +18,7 @@ from cola_jax.errors import Preempted
 from cola_jax.evaluate import stories
 from cola_jax.evaluate.report import machine, write_report
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 
 SET_BY_DEMO = ("family", "objective.vae_from", "train.init_from")
 SHOWN = 3  # number of samples printed
@@ -44,7 +44,7 @@ class Clock:
 
 
 def demo(
-    workdir: str | Path,
+    workdir: str | AnyPath,
     seed: int | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     stream: TextIO | None = None,
@@ -67,7 +67,7 @@ def demo(
       ConfigError: for an override that does not fit, or sets a field that the demo sets itself. WorkdirError: if
         `workdir` holds a demo with another config. Preempted: if a signal stopped a stage; its checkpoint is written.
     """
-    workdir, clock = Path(workdir).resolve(), Clock(stream or sys.stderr)
+    workdir, clock = storage.absolute(storage.path(workdir, "workdir")), Clock(stream or sys.stderr)
     configs = stage_configs(workdir, seed, overrides)
     for number, (stage, cfg) in enumerate(configs.items(), 1):
         with clock.part(f"stage {number} ({stage})"):
@@ -78,7 +78,7 @@ def demo(
     return evaluate(workdir, plan or ReportPlan(), clock)
 
 
-def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str, str]]) -> dict[str, RunConfig]:
+def stage_configs(workdir: AnyPath, seed: int | None, overrides: Sequence[tuple[str, str]]) -> dict[str, RunConfig]:
     """Returns the configs of both stages, by the subfolder of `workdir` of each.
 
     Raises:
@@ -102,7 +102,7 @@ def stage_configs(workdir: Path, seed: int | None, overrides: Sequence[tuple[str
     return configs
 
 
-def evaluate(workdir: Path, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
+def evaluate(workdir: AnyPath, plan: ReportPlan, clock: Clock) -> dict[str, Any]:
     """Evaluates the second stage of a demo and writes the report.
 
     Returns:

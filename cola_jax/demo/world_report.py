@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cola_jax import storage
 from cola_jax.config import RunConfig
 from cola_jax.evaluate import latents, plots, stories, trace
 from cola_jax.evaluate.report import Picture, Report, Table, percent, samples_of, table_of
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 from cola_jax.train.metrics import read_metrics
 
 STAGES = ("vae", "joint")
@@ -34,7 +35,7 @@ class ReportPlan:
 
 
 def draw(
-    writer: Writer, workdir: Path, folder: Path, rows: Sequence[dict[str, Any]], plan: ReportPlan
+    writer: Writer, workdir: AnyPath, folder: AnyPath, rows: Sequence[dict[str, Any]], plan: ReportPlan
 ) -> dict[str, Any]:
     """Draws every picture into `folder`.
 
@@ -107,7 +108,7 @@ def headline_of(free: dict[str, float], asked: dict[str, float]) -> list[tuple[s
 
 def assemble(
     cfg: RunConfig,
-    workdir: Path,
+    workdir: AnyPath,
     figures: dict[str, Any],
     pairs: dict[str, Sequence[stories.Pair]],
     pictures: Sequence[Picture],
@@ -134,7 +135,7 @@ def assemble(
         samples=[(title, samples_of(some[:shown])) for title, some in pairs.items()],
         pictures=pictures,
         tables=tables,
-        configs=[(f"Config of stage {stage}", (workdir / stage / "config.json").read_text()) for stage in STAGES],
+        configs=[(f"Config of stage {stage}", storage.read_text(workdir / stage / "config.json")) for stage in STAGES],
     )
 
 

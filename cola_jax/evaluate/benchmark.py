@@ -7,7 +7,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +22,7 @@ from cola_jax.evaluate.records import Record, read_records
 from cola_jax.evaluate.report import machine
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import chosen_step
 
 
@@ -30,7 +30,7 @@ from cola_jax.train.checkpoint import chosen_step
 class Request:
     """What to evaluate; see `cola-jax evaluate --help`."""
 
-    workdir: str | Path
+    workdir: str | AnyPath
     tasks: tuple[str, ...]
     step: int | str | None = None
     protocol: str | None = None
@@ -48,11 +48,11 @@ class Evaluated(NamedTuple):
     """The result of an evaluation: one row per task and scorer of all finished tasks in the output folder, and that folder."""
 
     rows: list[dict[str, Any]]
-    folder: Path
+    folder: AnyPath
 
 
 def evaluate_run(
-    workdir: str | Path, tasks: Sequence[str], sampling: dict[str, Any] | None = None, **options: Any
+    workdir: str | AnyPath, tasks: Sequence[str], sampling: dict[str, Any] | None = None, **options: Any
 ) -> Evaluated:
     """Answers and scores tasks with a run's checkpoint, as `cola-jax evaluate` does.
 
@@ -82,14 +82,14 @@ def run(request: Request, sampling: dict[str, Any]) -> Evaluated:
     _refuse_unread(request)
     tasks = protocol.load(request.protocol)
     chosen = [_records(tasks, name, request) for name in request.tasks]
-    workdir = storage.local(request.workdir, "--workdir")
+    workdir = storage.path(request.workdir, "--workdir")
     step = chosen_step(workdir, request.step)
     mesh = _mesh(request.shard_parameters)
     writer = Writer.load(workdir, step, mesh, request.ema).with_sampling(**sampling)
     size = request.batch_size if mesh is None else -(-request.batch_size // mesh.size) * mesh.size
     share = harness.Share(jax.process_index(), jax.process_count())
     plan = harness.EvaluationPlan(step, request.seed, size, request.context, request.ema)
-    folder = storage.local(
+    folder = storage.path(
         request.output or workdir / "evaluation" / (f"{step}-ema" if request.ema else str(step)), "--output"
     )
     asked = [(world_tasks.task_of(t, r, writer.tokenizer) if isinstance(t, str) else t, r) for t, r in chosen]
@@ -144,8 +144,11 @@ def _refuse_unread(request: Request) -> None:
         raise ConfigError("--protocol is not read by tasks tinyworld/NAME, and there is no other")
 
 
-def _refuse_unwritable(folder: Path) -> None:
+def _refuse_unwritable(folder: AnyPath) -> None:
     """Raises DataError if the folder cannot be created or written."""
+    if storage.is_remote(folder):
+        storage.check_access(folder)
+        return
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
         raise DataError(f"--output {folder}: {nearest} is not a folder")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax.experimental import multihost_utils
@@ -28,6 +28,7 @@ from cola_jax.evaluate import scoring, summary, world_tasks
 from cola_jax.evaluate.protocol import Task, prompt_of
 from cola_jax.evaluate.records import Generation, Record
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 
 LEAST_BUCKET = 16  # tokens
 
@@ -59,6 +60,8 @@ class Share(NamedTuple):
 
 
 ALONE = Share(0, 1)
+SHARE = re.compile(r"answers\.\d+\.jsonl")  # answers of one of several processes
+FLUSH = 30.0  # seconds between two puts of the answers in an object store
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ class AskedQuestion:
 
 
 def evaluate(
-    writer: Writer, task: Task, records: Sequence[Record], folder: Path, plan: EvaluationPlan, share: Share = ALONE
+    writer: Writer, task: Task, records: Sequence[Record], folder: AnyPath, plan: EvaluationPlan, share: Share = ALONE
 ) -> list[dict[str, Any]]:
     """Answers the records without an answer in `folder`, scores all, and writes the files above.
 
@@ -100,9 +103,14 @@ def evaluate(
     done = {line["number"] for line in _kept(path, len(questions))}
     missing = [question for question in dealt(questions, share) if question.number not in done]
     own = path if share.count == 1 else place / f"answers.{share.index}.jsonl"
-    with open(own, "a", encoding="utf-8") as out:
+    kept = [json.dumps(line, ensure_ascii=False) + "\n" for line in _kept(own, len(questions))]
+    out = storage.LineFile(own, kept, every=FLUSH)
+    try:
         for question, text in write(writer, missing, plan, f"{task.name} ({len(questions)})", share.index == 0):
-            print(json.dumps(_line(task, question, text), ensure_ascii=False), file=out, flush=True)
+            out.write(json.dumps(_line(task, question, text), ensure_ascii=False) + "\n")
+    finally:
+        out.flush()
+        out.close()
     _wait(share, f"{task.name}: answered")
     if share.index == 0:
         join(place, len(questions))
@@ -117,22 +125,22 @@ def dealt(questions: Sequence[AskedQuestion], share: Share) -> list[AskedQuestio
     return sorted(by_length[share.index :: share.count], key=lambda question: question.number)
 
 
-def join(place: Path, questions: int) -> None:
+def join(place: AnyPath, questions: int) -> None:
     """Merges the answers of all processes, each in its own file, into answers.jsonl, in order of the records.
 
     Raises:
       DataError: if a line is not an answer to one of the questions.
     """
     path = place / "answers.jsonl"
-    shares = sorted(place.glob("answers.*.jsonl"))
+    shares = [place / name for name in storage.names_in(place) if SHARE.fullmatch(name)]
     found = {line["number"]: line for file in (path, *shares) for line in _kept(file, questions)}
     ordered = [found[number] for number in sorted(found)]
     storage.write_bytes(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in ordered).encode())
     for file in shares:
-        file.unlink()
+        storage.remove(file)
 
 
-def _score(task: Task, questions: Sequence[AskedQuestion], place: Path) -> None:
+def _score(task: Task, questions: Sequence[AskedQuestion], place: AnyPath) -> None:
     """Writes result.json of a task whose questions are all answered."""
     lines = list(_kept(place / "answers.jsonl", len(questions)))
     generations = [
@@ -240,7 +248,7 @@ def _hash(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()[:16]
 
 
-def check(place: Path, setting: dict[str, Any]) -> None:
+def check(place: AnyPath, setting: dict[str, Any]) -> None:
     """Raises DataError if a task's folder holds answers of another setting, or files that do not belong to an evaluation."""
     path = place / "setting.json"
     if not path.is_file():
@@ -257,14 +265,14 @@ def check(place: Path, setting: dict[str, Any]) -> None:
     list(_kept(place / "answers.jsonl", setting["records"]))
 
 
-def claim(place: Path, setting: dict[str, Any]) -> None:
+def claim(place: AnyPath, setting: dict[str, Any]) -> None:
     """Writes setting.json into a task's folder unless it exists."""
     if not (place / "setting.json").is_file():
-        place.mkdir(parents=True, exist_ok=True)
+        storage.make_folder(place)
         storage.write_bytes(place / "setting.json", (json.dumps(setting) + "\n").encode())
 
 
-def _kept(path: Path, questions: int) -> Iterator[dict[str, Any]]:
+def _kept(path: AnyPath, questions: int) -> Iterator[dict[str, Any]]:
     """Yields the existing answers, except for a last line that a killed process left incomplete.
 
     Raises:

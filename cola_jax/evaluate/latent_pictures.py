@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.config import ConfigError, resolve, without_kernels
 from cola_jax.data import tokenizers
 from cola_jax.evaluate import embedding, landscape, latents, plots
 from cola_jax.families import FAMILIES
 from cola_jax.families.likelihood import MonteCarlo
-from cola_jax.storage import local
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.workdir import TOKENIZER
 
@@ -31,15 +31,15 @@ class Landscapes:
 
 
 def draw(
-    workdir: str | Path,
+    workdir: str | AnyPath,
     step: int | str | None,
-    folder: str | Path,
+    folder: str | AnyPath,
     embeddings: tuple[str, ...],
     asked: Landscapes | None,
     *,
     batches: int,
     seed: int,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Plots the latents of held-out text into `folder`, and landscapes if requested.
 
     Args:
@@ -52,7 +52,7 @@ def draw(
       ConfigError: for a run without a VAE, landscapes of one without a prior, or pca of a single channel.
       ImportError: for tsne without scikit-learn. DataError: see `landscape.of_run`.
     """
-    workdir, folder = local(workdir, "workdir"), local(folder, "folder")
+    workdir, folder = storage.path(workdir, "workdir"), storage.path(folder, "folder")
     tree, params = load_params(workdir, step)
     cfg = without_kernels(resolve(tree))
     if "encoder" not in FAMILIES[cfg.family].groups:
@@ -73,7 +73,7 @@ def draw(
     return [*files, folder / "landscapes.png", folder / "landscapes.json"]
 
 
-def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: Path, seed: int) -> list[Path]:
+def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: AnyPath, seed: int) -> list[AnyPath]:
     record: dict[str, Any] = {"labels": some.labels}
     files = []
     title = f"{len(some.labels)} latents of held-out text, by what their token is"
@@ -89,5 +89,5 @@ def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: Path, see
     return [*files, folder / "embedding.json"]
 
 
-def _write(path: Path, tree: dict[str, Any]) -> None:
-    path.write_text(json.dumps(tree) + "\n")
+def _write(path: AnyPath, tree: dict[str, Any]) -> None:
+    storage.write_bytes(path, (json.dumps(tree) + "\n").encode())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from cola_jax import storage
 from cola_jax.evaluate.landscape import Landscape
 from cola_jax.evaluate.latents import Latents, pca
 from cola_jax.evaluate.trace import Trace
+from cola_jax.storage import AnyPath
 
 WIDTH, DPI = 9.0, 100  # inches and pixels per inch
 HELDOUT = "heldout/"
@@ -28,7 +30,7 @@ SHARES = (("well_formed", "well-formed sentences"), ("entailed", "entailed answe
 Lines = Sequence[dict[str, Any]]
 
 
-def plot_losses(stages: dict[str, Lines], path: Path) -> Path:
+def plot_losses(stages: dict[str, Lines], path: AnyPath) -> AnyPath:
     """Draws the losses of both stages, training and held-out, from lines of metrics.jsonl by stage ("vae", "joint")."""
     figure = _figure(6.0)
     grid = figure.subplots(2, 2)
@@ -49,7 +51,7 @@ def plot_losses(stages: dict[str, Lines], path: Path) -> Path:
     return _save(figure, path)
 
 
-def plot_latents(latents: Latents, path: Path) -> Path:
+def plot_latents(latents: Latents, path: AnyPath) -> AnyPath:
     """Draws the first two principal components of latents, coloured by their label."""
     coordinates, shares = pca(latents.means, 2)
     title = f"{len(latents.labels)} latents of held-out text, by what their token is"
@@ -62,8 +64,8 @@ def principal(shares: Sequence[float]) -> tuple[str, str]:
 
 
 def plot_points(
-    points_M2: np.ndarray, labels: Sequence[str], title: str, axes_names: tuple[str, str], path: Path
-) -> Path:
+    points_M2: np.ndarray, labels: Sequence[str], title: str, axes_names: tuple[str, str], path: AnyPath
+) -> AnyPath:
     """Draws points in the plane, coloured by their label, the commonest first."""
     labels = np.asarray(labels)
     names = sorted(set(labels.tolist()), key=lambda name: (-int(np.sum(labels == name)), name))
@@ -77,7 +79,7 @@ def plot_points(
     return _save(figure, path)
 
 
-def plot_landscapes(landscapes: Sequence[Landscape], path: Path) -> Path:
+def plot_landscapes(landscapes: Sequence[Landscape], path: AnyPath) -> AnyPath:
     """Draws log p around blocks, one panel each, relative to the maximum; a cross at the block, dots at its neighbours."""
     columns = min(len(landscapes), 2)
     rows = -(-len(landscapes) // columns)
@@ -98,7 +100,7 @@ def plot_landscapes(landscapes: Sequence[Landscape], path: Path) -> Path:
     return _save(figure, path)
 
 
-def plot_noise(times: Sequence[float], accuracies: Sequence[float], path: Path) -> Path:
+def plot_noise(times: Sequence[float], accuracies: Sequence[float], path: AnyPath) -> AnyPath:
     """Draws the share of tokens decoded right from noised latents, against 1000 t."""
     figure = _figure(4.5)
     axes = figure.subplots()
@@ -113,7 +115,7 @@ def plot_noise(times: Sequence[float], accuracies: Sequence[float], path: Path) 
     return _save(figure, path)
 
 
-def plot_sweep(rows: Lines, own: tuple[float, int], path: Path) -> Path:
+def plot_sweep(rows: Lines, own: tuple[float, int], path: AnyPath) -> AnyPath:
     """Draws the figures of a sweep against guidance and against solver steps; `own`: the writer's guidance and steps."""
     guidance, steps = own
     figure = _figure(4.5)
@@ -138,7 +140,7 @@ def _quality(axes: Axes, rows: Lines, name: str) -> None:
     _quiet(axes)
 
 
-def plot_trace(trace: Trace, texts: Sequence[str], path: Path) -> Path:
+def plot_trace(trace: Trace, texts: Sequence[str], path: AnyPath) -> AnyPath:
     """Draws the latents of all blocks, side by side, at every solver step, one row each, beside the text they decode to.
 
     Args:
@@ -181,7 +183,9 @@ def _quiet(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+def _save(figure: Figure, path: AnyPath) -> AnyPath:
+    storage.make_folder(path.parent)
+    image = io.BytesIO()
+    figure.savefig(image, format=path.suffix.removeprefix("."))
+    storage.write_bytes(path, image.getvalue())
     return path

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cola_jax import storage
 from cola_jax.config import ConfigError, resolve
 from cola_jax.data import tokenizers
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate import latents
 from cola_jax.families import FAMILIES
-from cola_jax.storage import local
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import chosen_step, load_params
 from cola_jax.train.stored import folder, steps_in
 from cola_jax.train.workdir import TOKENIZER
@@ -72,7 +72,7 @@ def similarity(one_MC: np.ndarray, other_MC: np.ndarray) -> dict[str, float]:
 
 
 def of_run(
-    workdir: str | Path, batches: int, times: Sequence[float], seed: int, step: int | str | None = None
+    workdir: str | AnyPath, batches: int, times: Sequence[float], seed: int, step: int | str | None = None
 ) -> dict[str, Any]:
     """Returns probes and drift of the latents of a run at `step`, the newest by default, on its own held-out text.
 
@@ -83,7 +83,7 @@ def of_run(
     Raises:
       ConfigError: for a run without a VAE. CheckpointError: if there is no checkpoint. DataError: see `probe`.
     """
-    workdir = local(workdir, "workdir")
+    workdir = storage.path(workdir, "workdir")
     config, params = load_params(workdir, step)
     cfg = resolve(config)
     if "encoder" not in FAMILIES[cfg.family].groups:

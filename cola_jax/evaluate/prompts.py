@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.generate.prompts import PromptError
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 
 JSON_LINES = {".jsonl", ".ndjson", ".json"}
 COMPRESSED = {".gz", ".bz2", ".zst"}
@@ -22,7 +22,7 @@ class Prompt(NamedTuple):
     text: str
 
 
-def read(path: str | Path) -> list[Prompt]:
+def read(path: str | AnyPath) -> list[Prompt]:
     """Reads a file, a FIFO or, as "-", stdin; blank lines are left out, and only a newline ends a line.
 
     The lines are records if the file has a JSON Lines ending, or if the first of them is a record with a field `prompt`.
@@ -31,7 +31,7 @@ def read(path: str | Path) -> list[Prompt]:
       StorageError: if it cannot be read, or is not UTF-8 text. DataError: if it has no prompts, or a record is invalid.
     """
     given = str(path)
-    path = storage.local(path, "--prompts")
+    path = storage.path(path, "--prompts")
     if given != "-" and (path.is_dir() or not path.exists()):
         raise DataError(f"--prompts {given}: {'is a folder' if path.is_dir() else 'no such file'}")
     lines = [(number, line) for number, line in storage.text_lines(path) if line.strip()]

@@ -13,6 +13,7 @@ from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate.records import Record
 from cola_jax.evaluate.scoring import RULES
+from cola_jax.storage import AnyPath
 
 PAPER = Path(__file__).parent / "protocol.toml"
 PUBLISHED = (
@@ -69,14 +70,14 @@ class Task:
         return self.name not in PUBLISHED and not self.name.startswith(BUILT_IN)
 
 
-def load(path: str | Path | None = None) -> dict[str, Task]:
+def load(path: str | AnyPath | None = None) -> dict[str, Task]:
     """Returns the tasks of a protocol file by name; of the paper's if none is named.
 
     Raises:
       DataError: for a file that cannot be read, and for a task with an unknown, a missing or an impossible field.
       StorageError: for a path that is not local, and a file that is no text.
     """
-    path = storage.local(path or PAPER, "--protocol")
+    path = storage.path(path or PAPER, "--protocol")
     if not path.is_file():
         raise DataError(f"--protocol {path}: no such file")
     try:
@@ -105,7 +106,13 @@ def task_of(tasks: dict[str, Task], name: str) -> Task:
     return Task(**{field.name: getattr(tasks[OTHER], field.name) for field in fields(Task)} | {"name": name})
 
 
-def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
+def _beside(path: AnyPath, given: str, name: str) -> str:
+    """Returns a path that is relative to the folder of the protocol; an absolute one unchanged."""
+    found = storage.path(given, name)
+    return str(found if storage.is_remote(found) else path.parent / found)
+
+
+def _task(path: AnyPath, name: str, table: dict[str, Any]) -> Task:
     problems = [f"unknown field {field}" for field in table if field not in KINDS]
     problems += [f"field {field} is missing" for field in KINDS if field not in table and field != "records"]
     problems += [
@@ -121,7 +128,7 @@ def _task(path: Path, name: str, table: dict[str, Any]) -> Task:
     shown = tuple(_demonstration(f"{where}, demonstration {n}", d) for n, d in enumerate(table["demonstrations"], 1))
     lines, optional = tuple(table["lines"]), tuple(table["optional"])
     given = table.get("records")
-    records = str(path.parent / storage.local(given, f"{where}, records")) if given else ""
+    records = _beside(path, given, f"{where}, records") if given else ""
     rules = table["rule"], table["paper_rule"]
     return Task(name, *rules, table["shots"], lines, optional, table["max_new_tokens"], records, shown)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from cola_jax import storage
@@ -15,6 +14,7 @@ from cola_jax.evaluate.records import json_lines
 from cola_jax.evaluate.text_likelihood import Pair
 from cola_jax.families import FAMILIES
 from cola_jax.runs.writer import Writer
+from cola_jax.storage import AnyPath
 
 ORDERS = (1, 2, 3, 4)  # n of distinct-n
 REPEATED = 4  # n of self-repetition
@@ -28,7 +28,7 @@ class Written:
     text: str
 
 
-def read(path: str | Path) -> list[Written]:
+def read(path: str | AnyPath) -> list[Written]:
     """Reads JSONL with `prompt` and `continuation`, as `cola-jax generate` writes it, or `generate`, as `evaluate` does.
 
     Raises:
@@ -36,7 +36,7 @@ def read(path: str | Path) -> list[Written]:
       StorageError: if the file cannot be read.
     """
     found = []
-    for number, tree in json_lines(storage.local(path)):
+    for number, tree in json_lines(storage.path(path)):
         fields = tree if isinstance(tree, dict) else {}
         text, prompt = fields.get("continuation", fields.get("generate")), fields.get("prompt", "")
         if not isinstance(text, str) or not isinstance(prompt, str):

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from cola_jax import storage
 from cola_jax.data.errors import DataError
 from cola_jax.evaluate.normal_forms import as_written
+from cola_jax.storage import AnyPath
 
 SHOWN = 5  # number of bad records that one error names
 T = TypeVar("T")
@@ -52,16 +52,16 @@ class Generation:
     text: str
 
 
-def read_records(path: str | Path) -> list[Record]:
+def read_records(path: str | AnyPath) -> list[Record]:
     """Reads a task's records.
 
     Raises:
       DataError: naming the bad records by file and line. StorageError: if the file is missing or no text.
     """
-    return _read(storage.local(path), _record)
+    return _read(storage.path(path), _record)
 
 
-def read_generations(path: str | Path) -> list[Generation]:
+def read_generations(path: str | AnyPath) -> list[Generation]:
     """Reads records with their generated text.
 
     Raises:
@@ -71,10 +71,10 @@ def read_generations(path: str | Path) -> list[Generation]:
     def generation(where: str, number: int, tree: dict[str, Any]) -> Generation:
         return Generation(_record(where, number, tree), _text(tree, "generate", required=True))
 
-    return _read(storage.local(path), generation)
+    return _read(storage.path(path), generation)
 
 
-def _read(path: Path, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
+def _read(path: AnyPath, make: Callable[[str, int, dict[str, Any]], T]) -> list[T]:
     made, problems = [], []
     for line, tree in json_lines(path):
         where = f"{path}, line {line}"
@@ -97,7 +97,7 @@ def listed(problems: list[str]) -> str:
     return "; ".join(problems[:SHOWN]) + more
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def json_lines(path: AnyPath) -> Iterator[tuple[int, Any]]:
     """Yields (number, value) of every line that is not blank, 1 being the first; see `storage.open_stream` for what is read.
 
     Raises:

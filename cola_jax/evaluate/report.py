@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 from jinja2 import Environment
 
+from cola_jax import storage
 from cola_jax.data.tinyworld_check import check
 from cola_jax.evaluate.page import PAGE
 from cola_jax.evaluate.stories import Pair
-from cola_jax.storage import local, write_bytes
+from cola_jax.storage import AnyPath
 
 PERCENT = ("well_formed", "entailed", "consistent", "chance", "distinct_2", "copied")
 
@@ -27,7 +26,7 @@ class Picture:
     """A PNG file of the report's folder, with its caption."""
 
     title: str
-    path: Path
+    path: AnyPath
     caption: str
 
 
@@ -68,19 +67,19 @@ class Report:
     configs: Sequence[tuple[str, str]]
 
 
-def write_report(folder: str | Path, report: Report, figures: dict[str, Any]) -> Path:
+def write_report(folder: str | AnyPath, report: Report, figures: dict[str, Any]) -> AnyPath:
     """Writes index.html and figures.json into `folder`; returns the page. The page is written atomically.
 
     Raises:
       FileNotFoundError: if a picture is missing.
     """
-    folder = local(folder, "folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.path(folder, "folder")
+    storage.make_folder(folder)
     environment = Environment(autoescape=True)
-    environment.filters["base64"] = lambda path: base64.b64encode(Path(path).read_bytes()).decode()
+    environment.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
     page = environment.from_string(PAGE).render(report=report)
-    write_bytes(folder / "figures.json", (json.dumps(figures, indent=2) + "\n").encode())
-    write_bytes(folder / "index.html", page.encode())
+    storage.write_json(folder / "figures.json", figures)
+    storage.write_bytes(folder / "index.html", page.encode())
     return folder / "index.html"
 
 

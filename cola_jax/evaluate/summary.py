@@ -6,7 +6,6 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cola_jax import storage
@@ -15,6 +14,7 @@ from cola_jax.evaluate import scoring
 from cola_jax.evaluate.protocol import Task
 from cola_jax.evaluate.records import Generation
 from cola_jax.evaluate.scoring import SCORERS
+from cola_jax.storage import AnyPath
 
 
 def scored(task: Task, generations: Sequence[Generation], scorers: Sequence[str]) -> list[dict[str, Any]]:
@@ -49,13 +49,13 @@ def _cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-def collect(folder: Path) -> list[dict[str, Any]]:
+def collect(folder: AnyPath) -> list[dict[str, Any]]:
     """Returns the rows of every task that is done in `folder`, by name, and for each scorer the average of several.
 
     Raises:
       StorageError, DataError: for a result.json that is damaged, by name.
     """
-    found = [row for path in sorted(folder.rglob("result.json")) for row in _rows(path)]
+    found = [row for path in storage.find_named(folder, "result.json") for row in _rows(path)]
     columns = dict.fromkeys(name for row in found for name in row)
     rows = [columns | row for row in found]  # missing columns are None
     for scorer in SCORERS:
@@ -65,7 +65,7 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _rows(path: AnyPath) -> list[dict[str, Any]]:
     rows = storage.read_json(path)
     kinds = {"task": str, "scorer": str, "records": int, "right": int, "accuracy": (int, float)}
     fits = lambda row: isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
@@ -79,7 +79,7 @@ def _mean(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return totals | {"accuracy": round(sum(row["accuracy"] for row in rows) / len(rows), 4)}
 
 
-def write(folder: Path, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def write(folder: AnyPath, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Writes summary.csv and summary.json of all tasks that are done in `folder`. Returns their rows.
 
     Args:

@@ -7,13 +7,12 @@ from typing import Any
 
 import jax
 
-from cola_jax import config
+from cola_jax import config, storage
 from cola_jax.config import RunConfig, read_by_none, resolve, to_dict
 from cola_jax.config.paths import flat
 from cola_jax.families import FAMILIES
 from cola_jax.parallel import rules
 from cola_jax.scaling import accounting
-from cola_jax.storage import local
 from cola_jax.train.workdir import stored_config
 
 CORE_MATCH = 0.01  # relative: cores whose parameter counts differ by less count as matched
@@ -56,7 +55,7 @@ def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(spec: str) -> RunConfig:
-    path = local(spec, "config")
+    path = storage.path(spec, "config") if "://" in spec else storage.local(spec)
     return resolve(stored_config(path) if path.is_dir() else config.load(str(path)))
 
 

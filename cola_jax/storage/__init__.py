@@ -1,11 +1,13 @@
 """Files of local disks and object stores: paths, and the text in them."""
 
+from cola_jax.storage.lines import LineFile as LineFile
 from cola_jax.storage.paths import AnyPath as AnyPath
 from cola_jax.storage.paths import StorageError as StorageError
 from cola_jax.storage.paths import absolute as absolute
 from cola_jax.storage.paths import check_access as check_access
 from cola_jax.storage.paths import create as create
 from cola_jax.storage.paths import filesystem as filesystem
+from cola_jax.storage.paths import find_named as find_named
 from cola_jax.storage.paths import is_remote as is_remote
 from cola_jax.storage.paths import local as local
 from cola_jax.storage.paths import local_copy as local_copy
@@ -13,6 +15,7 @@ from cola_jax.storage.paths import make_folder as make_folder
 from cola_jax.storage.paths import names_in as names_in
 from cola_jax.storage.paths import open_binary as open_binary
 from cola_jax.storage.paths import path as path
+from cola_jax.storage.paths import read_range as read_range
 from cola_jax.storage.paths import reason as reason
 from cola_jax.storage.paths import remove as remove
 from cola_jax.storage.paths import remove_tree as remove_tree

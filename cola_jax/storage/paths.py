@@ -137,6 +137,15 @@ def names_in(folder: AnyPath) -> list[str]:
     return sorted(name for name in names if name and "/" not in name)
 
 
+def find_named(folder: AnyPath, name: str) -> list[AnyPath]:
+    """Returns the files of a name anywhere below a folder, sorted."""
+    if not is_remote(folder):
+        return sorted(folder.rglob(name))
+    scheme = os.fspath(folder).split("://")[0]
+    found = filesystem(folder).find(os.fspath(folder))
+    return [path(f"{scheme}://{one}") for one in sorted(found) if one.rsplit("/", 1)[-1] == name]
+
+
 def size_of(place: AnyPath) -> int:
     """Returns the bytes of a file."""
     return place.stat().length if is_remote(place) else place.stat().st_size
@@ -145,6 +154,15 @@ def size_of(place: AnyPath) -> int:
 def open_binary(place: AnyPath) -> BinaryIO:
     """Opens a file for reading by position; of an object, the parts that are read are fetched."""
     return filesystem(place).open(os.fspath(place), "rb") if is_remote(place) else open(place, "rb")
+
+
+def read_range(place: AnyPath, start: int, length: int) -> bytes:
+    """Returns `length` bytes from `start`, fewer at the end of the file; of an object, these alone are fetched."""
+    if is_remote(place):
+        return filesystem(place).cat_file(os.fspath(place), start=start, end=start + length)
+    with open(place, "rb") as file:
+        file.seek(start)
+        return file.read(length)
 
 
 def write_bytes(place: AnyPath, content: bytes) -> None:

@@ -60,11 +60,10 @@ class MetricsLog:
 
     def __init__(self, workdir: str | AnyPath, step: int, check: Callable[[], None] = lambda: None):
         self._path, self._check = metrics_path(workdir), check
-        self._lines, self._flushed = truncate(workdir, step), True
         self._stack = contextlib.ExitStack()
         boards = self._path.parent / "tensorboard"
         self._boards = boards if storage.is_remote(boards) else None
-        self._file = None if self._boards else self._stack.enter_context(self._path.open("a"))
+        self._file = storage.LineFile(self._path, truncate(workdir, step))
         temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
         self._local_boards = temporary() if self._boards else boards
         self._board = SummaryWriter(str(self._local_boards), purge_step=step + 1)
@@ -73,24 +72,18 @@ class MetricsLog:
         """Adds one line; on a local disk it is in the file afterwards."""
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **finite}) + "\n"
-        if self._file:
-            self._file.write(line)
-            self._file.flush()
-        else:
-            self._lines.append(line)
-            self._flushed = False
+        self._file.write(line)
         for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", float(value), step)
 
     def flush(self) -> None:
         """Puts what was added since the last flush into the object store, if the workdir is still this run's."""
-        if self._boards is None or self._flushed:
+        if self._boards is None:
             return
         self._check()
-        storage.write_bytes(self._path, "".join(self._lines).encode())
+        self._file.flush()
         self._board.flush()
         storage.upload(self._local_boards, self._boards)
-        self._flushed = True
 
     def close(self) -> None:
         """Flushes and closes the files; a run that has lost its workdir leaves it alone."""
@@ -98,6 +91,7 @@ class MetricsLog:
             with contextlib.suppress(UserError):
                 self.flush()
         finally:
+            self._file.close()
             self._board.close()
             self._stack.close()
 

@@ -10,7 +10,7 @@ import pytest
 from test_cli import commands, misused, run
 
 from cola_jax import cli
-from cola_jax.commands.arguments import local_path
+from cola_jax.commands.arguments import path_argument
 
 ROOT = Path(__file__).resolve().parents[2]
 GIVEN = {  # what else a command needs to come as far as its paths
@@ -29,7 +29,7 @@ OPTIONS = [(name, action.option_strings[-1]) for name, parser in commands().item
 @pytest.mark.parametrize(("name", "option"), OPTIONS)
 def test_a_path_of_an_object_store_is_refused_by_the_options_name(capsys, name, option):
     [action] = [a for a in commands()[name]._actions if option in a.option_strings]
-    assert action.type is local_path
+    assert action.type is path_argument
     arguments = [a for a in GIVEN[name] if (name, option, a) != ("generate", "--prompts", "a")]
     if (name, option) == ("generate", "--prompts"):
         arguments.remove("--prompt")
