@@ -34,7 +34,7 @@ class PreparedRows:
         self._records = RecordFiles([folder / shard["file"] for shard in shards])
         if len(self._records) != self._count:
             raise DataError(
-                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} says {self._count}: prepare it again"
+                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} lists {self._count}: prepare it again"
             )
 
     def __len__(self) -> int:

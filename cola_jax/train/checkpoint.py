@@ -1,6 +1,6 @@
 """The checkpoints of a run, in WORKDIR/checkpoints/STEP; `stored` describes what one holds.
 
-Orbax writes into a temporary folder, in the background, and renames it when it is whole: a folder whose name is a
+Orbax writes into a temporary folder, in the background, and renames it when it is complete: a folder whose name is a
 plain number is complete, even if the process was killed.
 """
 
