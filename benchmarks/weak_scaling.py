@@ -4,7 +4,7 @@ one device.
 python -m benchmarks.weak_scaling [--rows 4] [--mesh fsdp]
 
 The model of own_text, stage 2, as compiled; nothing is timed, since the devices share the machine's cores. FLOPs and
-bytes of a device should stay as they are; what is gathered and reduced is what the mesh costs.
+bytes of a device should be constant; the traffic of collectives is the cost of the mesh.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class CompileReport:
 
     Attributes:
       state_bytes: arguments that live on the device: parameters, optimizer, caches, the batch. temporary_bytes: what
-        the step needs besides. total_bytes: both, results that reuse an argument's place counted once, and the program
+        the step needs besides. total_bytes: both, donated arguments counted once, and the program
         itself.
       host_bytes: temporaries in host memory (compute.remat=offload).
       capacity: bytes of device memory for programs; None if the device kind is unknown.

@@ -3,8 +3,8 @@
 Each field of a config group is declared by the class of its change:
   identity   another value is another run
   length     how long the run is: may change as long as the learning rates of the steps done stay the same
-  placement  what runs where: may change; losses agree to 2e-5 relative in fp32
-  reporting  what is shown, kept and generated: may change
+  placement  where computation runs: may change; losses agree to 2e-5 relative in fp32
+  reporting  logging, checkpoints kept and generation: may change
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where text comes from and how it becomes rows of tokens."""
+    """Text sources, and their conversion to rows of tokens."""
 
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     # concat: documents joined with separators and split into rows (the paper's) | best_fit: whole documents, with segment ids
@@ -57,6 +57,9 @@ class DataConfig:
     on_changed_corpus: str = reporting("refuse")
     threads: int = placement(2, traced=False, least=0, most=1024)  # Grain read threads
     prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
+    # local folder for files of gs:// and s3://; ~/.cache/cola_jax/objects if empty
+    cache_dir: str = placement("", traced=False)
+    cache_bytes: int = placement(100 * 2**30, traced=False, least=1)  # most bytes in cache_dir
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Flow matching: the law of t and what of a block is known (SPEC 2)."""
+    """Flow matching: the distribution of t and the known prefix of blocks (SPEC 2)."""
 
     timestep_law: str = identity("logit_normal")  # t ~ sigmoid(N(loc, scale^2)) | uniform
     timestep_loc: float = identity(1.0, least=-20.0, most=20.0)  # mean of the normal distribution before the sigmoid
@@ -142,7 +145,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how large."""
+    """Length of training and sizes of its batches."""
 
     steps: int = length(1_000_000, traced=False, least=1)  # updates of the whole run
     batch_size: int = identity(1408, least=1)  # rows of a global batch
@@ -212,7 +215,7 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    """What runs where and in which precision; none of it changes the mathematics."""
+    """Placement and precision of computation; the mathematics does not change."""
 
     dtype: str = identity("auto")  # matmul dtype: float32 | bfloat16 | auto (bfloat16 on GPU and TPU, float32 on CPU)
     scan_layers: bool = placement(True)  # one compiled layer in a loop, or all layers unrolled
@@ -227,7 +230,7 @@ class ComputeConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything one run is made of."""
+    """The complete config of a run."""
 
     family: str = identity("cola")  # a key of families.FAMILIES
     seed: int = identity(66, least=0, most=2**32 - 1)  # seed of parameters, noise and all randomness of training

@@ -100,7 +100,7 @@ class LLaDAConfig:
 class PlaidConfig:
     """Diffusion of learnt token embeddings over the backbone's blocks (BASELINES 3)."""
 
-    embedding_dim: int = identity(16, least=1)  # E; rows of the table have unit length wherever they are used
+    embedding_dim: int = identity(16, least=1)  # E; rows of the table have unit length in every use
     gamma_0: float = identity(-3.0, least=-40.0, most=40.0)  # initial -log SNR at t = 0; learnt
     gamma_1: float = identity(6.0, least=-40.0, most=40.0)  # the same at t = 1
     schedule_width: int = identity(1024, least=1)  # hidden width of the monotone network between them

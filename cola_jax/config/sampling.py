@@ -29,7 +29,7 @@ class PlaidSamplingConfig:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Generation (SPEC 3). Fields that speak of solver, guidance or first block belong to family cola."""
+    """Generation (SPEC 3). The fields on solver, guidance and first block are read by family cola."""
 
     max_new_tokens: int = reporting(32, least=1)  # tokens to generate
     steps: int = reporting(16, least=1)  # solver steps per block

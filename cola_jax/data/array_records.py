@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import bisect
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
+from cola_jax import storage
 from cola_jax.data.errors import BadRecord, DataError
-from cola_jax.data.files import FIELD, Found, given
+from cola_jax.data.files import FIELD, Found, given_local
+from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.records import checked, field_of, json_of, text_of
+from cola_jax.storage import AnyPath
 
 
 class RecordFiles:
-    """The records, as bytes, of several ArrayRecord files as one sequence."""
+    """The bytes of the records of some ArrayRecord files, one after another."""
 
-    def __init__(self, names: Sequence[str]):
-        """Raises DataError, which names the file, if one is not a complete ArrayRecord file."""
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self._sources: list[tuple[str, Any]] = []
-        self._firsts: list[int] = []
-        self._count = 0
-        for name in names:
-            try:
-                source = ArrayRecordDataSource([str(name)])
-                count = len(source)
-            except Exception as error:  # the reader raises several kinds
-                raise DataError(f"{name} is not a complete ArrayRecord file{_because(error)}") from error
-            self._sources.append((str(name), source))
-            self._firsts.append(self._count)
-            self._count += count
+    def __init__(self, names: Sequence[str | AnyPath]):
+        """Raises DataError if one is not a complete ArrayRecord file; it is named."""
+        self._names = [str(name) for name in names]
+        self._sources = [_open(name) for name in self._names]
+        self._firsts, self._count = _firsts([len(source) for source in self._sources])
 
     def __len__(self) -> int:
         return self._count
@@ -41,17 +36,71 @@ class RecordFiles:
     def where(self, index: int) -> str:
         """Returns the name of a record in messages."""
         which, number = self._place(index)
-        return f"record {number} of {self._sources[which][0]}"
+        return f"record {number} of {self._names[which]}"
+
+    def source(self, which: int) -> Any:
+        """Returns the reader of a file."""
+        return self._sources[which]
 
     def __getitem__(self, index: int) -> bytes:
-        """Raises DataError if the file is damaged at this record."""
+        """Raises DataError if the file is damaged there."""
         if not 0 <= index < self._count:
             raise IndexError(index)
         which, number = self._place(index)
         try:
-            return self._sources[which][1][number]
+            return self.source(which)[number]
         except RuntimeError as error:
             raise DataError(f"{self.where(index)} cannot be read: the file is damaged{_because(error)}") from error
+
+
+class FetchedRecordFiles(RecordFiles):
+    """The same of files in an object store: each is fetched into a cache when one of its records is asked for.
+
+    Args:
+      counts: records of each file.
+    """
+
+    def __init__(self, places: Sequence[AnyPath], counts: Sequence[int], cache: ObjectCache):
+        self._places, self._cache, self._lock = list(places), cache, threading.Lock()
+        self._names = [str(place) for place in places]
+        self._firsts, self._count = _firsts(counts)
+        self._open: OrderedDict[int, tuple[Any, int]] = OrderedDict()  # file -> (reader, bytes), the last used last
+
+    def source(self, which: int) -> Any:
+        """Returns the reader of a file. Readers are closed when their files no longer fit into the cache together."""
+        with self._lock:
+            if which in self._open:
+                self._open.move_to_end(which)
+                return self._open[which][0]
+        path = self._cache.get(self._places[which])
+        found = _open(str(path)), storage.size_of(path)
+        if len(found[0]) != self._last(which) - self._firsts[which]:
+            raise DataError(f"{self._names[which]} has {len(found[0])} records, its metadata says otherwise")
+        with self._lock:
+            self._open[which] = found
+            while sum(size for _, size in self._open.values()) > self._cache.budget:
+                self._open.popitem(last=False)
+        return found[0]
+
+    def _last(self, which: int) -> int:
+        return self._firsts[which + 1] if which + 1 < len(self._firsts) else self._count
+
+
+def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
+    """Returns the number of the first record of each file, and the number of all."""
+    ends = list(itertools.accumulate(counts))
+    return [0, *ends][: len(counts)], (ends or [0])[-1]
+
+
+def _open(name: str) -> Any:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    try:
+        source = ArrayRecordDataSource([name])
+        len(source)
+    except Exception as error:  # the reader raises several types
+        raise DataError(f"{name} is not a complete ArrayRecord file{_because(error)}") from error
+    return source
 
 
 def _because(error: Exception) -> str:
@@ -112,8 +161,8 @@ def tfds_builder(paths: Sequence[str]) -> Any:
             f"{FIELD}: a tfds source is a name and a data_dir, got {len(paths)} entries: {', '.join(paths)}"
         )
     name, where = paths[0], f"tfds dataset {paths[0]!r}"
-    folder = given(name)
-    data_dir = {"data_dir": str(given(paths[1]))} if len(paths) > 1 else {}
+    folder = given_local(name, "tfds")
+    data_dir = {"data_dir": str(given_local(paths[1], "tfds"))} if len(paths) > 1 else {}
     try:
         is_folder = (folder / "dataset_info.json").is_file()
         return tfds.builder_from_directory(str(folder)) if is_folder else tfds.builder(name, **data_dir)

@@ -12,7 +12,8 @@ import pyarrow.parquet
 
 from cola_jax import storage
 from cola_jax.data.errors import BadRecord, DataError
-from cola_jax.data.files import Found, find, given
+from cola_jax.data.files import Found, find, given_local
+from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.records import checked
 
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"
@@ -81,7 +82,7 @@ class ParquetFiles:
             raise DataError(f"{name}, row group {group} cannot be read: {error}") from error
 
 
-def find_arrow(paths: Sequence[str], split: str) -> Found:
+def find_arrow(paths: Sequence[str], split: str, cache: ObjectCache) -> Found:
     """Returns the files of kind arrow: for a folder saved by Hugging Face datasets, those that its state.json lists.
 
     Args:
@@ -92,7 +93,7 @@ def find_arrow(paths: Sequence[str], split: str) -> Found:
     """
     entries, several = [], False
     for entry in paths:
-        folder = given(entry)
+        folder = given_local(entry, "arrow")
         if (folder / "dataset_dict.json").is_file():
             several = True
             folder = _split(folder, split)
@@ -100,7 +101,7 @@ def find_arrow(paths: Sequence[str], split: str) -> Found:
         entries += _saved(folder) if saved else [str(folder)]
     if split != "train" and not several:
         raise DataError(f"data.sources.split={split!r}: {', '.join(paths)} holds no splits (no dataset_dict.json)")
-    found = _without_caches(find("arrow", entries))
+    found = _without_caches(find("arrow", entries, cache))
     found.notes += [f"{name} has no end marker: it may be truncated" for name in found.names if not _ends(name)]
     return found
 

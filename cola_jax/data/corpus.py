@@ -115,7 +115,7 @@ def check_vocabulary(cfg: RunConfig, tokenizer: Tokenizer) -> None:
     if theirs > ours.of_text:
         raise DataError(
             f"{ours.field}={ours.size}: the tokenizer has {theirs} ids, and the mask uses the last one: set {ours.field}"
-            f" to at least {theirs + 1}, or llada.mask_id to an id that no text holds"
+            f" to at least {theirs + 1}, or llada.mask_id to an id unused by text"
         )
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cola_jax import storage
 from cola_jax.data.errors import DataError
+from cola_jax.data.object_cache import ObjectCache
+from cola_jax.storage import AnyPath
 
 FIELD = "data.sources.path"
 ENDINGS = {
@@ -49,26 +51,34 @@ class Found:
             if name in self._seen:
                 continue
             self._seen.add(name)
-            if os.stat(name).st_size == 0:
-                self.empty.append(name)
-            else:
-                self.names.append(name)
-                self.relative.append(os.path.relpath(name, root))
+            self.add_one(name, os.path.relpath(name, root))
+
+    def add_one(self, name: str, relative: str) -> None:
+        """Adds one file, by the name it is read by and the one that is the same for a corpus that moved."""
+        if os.stat(name).st_size == 0:
+            self.empty.append(name)
+        else:
+            self.names.append(name)
+            self.relative.append(relative)
 
 
-def find(kind: str, paths: Sequence[str]) -> Found:
+def find(kind: str, paths: Sequence[str], cache: ObjectCache) -> Found:
     """Returns the files of paths, folders (searched recursively, by the endings of `kind`) and globs, sorted by entry.
 
     Links to folders are followed, each real folder once. Endings count in either case; text and jsonl may be compressed.
 
+    Files of object stores are fetched into `cache`.
+
     Raises:
       DataError: if an entry does not exist, a link is broken, or every file is empty.
-      StorageError: for scheme://.
+      StorageError: for a path that cannot be used.
     """
     found = Found()
     for entry in paths:
         path = given(entry)
-        if path.is_dir():
+        if storage.is_remote(path):
+            _fetch(kind, path, entry, cache, found)
+        elif path.is_dir():
             found.add(_in_folder(kind, path, entry, found.notes), path)
         elif path.is_file():
             found.add([str(path)], path.parent)
@@ -82,15 +92,39 @@ def find(kind: str, paths: Sequence[str]) -> Found:
     return found
 
 
-def given(entry: str) -> Path:
+def given(entry: str) -> AnyPath:
     """Returns one entry of data.sources.path as a path.
 
     Raises:
-      DataError: if it is empty. StorageError: for scheme://.
+      DataError: if it is empty. StorageError: for a path that cannot be used.
     """
     if not entry.strip():
         raise DataError(f"{FIELD} has an empty entry: name a file, a folder or a glob")
-    return storage.local(entry, FIELD)
+    return storage.path(entry, FIELD)
+
+
+def given_local(entry: str, kind: str) -> Path:
+    """Returns one entry of data.sources.path of a kind whose library reads local disks alone.
+
+    Raises:
+      DataError: if it is empty, or of an object store.
+    """
+    path = given(entry)
+    if storage.is_remote(path):
+        raise DataError(f"{FIELD}: data.sources.kind={kind!r} is read from a local disk: copy {entry} there")
+    return path
+
+
+def _fetch(kind: str, path: AnyPath, entry: str, cache: ObjectCache, found: Found) -> None:
+    """Adds the files of `kind` that a path of an object store names: a file, a folder or a glob."""
+    places = storage.files_of(path)
+    inside = places if places == [path] else [place for place in places if has_ending(kind, place.name)]
+    if not inside:
+        marks = " or ".join(ENDINGS[kind])
+        raise DataError(f"{FIELD}: {entry!r} names no object, and no {marks} file below it")
+    root = str(path.parent if inside == [path] or glob.has_magic(str(path)) else path)
+    for place in inside:
+        found.add_one(str(cache.get(place)), os.path.relpath(str(place), root))
 
 
 def _in_folder(kind: str, root: Path, entry: str, notes: list[str]) -> list[str]:

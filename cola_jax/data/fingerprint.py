@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from cola_jax import storage
@@ -26,6 +25,7 @@ from cola_jax.data.errors import DataError, Warn, to_stderr
 from cola_jax.data.files import given
 from cola_jax.data.prepared_rows import METADATA_NAME, read_metadata
 from cola_jax.data.sources import find
+from cola_jax.storage import AnyPath
 
 FILE_NAME = "corpus.json"
 VERSION = 1
@@ -56,7 +56,7 @@ def _of_source(data: DataConfig, source: SourceConfig) -> str:
         return _of_prepared(given(source.path[0]))
     if source.kind == "tfds":
         return _of_tfds(source)
-    found = find(source)
+    found = find(data, source)
     return _of_files(found.names, found.relative)
 
 
@@ -66,7 +66,7 @@ def _of_world(data: DataConfig) -> str:
     return _hash(text.encode() for text in [json.dumps(counts), *stories])
 
 
-def _of_prepared(folder: Path) -> str:
+def _of_prepared(folder: AnyPath) -> str:
     sources = read_metadata(folder)["sources"]
     if all(isinstance(entry.get("fingerprint"), str) for entry in sources):
         return _hash(f"{entry['fingerprint']} {float(entry['weight'])}".encode() for entry in sources)
@@ -129,16 +129,16 @@ def changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
     return lines + [f"{name} is new" for name in new if name not in old]
 
 
-def record(path: str | Path, cfg: RunConfig) -> None:
+def record(path: str | AnyPath, cfg: RunConfig) -> None:
     """Writes the fingerprint of a run's corpus into its corpus.json.
 
     Raises:
       DataError: see `fingerprint`.
     """
-    storage.write_json(Path(path), {"version": VERSION, "sources": fingerprint(cfg)})
+    storage.write_json(storage.path(path), {"version": VERSION, "sources": fingerprint(cfg)})
 
 
-def check_unchanged(path: str | Path, cfg: RunConfig, warn: Warn = to_stderr) -> None:
+def check_unchanged(path: str | AnyPath, cfg: RunConfig, warn: Warn = to_stderr) -> None:
     """Compares a run's corpus with its corpus.json; a workdir that has none is not checked.
 
     Args:
@@ -147,7 +147,7 @@ def check_unchanged(path: str | Path, cfg: RunConfig, warn: Warn = to_stderr) ->
     Raises:
       DataError: if the corpus changed and data.on_changed_corpus is refuse, or corpus.json is damaged.
     """
-    path, policy = Path(path), cfg.data.on_changed_corpus
+    path, policy = storage.path(path), cfg.data.on_changed_corpus
     if not path.is_file():
         return
     lines = changed(_recorded(path), fingerprint(cfg))
@@ -161,7 +161,7 @@ def check_unchanged(path: str | Path, cfg: RunConfig, warn: Warn = to_stderr) ->
     warn(f"{problem}. The run continues with the new one (data.on_changed_corpus='warn')")
 
 
-def _recorded(path: Path) -> dict[str, str]:
+def _recorded(path: AnyPath) -> dict[str, str]:
     stored: Any = storage.read_json(path)
     version = stored.get("version") if isinstance(stored, dict) else None
     if version != VERSION:

@@ -8,23 +8,30 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cola_jax import storage
 from cola_jax.data.errors import DataError, WriteError
+from cola_jax.storage import AnyPath
 
 ENDING = ".partial"
 
 
-def check_free(folder: str | Path, name: str) -> Path:
+def check_free(folder: str | AnyPath, name: str) -> AnyPath:
     """Returns where to write, without writing: links resolved, absolute.
 
     Args:
       name: the option that `folder` was given by.
 
     Raises:
-      DataError: if the folder is not empty, or cannot be written. StorageError: for scheme://.
+      DataError: if the folder is not empty, or cannot be written. StorageError: for a path that cannot be used.
     """
-    given = storage.local(folder, name)
+    given = storage.path(folder, name)
+    if storage.is_remote(given):
+        storage.check_access(given)
+        if storage.names_in(given):
+            raise DataError(f"{given} is not an empty folder: remove it, or name another one")
+        return given
     if given.is_symlink() and not given.exists():
         raise DataError(f"{given} is a link to {os.readlink(given)}, which does not exist: name another folder")
     out = given.resolve()
@@ -41,12 +48,22 @@ def check_free(folder: str | Path, name: str) -> Path:
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: AnyPath, last: str) -> Iterator[Path]:
     """Yields a folder to fill, which is renamed to `out` on success and removed otherwise.
+
+    For an object store it is a temporary folder, which is copied there on success.
+
+    Args:
+      last: the file without which the folder is not read; copied after all others.
 
     Raises:
       DataError: if another program is writing it. WriteError: if it cannot be created or renamed.
     """
+    if storage.is_remote(out):
+        with TemporaryDirectory(prefix="cola_jax-") as folder:
+            yield Path(folder)
+            storage.upload(Path(folder), out, last)
+        return
     partial = out.with_name(out.name + ENDING)
     try:
         partial.mkdir(parents=True, exist_ok=True)

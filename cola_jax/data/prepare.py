@@ -24,6 +24,7 @@ from cola_jax.data.corpus import Corpus, Part, Unknown, check_rows, check_vocabu
 from cola_jax.data.errors import DataError, Warn, WriteError, to_stderr
 from cola_jax.data.files import given
 from cola_jax.data.new_folder import check_free, new_folder, writing
+from cola_jax.data.object_cache import cache_of
 from cola_jax.data.packing import Packed, pack_chunks
 from cola_jax.data.prepared_rows import (
     METADATA_NAME,
@@ -36,9 +37,10 @@ from cola_jax.data.prepared_rows import (
 )
 from cola_jax.data.sources import Division, Documents, name_of, open_source
 from cola_jax.data.tokenizers import Tokenizer
+from cola_jax.storage import AnyPath
 
 
-def prepare_corpus(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stderr) -> dict[str, Any]:
+def prepare_corpus(cfg: RunConfig, out_folder: str | AnyPath, warn: Warn = to_stderr) -> dict[str, Any]:
     """Tokenizes and packs the sources of `cfg` into `out_folder`. Returns the metadata.
 
     Nothing is written before the sources, the tokenizer and the vocabulary have been checked.
@@ -56,7 +58,7 @@ def prepare_corpus(cfg: RunConfig, out_folder: str | Path, warn: Warn = to_stder
     tokenizer = tokenizers.build(cfg, warn=warn)
     check_vocabulary(cfg, tokenizer)
     divisions = [open_source(cfg.data, source) for source in cfg.data.sources]
-    with new_folder(out) as partial:
+    with new_folder(out, METADATA_NAME) as partial:
         with writing(partial):
             tokenizers.save(tokenizer, partial)
         sources = [
@@ -141,12 +143,6 @@ def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
     if wrong:
         raise DataError(f"{folder} does not fit the config: {'; '.join(wrong)}")
     check_vocabulary(cfg, tokenizer)
-    length = cfg.train.sequence_length
-    return Corpus(
-        tuple(
-            Part(
-                entry["name"], entry["weight"], *(PreparedRows(folder, entry[side]["shards"], length) for side in SIDES)
-            )
-            for entry in metadata["sources"]
-        )
-    )
+    length, cache = cfg.train.sequence_length, cache_of(cfg.data)
+    rows = lambda entry: (PreparedRows(folder, entry[side]["shards"], length, cache) for side in SIDES)
+    return Corpus(tuple(Part(entry["name"], entry["weight"], *rows(entry)) for entry in metadata["sources"]))

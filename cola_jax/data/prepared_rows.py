@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cola_jax import storage
 from cola_jax.config.fields import DataConfig
-from cola_jax.data.array_records import RecordFiles
+from cola_jax.data.array_records import FetchedRecordFiles, RecordFiles
 from cola_jax.data.errors import DataError
+from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.packing import Row, row
+from cola_jax.storage import AnyPath
 
 METADATA_NAME = "metadata.json"
 VERSION = 1
@@ -24,17 +25,22 @@ DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_
 class PreparedRows:
     """The rows of some shards by random access."""
 
-    def __init__(self, folder: Path, shards: Sequence[dict[str, Any]], length: int):
+    def __init__(self, folder: AnyPath, shards: Sequence[dict[str, Any]], length: int, cache: ObjectCache):
         """Raises DataError if a shard is missing, truncated or has another number of rows than in its metadata."""
         self._length = length
         self._count = sum(shard["rows"] for shard in shards)
-        missing = [shard["file"] for shard in shards if not (folder / shard["file"]).is_file()]
+        there = storage.sizes_in(folder)
+        missing = [shard["file"] for shard in shards if shard["file"] not in there]
         if missing:
             raise DataError(f"{folder} lacks {', '.join(missing)}: prepare it again")
-        self._records = RecordFiles([folder / shard["file"] for shard in shards])
+        places = [folder / shard["file"] for shard in shards]
+        if storage.is_remote(folder):
+            self._records = FetchedRecordFiles(places, [shard["rows"] for shard in shards], cache)
+        else:
+            self._records = RecordFiles(places)
         if len(self._records) != self._count:
             raise DataError(
-                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} says {self._count}: prepare it again"
+                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} lists {self._count}: prepare it again"
             )
 
     def __len__(self) -> int:
@@ -58,7 +64,7 @@ def dividing(data: DataConfig) -> dict[str, Any]:
     return {f"data.{name}": getattr(data, name) for name in DIVIDING}
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: AnyPath) -> dict[str, Any]:
     """Returns the metadata of a prepared corpus.
 
     Raises:

@@ -15,6 +15,7 @@ from typing import Protocol
 from cola_jax.config.fields import DataConfig, SourceConfig
 from cola_jax.data import array_records, columns, files, pydocs, text_files, tinyworld
 from cola_jax.data.errors import BadRecord, DataError
+from cola_jax.data.object_cache import cache_of
 from cola_jax.data.progress_bar import bar
 
 
@@ -88,20 +89,20 @@ def open_source(data: DataConfig, source: SourceConfig) -> Division:
             Generated(lambda i: tinyworld.story(data.seed, "train", i), data.generated_documents),
             Generated(lambda i: tinyworld.story(data.seed, "heldout", i), data.heldout_documents),
         )
-    found = find(source)
+    found = find(data, source)
     division = divide(_documents(source, found), data.heldout_fraction, name_of(source), data.on_bad_record)
     return _with_empty_files(division, found, data.on_bad_record)
 
 
-def find(source: SourceConfig) -> files.Found:
+def find(data: DataConfig, source: SourceConfig) -> files.Found:
     """Returns the files of a source; none if its kind has no files.
 
     Raises:
       DataError: see `files.find` and `columns.find_arrow`.
     """
     if source.kind == "arrow":
-        return columns.find_arrow(source.path, source.split)
-    return files.find(source.kind, source.path) if source.kind in files.ENDINGS else files.Found()
+        return columns.find_arrow(source.path, source.split, cache_of(data))
+    return files.find(source.kind, source.path, cache_of(data)) if source.kind in files.ENDINGS else files.Found()
 
 
 def _documents(source: SourceConfig, found: files.Found) -> Documents:

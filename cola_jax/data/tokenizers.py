@@ -221,7 +221,7 @@ def load(folder: str | AnyPath) -> Tokenizer:
     """
     path = storage.path(folder) / META_NAME
     if not path.is_file():
-        raise DataError(f"{path} is missing: this folder carries no tokenizer")
+        raise DataError(f"{path} is missing: this folder has no tokenizer")
     meta = _saved_meta(path)
     if meta["kind"] == "bytes":
         return BytesTokenizer()

@@ -56,8 +56,8 @@ def demo(
 
     Args:
       seed: of parameters and noise, instead of the config's; the data does not change.
-      overrides: ("a.b", "VALUE") assignments to the configs of both stages; what one of them does not read goes to the
-        other.
+      overrides: ("a.b", "VALUE") assignments to the configs of both stages; a field that one of them does not read
+        applies to the other.
       plan: size of the evaluation; `ReportPlan()` by default.
 
     Returns:

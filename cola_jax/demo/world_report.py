@@ -57,7 +57,7 @@ def draw(
 
 
 def _trace(writer: Writer) -> tuple[trace.Trace, list[str]]:
-    """Traces the blocks that follow the opening of held-out story 0, cut to whole blocks; and their text at every step."""
+    """Traces the blocks that follow the opening of held-out story 0, in whole blocks, and their text at every step."""
     cfg, tokenizer = writer.cfg, writer.tokenizer
     span = cfg.dit.block_size * cfg.vae.patch_size
     opening = tokenizer.encode(stories.heldout_prompts(cfg, 1)[0])

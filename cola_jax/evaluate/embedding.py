@@ -1,7 +1,9 @@
 """Latents in two dimensions: principal components, and a neighbour embedding.
 
-The neighbour embedding is scikit-learn's t-SNE, the optional extra `latents`; nothing here imports it before it is
-asked for. Axes: M latents, C latent channels.
+The neighbour embedding is scikit-learn's t-SNE, the optional extra `latents`; it is imported only
+when it is used.
+
+Axes: M latents, C latent channels.
 """
 
 from __future__ import annotations

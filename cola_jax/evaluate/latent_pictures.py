@@ -76,7 +76,7 @@ def draw(
 def _embed(some: latents.Latents, embeddings: tuple[str, ...], folder: AnyPath, seed: int) -> list[AnyPath]:
     record: dict[str, Any] = {"labels": some.labels}
     files = []
-    title = f"{len(some.labels)} latents of held-out text, by what their token is"
+    title = f"{len(some.labels)} latents of held-out text, by the class of their token"
     for name in embeddings:
         if name == "pca":
             points, shares = latents.pca(some.means, 2)

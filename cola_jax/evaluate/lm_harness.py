@@ -124,7 +124,7 @@ def evaluate(
     manager = TaskManager(include_path=None if include is None else str(include))
     unknown = [name for name in tasks if not manager.match_tasks([name])]
     if unknown:
-        raise DataError(f"the harness knows no task {', '.join(unknown)}: give --include the folder of its YAML file")
+        raise DataError(f"the harness has no task {', '.join(unknown)}: give --include the folder of its YAML file")
     return lm_eval.simple_evaluate(
         model=model, tasks=list(tasks), task_manager=manager, limit=limit, random_seed=plan.seed, bootstrap_iters=1000
     )

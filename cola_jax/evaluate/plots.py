@@ -54,7 +54,7 @@ def plot_losses(stages: dict[str, Lines], path: AnyPath) -> AnyPath:
 def plot_latents(latents: Latents, path: AnyPath) -> AnyPath:
     """Draws the first two principal components of latents, coloured by their label."""
     coordinates, shares = pca(latents.means, 2)
-    title = f"{len(latents.labels)} latents of held-out text, by what their token is"
+    title = f"{len(latents.labels)} latents of held-out text, by the class of their token"
     return plot_points(coordinates, latents.labels, title, principal(shares), path)
 
 

@@ -145,7 +145,7 @@ def _impossible(table: dict[str, Any]) -> list[str]:
     try:
         fields_of(table["lines"])
     except ValueError as error:
-        return [*problems, f"lines: {error}; braces that stand for themselves are doubled"]
+        return [*problems, f"lines: {error}; literal braces must be doubled"]
     unnamed = [name for name in fields_of(table["lines"]) if name.isdigit() or not name or set(name) & set(".[")]
     problems += [f"lines: {{{name}}} is not the name of a field" for name in unnamed]
     formatted = [line for line in table["lines"] if any(f or c for _, _, f, c in string.Formatter().parse(line))]

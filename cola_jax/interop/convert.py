@@ -125,7 +125,7 @@ def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
     """
     workdir, target = storage.local(workdir, "source"), storage.local(target, "target")
     if target.resolve().is_relative_to(workdir.resolve()):
-        raise WorkdirError(f"{target} lies in the workdir {workdir}: export to a folder outside of it")
+        raise WorkdirError(f"{target} is in the workdir {workdir}: export to a folder outside of it")
     return workdir, target
 
 
@@ -145,7 +145,7 @@ def roomiest_mesh_of(trees: list[Any]) -> Mesh:
         except MeshError:
             continue
         return mesh
-    raise MeshError("no device can hold the parameters: parallel.rules.RULES does not know all of them")
+    raise MeshError("no device can hold the parameters: parallel.rules.RULES has no rule for some of them")
 
 
 def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str, Any], say: Say) -> RunConfig:

@@ -94,7 +94,7 @@ def _check_one(folder: Path, dtype: str) -> Golden:
     except ReleasedFormatError as error:
         return Golden(folder, form.name, [], str(error))
     unread = cases.unread()
-    error = f"{folder / CASES} has arrays that no check knows: {', '.join(unread)}" if unread else ""
+    error = f"{folder / CASES} has arrays that no check reads: {', '.join(unread)}" if unread else ""
     return Golden(folder, form.name, results, error or ("" if results else f"{folder / CASES} holds no case"))
 
 

@@ -43,7 +43,7 @@ def rows_of(part: str, cfg: RunConfig) -> list[Row]:
 
 
 def read_vae(folder: Path, config: TextVAEConfig, mesh: Mesh | None = None) -> Tree:
-    """Reads the parameter groups {"encoder", "decoder"}, fp32, placed as `read_part` says; raises as it does."""
+    """Reads the parameter groups {"encoder", "decoder"}, fp32, placement and errors as in `read_part`."""
     return read_part("cola_vae", folder, RunConfig(vae=config), mesh)
 
 

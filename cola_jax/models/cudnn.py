@@ -1,7 +1,9 @@
 """Attention by cuDNN's flash attention on NVIDIA GPUs, through `jax.nn.dot_product_attention`.
 
 Causal and full attention need no mask; any other pattern is passed as a bias, of one row and head unless rows have
-several documents. Axes: B batch, H heads, Q queries, M keys, K head channels.
+several documents.
+
+Axes: B batch, H heads, Q queries, M keys, K head channels.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class RMSNorm(nn.Module):
 
 
 class ToVocabulary(nn.Module):
-    """A dense layer to the logits of V tokens, split over devices by token, whatever V is.
+    """A dense layer to the logits of V tokens, sharded over devices by token, for any V.
 
     The kernel is stored by the sharding rules. For the matmul it is padded to a multiple of the shards; the padding's
     logits are -inf and, unless `padded`, removed.

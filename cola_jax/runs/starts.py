@@ -55,7 +55,7 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
     is_folder = (source / "cola_vae").is_dir() or llama.is_llama(source)
     if is_folder and (cfg.train.init_step or cfg.train.init_continue):
         field = "init_step" if cfg.train.init_step else "init_continue"
-        raise ConfigError(f"train.{field} is for workdirs: {named} holds weights alone")
+        raise ConfigError(f"train.{field} is for workdirs: {named} contains only weights")
     if is_folder:
         return Start(_of_folder(cfg, source, named, mesh), None, None)
     step = cfg.train.init_step

@@ -6,6 +6,8 @@ from cola_jax.storage.paths import StorageError as StorageError
 from cola_jax.storage.paths import absolute as absolute
 from cola_jax.storage.paths import check_access as check_access
 from cola_jax.storage.paths import create as create
+from cola_jax.storage.paths import download as download
+from cola_jax.storage.paths import files_of as files_of
 from cola_jax.storage.paths import filesystem as filesystem
 from cola_jax.storage.paths import find_named as find_named
 from cola_jax.storage.paths import is_remote as is_remote
@@ -20,7 +22,9 @@ from cola_jax.storage.paths import reason as reason
 from cola_jax.storage.paths import remove as remove
 from cola_jax.storage.paths import remove_tree as remove_tree
 from cola_jax.storage.paths import size_of as size_of
+from cola_jax.storage.paths import sizes_in as sizes_in
 from cola_jax.storage.paths import upload as upload
+from cola_jax.storage.paths import version_of as version_of
 from cola_jax.storage.paths import write_bytes as write_bytes
 from cola_jax.storage.text import BOM as BOM
 from cola_jax.storage.text import byte_lines as byte_lines

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
@@ -149,6 +150,32 @@ def find_named(folder: AnyPath, name: str) -> list[AnyPath]:
 def size_of(place: AnyPath) -> int:
     """Returns the bytes of a file."""
     return place.stat().length if is_remote(place) else place.stat().st_size
+
+
+def version_of(place: AnyPath) -> tuple[int, str]:
+    """Returns bytes and a mark of the content of an object, which another content of the same name does not share.
+
+    Raises:
+      FileNotFoundError: if it does not exist.
+    """
+    info = filesystem(place).info(os.fspath(place))
+    return info["size"], str(info.get("generation") or info.get("etag") or info.get("ETag") or info.get("mtime"))
+
+
+def sizes_in(folder: AnyPath) -> dict[str, int]:
+    """Returns {name: bytes} of the files in a folder."""
+    if not is_remote(folder):
+        return {one.name: one.stat().st_size for one in folder.iterdir() if one.is_file()}
+    listed = filesystem(folder).ls(os.fspath(folder), detail=True)
+    return {one["name"].rsplit("/", 1)[-1]: one["size"] for one in listed if one["type"] == "file"}
+
+
+def files_of(place: AnyPath) -> list[AnyPath]:
+    """Returns the objects that a path of an object store names: itself, all below it, or those that match a glob; sorted."""
+    files, text = filesystem(place), os.fspath(place)
+    scheme = text.split("://")[0]
+    found = files.glob(text) if has_magic(text) else files.find(text)
+    return [path(f"{scheme}://{one}") for one in sorted(found)]
 
 
 def open_binary(place: AnyPath) -> BinaryIO:

@@ -65,7 +65,7 @@ class Claim:
             holder = _read(_path(self._folder, newest[0]))
             raise ClaimLost(
                 f"{self._folder.parent} was taken over by {_name(holder)} while this process did not answer; "
-                "it stops here, and what it had saved stays"
+                "it stops, and its checkpoints are kept"
             )
 
     def release(self) -> None:

@@ -198,7 +198,7 @@ def test_what_generate_cannot_use_is_one_line(capsys, tmp_path, trained, argumen
 
 
 def test_generate_refuses_a_run_that_does_not_write(capsys, trained):
-    misused(capsys, "generate", "--workdir", trained["vae"], "--prompt", "a", part="does not write text by itself")
+    misused(capsys, "generate", "--workdir", trained["vae"], "--prompt", "a", part="does not generate text by itself")
 
 
 def test_generate_refuses_a_workdir_that_is_not_there(capsys, tmp_path):
@@ -216,7 +216,7 @@ def test_a_workdir_whose_checkpoints_are_all_damaged_has_failed(capsys, tmp_path
     shutil.copytree(trained["joint"], workdir)
     (workdir / "checkpoints" / "3" / "meta" / "metadata").write_text("")
     status, _, err = run(capsys, "generate", "--workdir", workdir, "--prompt", "a")
-    assert status == 1 and len(err) == 1 and "no checkpoint is good" in err[0]
+    assert status == 1 and len(err) == 1 and "no checkpoint is usable" in err[0]
 
 
 def test_a_bug_is_not_hidden(monkeypatch):

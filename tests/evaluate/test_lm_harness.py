@@ -70,5 +70,5 @@ def test_the_real_package_runs_a_local_task(tmp_path, monkeypatch):
     (tmp_path / "tasks" / "apples.yaml").write_text(TASK.format(data=tmp_path / "docs.jsonl"))
     found = lm_harness.evaluate(writer, PLAN, ["apples"], tmp_path / "tasks", None, 32)
     assert found["results"]["apples"]["exact_match,none"] == 0.5
-    with pytest.raises(DataError, match="the harness knows no task pears"):
+    with pytest.raises(DataError, match="the harness has no task pears"):
         lm_harness.evaluate(writer, PLAN, ["pears"], tmp_path / "tasks", None, 32)

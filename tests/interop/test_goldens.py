@@ -112,7 +112,7 @@ def test_arrays_that_no_check_knows_and_damaged_models_fail_the_command(capsys, 
     status, report = checked(capsys, tmp_path)
     errors = {Path(golden["folder"]).name: golden["error"] for golden in report["goldens"]}
     assert status == 1
-    assert "arrays that no check knows: surprise" in errors["base"]
+    assert "arrays that no check reads: surprise" in errors["base"]
     assert "config.json does not exist" in errors["patch2"]
     assert "is missing" in errors["llama"]
 

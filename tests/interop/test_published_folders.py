@@ -259,7 +259,7 @@ def test_targets_are_links_to_fill_and_never_in_the_workdir(capsys, folder, tmp_
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "config.json").is_file()
     assert (tmp_path / "link.partial").is_dir(), "what is not ours is left alone"
     for target, part in (
-        (tmp_path / "real" / "out", "lies in the workdir"),
+        (tmp_path / "real" / "out", "is in the workdir"),
         ("gs://b/out", "target gs://b/out: object stores"),
     ):
         assert cli.main(["convert", "export", str(tmp_path / "link"), str(target)]) == 2

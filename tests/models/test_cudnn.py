@@ -77,7 +77,7 @@ def test_the_gradient_lowers_to_flash_attention_of_cudnn(name, monkeypatch):
     "changes,platform,message",
     [
         ({}, "tpu", "runs on NVIDIA GPUs, not on tpu"),
-        ({"compute__dtype": "float32"}, "gpu", "multiplies bfloat16, not float32"),
+        ({"compute__dtype": "float32"}, "gpu", "supports bfloat16, not float32"),
         ({"mesh__sequence": 2}, "gpu", "mesh.sequence=2"),
         ({"dit__block_size": 3, "train__sequence_length": 36}, "gpu", "the DiT has blocks of 3"),
         ({"dit__head_dim": 12, "dit__rope_dim": 12}, "gpu", "heads of 12 channels"),
