@@ -30,7 +30,12 @@ def _has(c: RunConfig, *kinds: str) -> bool:
     return any(source.kind in kinds for source in c.data.sources)
 
 
+def _is_remote(c: RunConfig) -> bool:
+    return any("://" in path for source in c.data.sources for path in source.path)
+
+
 SWITCHES = (
+    Switch(("data.cache_dir", "data.cache_gib"), "data.sources", _is_remote),
     Switch(("data.on_bad_record",), "data.sources", lambda c: _has(c, *FROM_FILES)),
     Switch(("data.generated_documents", "data.heldout_documents"), "data.sources", lambda c: _has(c, "tinyworld")),
     Switch(("data.heldout_fraction",), "data.sources", lambda c: not all(

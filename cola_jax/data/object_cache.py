@@ -36,7 +36,7 @@ class ObjectCache:
         except FileNotFoundError as error:
             raise DataError(f"{place} does not exist") from error
         if size > self.budget:
-            raise DataError(f"{place} has {size} bytes, more than data.cache_bytes={self.budget}")
+            raise DataError(f"{place} has {size / 2**30:.3g} GiB, more than data.cache_gib={self.budget / 2**30:.3g}")
         key = hashlib.sha256(f"{place} {size} {version}".encode()).hexdigest()[:24]
         target = self._folder / key / place.name
         with self._lock:
@@ -66,8 +66,8 @@ class ObjectCache:
 
 
 def cache_of(data: DataConfig) -> ObjectCache:
-    """Returns the cache of data.cache_dir and data.cache_bytes."""
+    """Returns the cache of data.cache_dir and data.cache_gib."""
     folder = (
         storage.local(data.cache_dir, "data.cache_dir") if data.cache_dir else Path.home() / ".cache/cola_jax/objects"
     )
-    return ObjectCache(folder, data.cache_bytes)
+    return ObjectCache(folder, int(data.cache_gib * 2**30))

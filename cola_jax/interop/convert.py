@@ -58,7 +58,7 @@ def import_released(
     check_pair(source / "cola_dit", vae)
     cfg = _config(tree, explicit, source, {"vae": dataclasses.asdict(vae), "dit": dataclasses.asdict(dit)}, say)
     tokenizer = import_tokenizer(cfg, source)
-    with new_folder(check_free(workdir, "target")) as partial:
+    with new_folder(check_free(workdir, "target"), "config.json") as partial:
         mesh, params = roomiest_mesh(cfg), {}
         for part in PARTS:
             params |= released.read_part(part, source / part, cfg, mesh)
@@ -102,7 +102,7 @@ def export_released(
         exported = [name for name, family in FAMILIES.items() if family.forms]
         raise ReleasedFormatError(f"{workdir} is a run of family {cfg.family!r}: {', '.join(exported)} can be exported")
     tokenizer = tokenizers.load(workdir / TOKENIZER)
-    with new_folder(check_free(target, "target")) as partial:
+    with new_folder(check_free(target, "target"), f"{parts[-1]}/config.json") as partial:
         _, params = load_params(workdir, step, roomiest_mesh(cfg, parts), ema=ema)
         for part in parts:
             groups = {group: params[group] for group in GROUPS[part]}

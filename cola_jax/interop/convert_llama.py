@@ -45,7 +45,7 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
     net = llama.read_config(source)
     cfg = _config(tree, explicit, source, dataclasses.asdict(net), say)
     tokenizer = import_tokenizer(cfg, source)
-    with new_folder(check_free(workdir, "target")) as partial:
+    with new_folder(check_free(workdir, "target"), "config.json") as partial:
         params = llama.read(source, net)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         params = jax.tree.map(jax.device_put, params, rules.shardings(shapes, roomiest_mesh_of([shapes])))
@@ -67,7 +67,7 @@ def export_llama(
     cfg = resolve(stored_config(workdir))
     tokenizer = tokenizers.load(workdir / TOKENIZER)
     shapes = jax.eval_shape(lambda: FAMILIES[cfg.family].objective.init(cfg, jax.random.PRNGKey(0)))
-    with new_folder(check_free(target, "target")) as partial:
+    with new_folder(check_free(target, "target"), "config.json") as partial:
         _, params = load_params(workdir, step, roomiest_mesh_of([shapes]), ema=ema)
         length = cfg.train.sequence_length
         llama.write(

@@ -96,7 +96,7 @@ def _configure() -> None:
 
 def is_remote(place: AnyPath) -> bool:
     """Returns whether a path is of an object store."""
-    return not isinstance(place, Path)
+    return SCHEME.match(os.fspath(place)) is not None
 
 
 def filesystem(place: AnyPath) -> Any:

@@ -33,19 +33,21 @@ def test_a_path_of_an_object_store_is_refused_by_the_options_name(capsys, name, 
     arguments = [a for a in GIVEN[name] if (name, option, a) != ("generate", "--prompts", "a")]
     if (name, option) == ("generate", "--prompts"):
         arguments.remove("--prompt")
-    misused(capsys, name, *arguments, option, "s3://bucket/x", part=f"{option} s3://bucket/x: object stores")
+    misused(
+        capsys, name, *arguments, option, "hdfs://bucket/x", part=f"{option} hdfs://bucket/x: hdfs:// is not supported"
+    )
     misused(capsys, name, *arguments, option, "", part=f"{option} is empty")
 
 
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (("score", "--task", "a", "ok.jsonl", "gs://b/x"), "FILE gs://b/x: object stores"),
-        (("quality", "gs://b/x"), "gs://b/x: "),
-        (("convert", "import", "gs://b/x", "y"), "source gs://b/x: "),
-        (("convert", "export", "x", "gs://b/y"), "target gs://b/y: "),
-        (("check-goldens", "gs://b/x"), "folder gs://b/x: "), (("compare", "a", "gs://b/x"), "CONFIG gs://b/x: "),
-        (("evaluate", "--workdir", "{tmp}", "--tasks", "a=gs://b/x"), "gs://b/x: object stores"),
+        (("score", "--task", "a", "ok.jsonl", "hdfs://b/x"), "FILE hdfs://b/x: hdfs:// is not supported"),
+        (("quality", "hdfs://b/x"), "hdfs://b/x: "),
+        (("convert", "import", "hdfs://b/x", "y"), "source hdfs://b/x: "),
+        (("convert", "export", "x", "hdfs://b/y"), "target hdfs://b/y: "),
+        (("check-goldens", "hdfs://b/x"), "folder hdfs://b/x: "), (("compare", "a", "hdfs://b/x"), "CONFIG hdfs://b/x: "),
+        (("evaluate", "--workdir", "{tmp}", "--tasks", "a=hdfs://b/x"), "hdfs://b/x: hdfs:// is not supported"),
     ],
 )  # fmt: skip
 def test_a_positional_path_of_an_object_store_is_refused(capsys, tmp_path, arguments, part):

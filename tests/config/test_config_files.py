@@ -52,7 +52,7 @@ def test_a_field_that_does_not_exist_is_named(tmp_path):
 def test_a_file_of_another_kind_is_named(tmp_path):
     refused(file(tmp_path, "{}", "config.json"), "does not end in .py", "give its workdir")
     refused(file(tmp_path, "x", "noext"), "does not end in .py")
-    refused("gs://bucket/config.py", "gs://bucket/config.py", "not supported")
+    refused("gs://bucket/config.py", "gs://bucket/config.py", "is read from a local disk")
 
 
 def test_dataclasses_are_a_config_too(tmp_path):

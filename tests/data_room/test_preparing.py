@@ -64,8 +64,8 @@ def test_nothing_is_written_where_a_check_fails(texts, tmp_path):
         with pytest.raises(UserError, match=problem):
             prepare.prepare_corpus(bad, out)
         assert untouched(tmp_path)
-    with pytest.raises(UserError, match="--output gs://bucket/x: .* not supported"):
-        prepare.prepare_corpus(cfg, "gs://bucket/x")
+    with pytest.raises(UserError, match="--output hdfs://bucket/x: .* not supported"):
+        prepare.prepare_corpus(cfg, "hdfs://bucket/x")
 
 
 def test_places_that_cannot_be_written_are_named_before_the_work(texts, tmp_path, monkeypatch):

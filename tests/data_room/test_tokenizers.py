@@ -183,8 +183,8 @@ def test_files_that_are_no_tokenizer_say_what_they_are(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=problem):
             tokenizers.from_file(tmp_path / name, "<pad>", "</s>")
-    with pytest.raises(UserError, match="tokenizer.path gs://bucket/a.model: .* not supported"):
-        tokenizers.from_file("gs://bucket/a.model", "<pad>", "</s>")
+    with pytest.raises(UserError, match="tokenizer.path hdfs://bucket/a.model: .* not supported"):
+        tokenizers.from_file("hdfs://bucket/a.model", "<pad>", "</s>")
 
 
 def test_a_tokenizer_file_is_known_by_its_content_has_a_bom_and_stands_in_home(huggingface, tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_paths_that_are_no_files_are_refused(tmp_path):
     for path, part in (
         (tmp_path, "is a folder"),
         (tmp_path / "none", "no such file"),
-        ("gs://b/p", "--prompts gs://b/p"),
+        ("hdfs://b/p", "--prompts hdfs://b/p"),
     ):
         with pytest.raises((DataError, StorageError)) as error:
             prompts.read(path)

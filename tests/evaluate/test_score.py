@@ -319,7 +319,7 @@ def test_a_name_that_would_leave_the_folder_of_answers_is_refused(name):
         ("{question}", "{0}", "{0} is not the name of a field"),
         ("{question}", "{question:>9}", "has a format after a name"),
         ('answer = "a clock"', 'answer = "a", choices = "ab"', "choices must be a list of texts, got 'ab'"),
-        ("shots = 1", 'shots = 1\nrecords = "gs://b/r"', "records gs://b/r: object stores"),
+        ("shots = 1", 'shots = 1\nrecords = "hdfs://b/r"', "records hdfs://b/r: hdfs:// is not supported"),
     ],
 )
 def test_more_of_what_a_protocol_may_hold(capsys, tmp_path, old, new, part):
