@@ -59,7 +59,8 @@ class DataConfig:
     prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
     # local folder for files of gs:// and s3://; ~/.cache/cola_jax/objects if empty
     cache_dir: str = placement("", traced=False)
-    cache_gib: float = placement(100.0, traced=False, above=0.0, most=1e6)  # GiB of files in cache_dir at the most
+    # GiB of files in cache_dir; a prepared corpus that is larger is read by ranges of bytes, row by row
+    cache_gib: float = placement(100.0, traced=False, above=0.0, most=1e6)
 
 
 @dataclass(frozen=True)

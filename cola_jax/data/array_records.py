@@ -5,11 +5,11 @@ from __future__ import annotations
 import bisect
 import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from cola_jax import storage
+from cola_jax.data.array_record_ranges import RangeError, RecordRanges
 from cola_jax.data.errors import BadRecord, DataError
 from cola_jax.data.files import FIELD, Found, given_local
 from cola_jax.data.object_cache import ObjectCache
@@ -49,41 +49,49 @@ class RecordFiles:
         which, number = self._place(index)
         try:
             return self.source(which)[number]
-        except RuntimeError as error:
+        except (RuntimeError, RangeError) as error:
             raise DataError(f"{self.where(index)} cannot be read: the file is damaged{_because(error)}") from error
 
 
-class FetchedRecordFiles(RecordFiles):
-    """The same of files in an object store: each is fetched into a cache when one of its records is asked for.
+class RemoteRecordFiles(RecordFiles):
+    """The same of files in an object store, each opened when one of its records is asked for.
 
     Args:
-      counts: records of each file.
+      counts: records of each file. sizes: bytes of each file.
+      cache: where whole files are kept; None: only the bytes of a record are fetched, whenever it is read.
     """
 
-    def __init__(self, places: Sequence[AnyPath], counts: Sequence[int], cache: ObjectCache):
-        self._places, self._cache, self._lock = list(places), cache, threading.Lock()
+    def __init__(
+        self, places: Sequence[AnyPath], counts: Sequence[int], sizes: Sequence[int], cache: ObjectCache | None
+    ):
+        self._places, self._sizes, self._cache = list(places), list(sizes), cache
         self._names = [str(place) for place in places]
         self._firsts, self._count = _firsts(counts)
-        self._open: OrderedDict[int, tuple[Any, int]] = OrderedDict()  # file -> (reader, bytes), the last used last
+        self._counts = list(counts)
+        self._open: dict[int, Any] = {}
+        self._locks = [threading.Lock() for _ in places]
 
     def source(self, which: int) -> Any:
-        """Returns the reader of a file. Readers are closed when their files no longer fit into the cache together."""
-        with self._lock:
-            if which in self._open:
-                self._open.move_to_end(which)
-                return self._open[which][0]
-        path = self._cache.get(self._places[which])
-        found = _open(str(path)), storage.size_of(path)
-        if len(found[0]) != self._last(which) - self._firsts[which]:
-            raise DataError(f"{self._names[which]} has {len(found[0])} records, its metadata says otherwise")
-        with self._lock:
-            self._open[which] = found
-            while sum(size for _, size in self._open.values()) > self._cache.budget:
-                self._open.popitem(last=False)
-        return found[0]
+        with self._locks[which]:
+            if which not in self._open:
+                found = self._ranges(which) if self._cache is None else self._cached(which)
+                if len(found) != self._counts[which]:
+                    raise DataError(f"{self._names[which]} has {len(found)} records; expected {self._counts[which]}")
+                self._open[which] = found
+            return self._open[which]
 
-    def _last(self, which: int) -> int:
-        return self._firsts[which + 1] if which + 1 < len(self._firsts) else self._count
+    def _cached(self, which: int) -> Any:
+        try:
+            return _open(str(self._cache.get(self._places[which])))
+        except DataError as error:
+            raise DataError(f"{self._names[which]}: {error}") from error
+
+    def _ranges(self, which: int) -> RecordRanges:
+        place = self._places[which]
+        try:
+            return RecordRanges(lambda start, length: storage.read_range(place, start, length), self._sizes[which])
+        except RangeError as error:
+            raise DataError(f"{place} is not a complete ArrayRecord file: {error}") from error
 
 
 def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:

@@ -144,5 +144,7 @@ def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
         raise DataError(f"{folder} does not fit the config: {'; '.join(wrong)}")
     check_vocabulary(cfg, tokenizer)
     length, cache = cfg.train.sequence_length, cache_of(cfg.data)
+    if storage.is_remote(folder) and sum(storage.sizes_in(folder).values()) > cache.budget:
+        cache = None  # it would be emptied again and again: rows are read in random order
     rows = lambda entry: (PreparedRows(folder, entry[side]["shards"], length, cache) for side in SIDES)
     return Corpus(tuple(Part(entry["name"], entry["weight"], *rows(entry)) for entry in metadata["sources"]))

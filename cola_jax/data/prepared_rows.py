@@ -10,7 +10,7 @@ import numpy as np
 
 from cola_jax import storage
 from cola_jax.config.fields import DataConfig
-from cola_jax.data.array_records import FetchedRecordFiles, RecordFiles
+from cola_jax.data.array_records import RecordFiles, RemoteRecordFiles
 from cola_jax.data.errors import DataError
 from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.packing import Row, row
@@ -25,7 +25,9 @@ DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_
 class PreparedRows:
     """The rows of some shards by random access."""
 
-    def __init__(self, folder: AnyPath, shards: Sequence[dict[str, Any]], length: int, cache: ObjectCache):
+    def __init__(
+        self, folder: AnyPath, shards: Sequence[dict[str, Any]], length: int, cache: ObjectCache | None = None
+    ):
         """Raises DataError if a shard is missing, truncated or has another number of rows than in its metadata."""
         self._length = length
         self._count = sum(shard["rows"] for shard in shards)
@@ -35,7 +37,8 @@ class PreparedRows:
             raise DataError(f"{folder} lacks {', '.join(missing)}: prepare it again")
         places = [folder / shard["file"] for shard in shards]
         if storage.is_remote(folder):
-            self._records = FetchedRecordFiles(places, [shard["rows"] for shard in shards], cache)
+            counts, sizes = [shard["rows"] for shard in shards], [there[shard["file"]] for shard in shards]
+            self._records = RemoteRecordFiles(places, counts, sizes, cache)
         else:
             self._records = RecordFiles(places)
         if len(self._records) != self._count:

@@ -27,6 +27,7 @@ from cola_jax.interop.released_config import check_pair
 from cola_jax.interop.tensor_names import GROUPS
 from cola_jax.parallel import rules
 from cola_jax.parallel.mesh import MeshError, make_mesh
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import load_params, save_params
 from cola_jax.train.workdir import TOKENIZER, WorkdirError, stored_config, write_config
 
@@ -38,7 +39,7 @@ Say = Callable[[str], None]
 
 
 def import_released(
-    source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say
+    source: str | AnyPath, workdir: str | AnyPath, tree: ConfigDict, explicit: list[str], say: Say
 ) -> RunConfig:
     """Makes a workdir, for training and generation, from a released folder. Returns its config.
 
@@ -51,7 +52,7 @@ def import_released(
       ReleasedFormatError: if the folder cannot be used. ConfigError: if `tree` does not fit.
       DataError: if the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
-    source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
+    source, workdir = storage.absolute(storage.path(source)), storage.path(workdir, "target")
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
     vae, dit = (read(source / part) for part, read in zip(PARTS, (released.read_vae_config, released.read_dit_config)))
@@ -60,15 +61,16 @@ def import_released(
     tokenizer = import_tokenizer(cfg, source)
     with new_folder(check_free(workdir, "target"), "config.json") as partial:
         mesh, params = roomiest_mesh(cfg), {}
-        for part in PARTS:
-            params |= released.read_part(part, source / part, cfg, mesh)
-            record.keep(source, part, cfg, partial / RECORD)
+        with storage.local_copy(source) as folder:
+            for part in PARTS:
+                params |= released.read_part(part, folder / part, cfg, mesh)
+                record.keep(folder, part, cfg, partial / RECORD)
         fill_workdir(partial, source, cfg, params, tokenizer)
     report_import(workdir, cfg, params, tokenizer, say)
     return cfg
 
 
-def fill_workdir(partial: Path, source: Path, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer) -> None:
+def fill_workdir(partial: Path, source: AnyPath, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer) -> None:
     """Writes an imported workdir: the checkpoint of step 0, tokenizer, config, and the source's other files."""
     copy_files_beside(source, partial / RECORD)
     tokenizers.save(tokenizer, partial / TOKENIZER)
@@ -76,7 +78,7 @@ def fill_workdir(partial: Path, source: Path, cfg: RunConfig, params: Any, token
     write_config(partial, cfg)
 
 
-def report_import(workdir: Path, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer, say: Say) -> None:
+def report_import(workdir: AnyPath, cfg: RunConfig, params: Any, tokenizer: tokenizers.Tokenizer, say: Say) -> None:
     count, size = sum(leaf.size for leaf in jax.tree.leaves(params)), vocabulary(cfg).size
     words = f"{tokenizer.vocab_size} of {size} words in the tokenizer"
     say(f"{workdir}: family {cfg.family}, {count:,} parameters, {words}")
@@ -84,7 +86,12 @@ def report_import(workdir: Path, cfg: RunConfig, params: Any, tokenizer: tokeniz
 
 
 def export_released(
-    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say, ema: bool = False
+    workdir: str | AnyPath,
+    target: str | AnyPath,
+    step: int | str | None,
+    dtype: str | None,
+    say: Say,
+    ema: bool = False,
 ) -> None:
     """Writes a checkpoint of a workdir in the released form: the files, names and dtypes of its import, else fp32.
 
@@ -117,14 +124,15 @@ def export_released(
     say(f"{target}: {', '.join(parts)}")
 
 
-def outside(workdir: str | Path, target: str | Path) -> tuple[Path, Path]:
-    """Returns both as local paths.
+def outside(workdir: str | AnyPath, target: str | AnyPath) -> tuple[AnyPath, AnyPath]:
+    """Returns both as paths.
 
     Raises:
       WorkdirError: if `target` is in the workdir, whose subfolders have fixed meanings.
     """
-    workdir, target = storage.local(workdir, "source"), storage.local(target, "target")
-    if target.resolve().is_relative_to(workdir.resolve()):
+    workdir, target = storage.path(workdir, "source"), storage.path(target, "target")
+    resolved = [place if storage.is_remote(place) else place.resolve() for place in (target, workdir)]
+    if (resolved[0] / "x").as_posix().startswith(f"{resolved[1].as_posix()}/"):
         raise WorkdirError(f"{target} is in the workdir {workdir}: export to a folder outside of it")
     return workdir, target
 
@@ -148,7 +156,7 @@ def roomiest_mesh_of(trees: list[Any]) -> Mesh:
     raise MeshError("no device can hold the parameters: parallel.rules.RULES has no rule for some of them")
 
 
-def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict[str, Any], say: Say) -> RunConfig:
+def _config(tree: ConfigDict, explicit: list[str], source: AnyPath, model: dict[str, Any], say: Say) -> RunConfig:
     """Puts the released model into `tree` and reports which of its fields were replaced."""
     given, base = tree.to_dict(), to_dict(RunConfig())
     changed = []

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import jax
 from ml_collections import ConfigDict
@@ -20,6 +19,7 @@ from cola_jax.interop import llama
 from cola_jax.interop.convert import RECORD, Say, fill_workdir, outside, report_import, roomiest_mesh_of
 from cola_jax.interop.import_tokenizer import copy_files_beside, import_tokenizer, special_names
 from cola_jax.parallel import rules
+from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.workdir import TOKENIZER, stored_config
 
@@ -27,7 +27,9 @@ FAMILIES_OF_THE_FORM = tuple(name for name, family in FAMILIES.items() if "llama
 OTHERS = ("vae", "dit", "flow", "objective", "plaid", "sampling")  # groups of a config that other families read
 
 
-def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, explicit: list[str], say: Say) -> RunConfig:
+def import_llama(
+    source: str | AnyPath, workdir: str | AnyPath, tree: ConfigDict, explicit: list[str], say: Say
+) -> RunConfig:
     """Makes a workdir, for training and generation, from a folder of the LLaMA form. Returns its config.
 
     Args:
@@ -39,14 +41,15 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
       LlamaFormatError: if the folder cannot be used. ConfigError: if `tree` does not fit.
       DataError: if the workdir is not empty, there is no tokenizer, or it has more tokens than the model.
     """
-    source, workdir = storage.local(source, "source").absolute(), storage.local(workdir, "target")
+    source, workdir = storage.absolute(storage.path(source)), storage.path(workdir, "target")
     if jax.process_count() > 1:
         raise ConfigError("convert runs in one process; the workdir it makes trains on any number")
     net = llama.read_config(source)
     cfg = _config(tree, explicit, source, dataclasses.asdict(net), say)
     tokenizer = import_tokenizer(cfg, source)
     with new_folder(check_free(workdir, "target"), "config.json") as partial:
-        params = llama.read(source, net)
+        with storage.local_copy(source) as folder:
+            params = llama.read(folder, net)
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
         params = jax.tree.map(jax.device_put, params, rules.shardings(shapes, roomiest_mesh_of([shapes])))
         (partial / RECORD).mkdir()
@@ -56,7 +59,12 @@ def import_llama(source: str | Path, workdir: str | Path, tree: ConfigDict, expl
 
 
 def export_llama(
-    workdir: str | Path, target: str | Path, step: int | str | None, dtype: str | None, say: Say, ema: bool = False
+    workdir: str | AnyPath,
+    target: str | AnyPath,
+    step: int | str | None,
+    dtype: str | None,
+    say: Say,
+    ema: bool = False,
 ) -> None:
     """Writes a checkpoint of a run of family ar or llada in the LLaMA form, fp32 or of `dtype`.
 
@@ -91,7 +99,7 @@ def export_llama(
     say(f"{target}: the LLaMA form, {dtype or 'float32'}")
 
 
-def _config(tree: ConfigDict, explicit: list[str], source: Path, model: dict, say: Say) -> RunConfig:
+def _config(tree: ConfigDict, explicit: list[str], source: AnyPath, model: dict, say: Say) -> RunConfig:
     """Puts the model into `tree` and reports which of the fields that the user set were replaced."""
     given, base = tree.to_dict(), to_dict(RunConfig())
     new = given | {"backbone": model, "vae": base["vae"], "dit": base["dit"], "flow": base["flow"]}

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
-
+from cola_jax import storage
 from cola_jax.config import RunConfig, vocabulary
 from cola_jax.data import tokenizers
 from cola_jax.data.corpus import check_vocabulary
 from cola_jax.data.errors import DataError
 from cola_jax.interop import record
 from cola_jax.interop.released_config import read_json
+from cola_jax.storage import AnyPath
 
 
-def import_tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
+def import_tokenizer(cfg: RunConfig, source: AnyPath) -> tokenizers.Tokenizer:
     """Returns the folder's tokenizer, which has priority over that of a prepared corpus; training reports if the two differ.
 
     Raises:
@@ -38,7 +37,7 @@ def import_tokenizer(cfg: RunConfig, source: Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def special_names(source: Path) -> dict[str, str]:
+def special_names(source: AnyPath) -> dict[str, str]:
     """Returns pad_token and eos_token as far as the files beside tokenizer.json name them."""
     found: dict[str, str] = {}
     for name in record.BESIDE_THE_TOKENIZER:
@@ -51,8 +50,8 @@ def special_names(source: Path) -> dict[str, str]:
     return found
 
 
-def copy_files_beside(source: Path, target: Path) -> None:
+def copy_files_beside(source: AnyPath, target: AnyPath) -> None:
     """Copies the files beside tokenizer.json."""
     for name in record.BESIDE_THE_TOKENIZER:
         if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+            storage.write_bytes(target / name, storage.read_bytes(source / name))

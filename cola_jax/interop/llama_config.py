@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 from cola_jax import storage
 from cola_jax.config import BackboneConfig
 from cola_jax.interop.bookkeeping import OFF, is_off
 from cola_jax.interop.errors import ReleasedFormatError
+from cola_jax.storage import AnyPath
 
 
 class LlamaFormatError(ReleasedFormatError):
@@ -39,22 +39,22 @@ ROPE_THETA = 10_000.0  # default of config.json
 OTHERS = {"num_key_value_heads", "head_dim", "rope_theta", "rope_parameters", "rope_scaling", "layer_types"}
 
 
-def is_llama(folder: str | Path) -> bool:
+def is_llama(folder: str | AnyPath) -> bool:
     """Whether the folder's config.json declares a LLaMA; False if it does not exist or cannot be read."""
     try:
-        fields = read_fields(Path(folder))
+        fields = read_fields(storage.path(folder))
     except LlamaFormatError:
         return False
     return fields.get("model_type") == "llama" or fields.get("architectures") == ONLY["architectures"]
 
 
-def refuse_others(folder: str | Path) -> None:
+def refuse_others(folder: str | AnyPath) -> None:
     """Reports the type of a folder that is neither of the LLaMA form nor, by its parts, of the released one.
 
     Raises:
       LlamaFormatError: naming its model type; StorageError if its path is not local. Returns if it has no config.json.
     """
-    folder = storage.local(folder)
+    folder = storage.path(folder)
     if folder.exists() and not folder.is_dir():
         raise LlamaFormatError(f"{folder} is not a folder")
     if (folder / "cola_vae").exists() or (folder / "cola_dit").exists() or not (folder / "config.json").exists():
@@ -71,13 +71,13 @@ def refuse_others(folder: str | Path) -> None:
     )
 
 
-def read_config(folder: str | Path) -> BackboneConfig:
+def read_config(folder: str | AnyPath) -> BackboneConfig:
     """Reads config.json.
 
     Raises:
       LlamaFormatError: naming every field that is missing or unknown, and every value that is not supported.
     """
-    folder = Path(folder)
+    folder = storage.path(folder)
     fields = {name: value for name, value in read_fields(folder).items() if value is not None}
     known = set(ONLY) | set(SIZES.values()) | {theirs for _, theirs, _ in DEFAULTS} | OTHERS
     strange = sorted(name for name in set(fields) - known if not is_off(name, fields[name]))
@@ -165,7 +165,7 @@ def fields_of(config: BackboneConfig, *, dtype: str, max_positions: int, eos_id:
     }).items()))  # fmt: skip
 
 
-def read_fields(folder: Path) -> dict[str, Any]:
+def read_fields(folder: AnyPath) -> dict[str, Any]:
     """Returns the fields of a folder's config.json."""
     path = folder / "config.json"
     if not path.is_file():

@@ -33,7 +33,7 @@ def import_weights(
     Raises:
       ReleasedFormatError, ConfigError, DataError: see `import_released` and `import_llama`.
     """
-    source = storage.local(source, "source")
+    source = storage.path(source, "source")
     llama = is_llama(source)
     if not llama:
         refuse_others(source)
@@ -59,6 +59,6 @@ def export_weights(
     Raises:
       ReleasedFormatError, CheckpointError: see `export_released` and `export_llama`.
     """
-    family = stored_config(storage.local(workdir, "source"))["family"]
+    family = stored_config(storage.path(workdir, "source"))["family"]
     export = export_llama if family in FAMILIES_OF_THE_FORM else export_released
     export(workdir, target, step, dtype, say, ema)

@@ -14,6 +14,7 @@ from cola_jax.data import tokenizers
 from cola_jax.families import FAMILIES
 from cola_jax.interop import llama, released
 from cola_jax.interop.tensor_names import GROUPS as RELEASED_GROUPS
+from cola_jax.storage import AnyPath
 from cola_jax.train import checkpoint
 from cola_jax.train.loop import Continued
 from cola_jax.train.workdir import TOKENIZER, stored_config
@@ -36,7 +37,7 @@ class Start:
 
     params: dict[str, Any] | None
     continued: Continued | None
-    tokenizer: Path | None
+    tokenizer: AnyPath | None
 
 
 def find(cfg: RunConfig, mesh: Mesh) -> Start:
@@ -49,7 +50,7 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
       ConfigError: if it is neither workdir nor folder of weights, lacks a group, or its model differs from the
         config's. CheckpointError: if the workdir has no such checkpoint. ReleasedFormatError: if a folder is damaged.
     """
-    source, named = storage.local(cfg.train.init_from, "train.init_from"), f"train.init_from={cfg.train.init_from!r}"
+    source, named = storage.path(cfg.train.init_from, "train.init_from"), f"train.init_from={cfg.train.init_from!r}"
     if not (source / "config.json").is_file() and not (source / "cola_vae").is_dir():
         raise ConfigError(f"{named} is neither a workdir nor a folder of released or LLaMA form")
     is_folder = (source / "cola_vae").is_dir() or llama.is_llama(source)
@@ -57,7 +58,8 @@ def find(cfg: RunConfig, mesh: Mesh) -> Start:
         field = "init_step" if cfg.train.init_step else "init_continue"
         raise ConfigError(f"train.{field} is for workdirs: {named} contains only weights")
     if is_folder:
-        return Start(_of_folder(cfg, source, named, mesh), None, None)
+        with storage.local_copy(source) as local:
+            return Start(_of_folder(cfg, local, named, mesh), None, None)
     step = cfg.train.init_step
     chosen = int(step) if step.isdigit() else step or None
     folder = source / TOKENIZER if tokenizers.is_saved(source / TOKENIZER) else None

@@ -194,6 +194,8 @@ class Checkpoints:
         """Waits for the checkpoint being written; raises CheckpointError if it could not be written."""
         with self._writing():
             self._orbax.wait_until_finished()
+            if self._paths and jax.process_index() == 0:
+                saves.mark(self._paths[max(self._paths)])
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -248,6 +250,7 @@ def save_params(workdir: str | AnyPath, cfg: RunConfig, params: Any, tokenizer: 
     }
     with checkpointer(directory, **handlers) as orbax:
         orbax.save(directory / "0", args=stored.items({"params": params}, facts, tokenizer))
+    saves.mark(directory / "0")
 
 
 def load_params(

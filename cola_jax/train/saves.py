@@ -55,13 +55,22 @@ def whole(directory: AnyPath) -> list[Save]:
 
 
 def is_whole(path: AnyPath) -> bool:
-    """Returns whether a folder with the name of a save is one that was finished."""
-    return (path / COMMIT).exists() if storage.is_remote(path) else path.is_dir()
+    """Returns whether a folder with the name of a save is one that was finished; a copy of either place counts in the other."""
+    if storage.is_remote(path) or "." in path.name:
+        return (path / COMMIT).exists()
+    return path.is_dir()
+
+
+def mark(path: AnyPath) -> None:
+    """Adds the commit file to a whole save on a local disk, so that a copy of it in an object store is whole too."""
+    if not storage.is_remote(path) and path.is_dir() and not (path / COMMIT).exists():
+        storage.write_bytes(path / COMMIT, b"")
 
 
 def inherit(directory: AnyPath, attempt: int) -> None:
     """Records which saves an attempt goes on from: those of others that are committed later stay unseen."""
     names = [path.name for path in saves_in(directory).values()]
+    storage.make_folder(_attempts(directory))
     storage.write_json(_attempts(directory) / f"{attempt:04d}.saves.json", {"saves": names})
     for name in storage.names_in(_attempts(directory)):
         match = RECORD.fullmatch(name)
