@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
+GOLDENS = Path(__file__).parent / "data" / "goldens"
 PARTS = ("cola_vae", "cola_dit")
 TEXT = "Story 0123456789. Anna has apples and gives away.\n It was"
 
