@@ -11,7 +11,9 @@ import sys
 import time
 import urllib.request
 
+import flaky_proxy
 import fsspec
+from etils.epath import backend
 
 BUCKET = "bkt"
 S3 = {
@@ -78,20 +80,54 @@ def _wait(url: str, process: subprocess.Popen, seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def store(scheme: str):
-    """Runs an emulator with an empty bucket; gives the root of its paths. Clients find it by the environment."""
+def store(scheme: str, fails=None):
+    """Runs an emulator with an empty bucket; gives the root of its paths. Clients find it by the environment.
+
+    fails: see `flaky_proxy.proxy`, which is then put in front of it.
+    """
+    if fails is not None:
+        with contextlib.ExitStack() as stack:
+            port = stack.enter_context(_served(scheme))
+            front, _ = stack.enter_context(flaky_proxy.proxy(port, fails))
+            stack.enter_context(_environment(scheme, front))
+            yield f"{scheme}://{BUCKET}"
+        return
+    with _served(scheme) as port, _environment(scheme, port):
+        yield f"{scheme}://{BUCKET}"
+
+
+@contextlib.contextmanager
+def _served(scheme: str):
+    """Runs an emulator with an empty bucket; gives its port."""
     port = free_port()
-    command, ready, variables = KINDS[scheme](port)
+    command, ready, _ = KINDS[scheme](port)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    before = {name: os.environ.get(name) for name in variables}
     try:
         _wait(ready, process)
         _make_bucket(scheme, f"http://127.0.0.1:{port}")
-        os.environ.update(variables)
-        fsspec.filesystem(scheme).clear_instance_cache()  # an earlier emulator had another port
-        yield f"{scheme}://{BUCKET}"
+        yield port
     finally:
         process.terminate()
         process.wait()
+
+
+@contextlib.contextmanager
+def _environment(scheme: str, port: int):
+    """Points the clients of this process, and of those that it starts, to a port."""
+    _, _, variables = KINDS[scheme](port)
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    _forget_clients()
+    try:
+        yield
+    finally:
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        _forget_clients()
+
+
+def _forget_clients() -> None:
+    """Clients keep the address that they were made with."""
+    for scheme in KINDS:
+        fsspec.get_filesystem_class(scheme).clear_instance_cache()
+    backend.fsspec_backend._get_filesystem.cache_clear()

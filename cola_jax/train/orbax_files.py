@@ -36,7 +36,7 @@ def checkpointer(directory: AnyPath, item_handler: Any = None, asynchronous: boo
     if not storage.is_remote(directory):
         return kind(item_handler or ocp.CompositeCheckpointHandler(**options))
     if str(directory).startswith("s3://"):
-        _give_s3_driver(storage.filesystem(directory))
+        _give_s3_driver()
     commits = ocp.path.atomicity.CommitFileTemporaryPath
     composite = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(temporary_path_class=commits), **options
@@ -44,7 +44,7 @@ def checkpointer(directory: AnyPath, item_handler: Any = None, asynchronous: boo
     return kind(item_handler or composite, temporary_path_class=commits)
 
 
-def _give_s3_driver(files: Any) -> None:
+def _give_s3_driver() -> None:
     """Lets Orbax make TensorStore specs of s3:// paths, at the endpoint and in the region that s3fs has found."""
     try:
         from orbax.checkpoint._src.path import gcs_utils
@@ -63,7 +63,7 @@ def _give_s3_driver(files: Any) -> None:
         if not str(path).startswith("s3://"):
             return kvstore(path)
         bucket, _, key = str(path).removeprefix("s3://").partition("/")
-        return {"driver": "s3", "bucket": bucket, "path": key} | _endpoint(files)
+        return {"driver": "s3", "bucket": bucket, "path": key} | _client(storage.filesystem(storage.path(str(path))))
 
     spec.of_s3 = True
     is_s3 = lambda path: str(path).startswith("s3:/")
@@ -72,10 +72,14 @@ def _give_s3_driver(files: Any) -> None:
     gcs_utils.get_kvstore_for_gcs = spec
 
 
-def _endpoint(files: Any) -> dict[str, str]:
-    """Returns where s3fs sends its requests, for TensorStore; {} for Amazon's own servers, which it finds by itself."""
+def _client(files: Any) -> dict[str, Any]:
+    """Returns how s3fs reaches the store, for TensorStore, which reads no endpoint from the environment."""
     files.connect()
     client = files.s3.meta
-    if "amazonaws.com" in client.endpoint_url:
-        return {"aws_region": client.region_name}
-    return {"endpoint": client.endpoint_url, "aws_region": client.region_name}
+    found = {"aws_region": client.region_name}
+    if "amazonaws.com" not in client.endpoint_url:
+        found["endpoint"] = client.endpoint_url
+    credentials = getattr(getattr(files.s3, "_request_signer", None), "_credentials", None)
+    if getattr(credentials, "method", "") == "env":
+        found["aws_credentials"] = {"type": "environment"}  # else TensorStore logs errors about files that do not exist
+    return found

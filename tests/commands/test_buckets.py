@@ -12,7 +12,6 @@ from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
 from cola_jax.train.stored import folder, steps_in
 
-
 pytestmark = pytest.mark.slow
 
 
