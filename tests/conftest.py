@@ -124,7 +124,7 @@ def stores():
     """{scheme: root} of both emulated buckets."""
     import contextlib
 
-    import emulators
+    from benchmarks import emulators
 
     with contextlib.ExitStack() as stack:
         yield {scheme: stack.enter_context(emulators.store(scheme)) for scheme in emulators.KINDS}

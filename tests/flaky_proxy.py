@@ -8,7 +8,20 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from benchmarks import emulators
+
 PASSED_ON = {"content-length", "connection", "transfer-encoding"}
+
+
+@contextlib.contextmanager
+def store(scheme: str, fails: Callable[[str, str], int | None]):
+    """An emulated bucket behind a proxy, see `emulators.store`."""
+    with (
+        emulators.served(scheme) as port,
+        proxy(port, fails) as (front, _),
+        emulators.environment(scheme, front),
+    ):
+        yield f"{scheme}://{emulators.BUCKET}"
 
 
 @contextlib.contextmanager

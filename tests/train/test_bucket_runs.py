@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 
-import emulators
+import flaky_proxy
 import pytest
 from test_loop import losses, parameters, run, run_apart
 from toy_family import batches, config
 
+from benchmarks import emulators
 from cola_jax import storage
 from cola_jax.storage import StorageError
 from cola_jax.train import claim, saves
@@ -113,7 +114,7 @@ def test_a_put_that_fails_twice_and_then_works_is_tried_again(scheme, whole, mon
         counts[target] = counts.get(target, 0) + 1
         return 503 if counts[target] <= 2 else None
 
-    with emulators.store(scheme, fails=fails) as root:
+    with flaky_proxy.store(scheme, fails) as root:
         workdir = storage.path(f"{root}/run")
         run(workdir, config(checkpoint=CFG))
         assert same(workdir, whole) and min(counts.values()) > 2 and len(counts) == 2
@@ -121,7 +122,7 @@ def test_a_put_that_fails_twice_and_then_works_is_tried_again(scheme, whole, mon
 
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
 def test_a_store_that_refuses_is_one_error_before_any_work(scheme):
-    with emulators.store(scheme, fails=lambda method, path: 403) as root, pytest.raises(StorageError) as error:
+    with flaky_proxy.store(scheme, lambda method, path: 403) as root, pytest.raises(StorageError) as error:
         run(storage.path(f"{root}/run"), config())
     assert str(error.value).startswith(f"{root}/run cannot be reached: ") and "credentials" in str(error.value)
 

@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 
-import flaky_proxy
 import fsspec
 from etils.epath import backend
 
@@ -80,24 +79,14 @@ def _wait(url: str, process: subprocess.Popen, seconds: float = 60.0) -> None:
 
 
 @contextlib.contextmanager
-def store(scheme: str, fails=None):
-    """Runs an emulator with an empty bucket; gives the root of its paths. Clients find it by the environment.
-
-    fails: see `flaky_proxy.proxy`, which is then put in front of it.
-    """
-    if fails is not None:
-        with contextlib.ExitStack() as stack:
-            port = stack.enter_context(_served(scheme))
-            front, _ = stack.enter_context(flaky_proxy.proxy(port, fails))
-            stack.enter_context(_environment(scheme, front))
-            yield f"{scheme}://{BUCKET}"
-        return
-    with _served(scheme) as port, _environment(scheme, port):
+def store(scheme: str):
+    """Runs an emulator with an empty bucket; gives the root of its paths. Clients find it by the environment."""
+    with served(scheme) as port, environment(scheme, port):
         yield f"{scheme}://{BUCKET}"
 
 
 @contextlib.contextmanager
-def _served(scheme: str):
+def served(scheme: str):
     """Runs an emulator with an empty bucket; gives its port."""
     port = free_port()
     command, ready, _ = KINDS[scheme](port)
@@ -112,7 +101,7 @@ def _served(scheme: str):
 
 
 @contextlib.contextmanager
-def _environment(scheme: str, port: int):
+def environment(scheme: str, port: int):
     """Points the clients of this process, and of those that it starts, to a port."""
     _, _, variables = KINDS[scheme](port)
     before = {name: os.environ.get(name) for name in variables}
