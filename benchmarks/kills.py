@@ -85,7 +85,7 @@ def kill(processes: list[subprocess.Popen], rng: random.Random) -> str:
 
 
 def wait_for_kill(processes: list[subprocess.Popen], workdir: AnyPath, rng: random.Random | None) -> None:
-    """Waits for the time of a kill: soon after the start (one in four), or after the next checkpoint; without rng, for the end."""
+    """Waits until a run is to be killed: soon after its start or after its next checkpoint; for its end without rng."""
     is_alive = lambda: any(process.poll() is None for process in processes)
     saved, until = steps_in(folder(workdir))[-1:], time.monotonic() + 1800.0
     if rng is not None and rng.random() < 0.25:

@@ -55,6 +55,8 @@ class DataConfig:
     on_bad_record: str = identity("refuse", traced=False)
     # if the corpus differs from that of the run's first start: refuse | warn
     on_changed_corpus: str = reporting("refuse")
+    # rows of a prepared corpus that cannot be read: refuse: stop | skip: name the shard, count them, give them weight 0
+    on_damaged_shard: str = reporting("refuse")
     threads: int = placement(2, traced=False, least=0, most=1024)  # Grain read threads
     prefetch: int = placement(4, traced=False, least=1, most=1_000_000)  # batches read ahead
     # local folder for files of gs:// and s3://; ~/.cache/cola_jax/objects if empty
@@ -257,6 +259,7 @@ CHOICES = {
     "data.packing": ("concat", "best_fit"),
     "data.on_bad_record": ("refuse", "skip"),
     "data.on_changed_corpus": ("refuse", "warn"),
+    "data.on_damaged_shard": ("refuse", "skip"),
     "data.sources.kind": (
         "tinyworld",
         "pydocs",

@@ -37,6 +37,7 @@ def _is_remote(c: RunConfig) -> bool:
 SWITCHES = (
     Switch(("data.cache_dir", "data.cache_gib"), "data.sources", _is_remote),
     Switch(("data.on_bad_record",), "data.sources", lambda c: _has(c, *FROM_FILES)),
+    Switch(("data.on_damaged_shard",), "data.sources", lambda c: _has(c, "prepared")),
     Switch(("data.generated_documents", "data.heldout_documents"), "data.sources", lambda c: _has(c, "tinyworld")),
     Switch(("data.heldout_fraction",), "data.sources", lambda c: not all(
         source.kind in ("tinyworld", "prepared") for source in c.data.sources)),

@@ -1,4 +1,4 @@
-"""Configs that earlier versions wrote: fields fields under their old names, and fields that did not exist."""
+"""Configs that earlier versions wrote: fields under their old names, and fields that did not exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cola_jax.config.paths import defaults
 ALIASES = {"objective.vae_from": "train.init_from"}
 # Fields that are absent from config.json files older than the field. The defaults are the behaviour of that time.
 ADDED = (
-    "data.on_bad_record", "data.on_changed_corpus",
+    "data.on_bad_record", "data.on_changed_corpus", "data.on_damaged_shard", "data.cache_dir", "data.cache_gib",
     "optimizer.cooldown_steps", "optimizer.cooldown_form",
     "train.ema_decay", "train.init_from", "train.init_step", "train.init_groups", "train.init_continue",
     "checkpoint.every_minutes",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import bisect
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cola_jax import storage
-from cola_jax.data.array_record_ranges import RangeError, RecordRanges
+from cola_jax.data.array_record_ranges import RangeError
 from cola_jax.data.errors import BadRecord, DataError
 from cola_jax.data.files import FIELD, Found, given_local
-from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.records import checked, field_of, json_of, text_of
 from cola_jax.storage import AnyPath
 
@@ -23,7 +21,7 @@ class RecordFiles:
     def __init__(self, names: Sequence[str | AnyPath]):
         """Raises DataError if one is not a complete ArrayRecord file; it is named."""
         self._names = [str(name) for name in names]
-        self._sources = [_open(name) for name in self._names]
+        self._sources = [open_file(name) for name in self._names]
         self._firsts, self._count = _firsts([len(source) for source in self._sources])
 
     def __len__(self) -> int:
@@ -53,45 +51,35 @@ class RecordFiles:
             raise DataError(f"{self.where(index)} cannot be read: the file is damaged{_because(error)}") from error
 
 
-class RemoteRecordFiles(RecordFiles):
-    """The same of files in an object store, each opened when one of its records is asked for.
+class LazyRecordFiles(RecordFiles):
+    """The same of files that are opened when one of their records is asked for.
 
     Args:
-      counts: records of each file. sizes: bytes of each file.
-      cache: where whole files are kept; None: only the bytes of a record are fetched, whenever it is read.
+      counts: records of each file.
+      reader_of: (number of a file) -> its records; raises DataError or RangeError.
     """
 
-    def __init__(
-        self, places: Sequence[AnyPath], counts: Sequence[int], sizes: Sequence[int], cache: ObjectCache | None
-    ):
-        self._places, self._sizes, self._cache = list(places), list(sizes), cache
-        self._names = [str(place) for place in places]
+    def __init__(self, names: Sequence[str], counts: Sequence[int], reader_of: Callable[[int], Any]):
+        self._names, self._counts, self._reader_of = list(names), list(counts), reader_of
         self._firsts, self._count = _firsts(counts)
-        self._counts = list(counts)
         self._open: dict[int, Any] = {}
-        self._locks = [threading.Lock() for _ in places]
+        self._locks = [threading.Lock() for _ in names]
 
     def source(self, which: int) -> Any:
         with self._locks[which]:
             if which not in self._open:
-                found = self._ranges(which) if self._cache is None else self._cached(which)
-                if len(found) != self._counts[which]:
-                    raise DataError(f"{self._names[which]} has {len(found)} records; expected {self._counts[which]}")
-                self._open[which] = found
+                self._open[which] = self._opened(which)
             return self._open[which]
 
-    def _cached(self, which: int) -> Any:
+    def _opened(self, which: int) -> Any:
+        name, expected = self._names[which], self._counts[which]
         try:
-            return _open(str(self._cache.get(self._places[which])))
-        except DataError as error:
-            raise DataError(f"{self._names[which]}: {error}") from error
-
-    def _ranges(self, which: int) -> RecordRanges:
-        place = self._places[which]
-        try:
-            return RecordRanges(lambda start, length: storage.read_range(place, start, length), self._sizes[which])
+            found = self._reader_of(which)
         except RangeError as error:
-            raise DataError(f"{place} is not a complete ArrayRecord file: {error}") from error
+            raise DataError(f"{name} is not a complete ArrayRecord file: {error}") from error
+        if len(found) != expected:
+            raise DataError(f"{name} has {len(found)} records, {expected} are expected")
+        return found
 
 
 def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
@@ -100,7 +88,8 @@ def _firsts(counts: Sequence[int]) -> tuple[list[int], int]:
     return [0, *ends][: len(counts)], (ends or [0])[-1]
 
 
-def _open(name: str) -> Any:
+def open_file(name: str) -> Any:
+    """Returns the reader of an ArrayRecord file; raises DataError if it is not a complete one."""
     from array_record.python.array_record_data_source import ArrayRecordDataSource
 
     try:

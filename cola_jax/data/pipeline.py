@@ -35,7 +35,7 @@ def build_corpus(cfg: RunConfig, tokenizer: Tokenizer, warn: Warn = to_stderr) -
       DataError: if a source cannot be used, or the tokenizer has more ids than the model.
     """
     if any(source.kind == "prepared" for source in cfg.data.sources):
-        return open_prepared(cfg, tokenizer)
+        return open_prepared(cfg, tokenizer, warn)
     check_vocabulary(cfg, tokenizer)
     return Corpus(tuple(_part(cfg, source, tokenizer, warn) for source in cfg.data.sources))
 

@@ -127,7 +127,7 @@ def _write_shard(path: Path, packed: Packed, content: Any) -> None:
         raise WriteError(f"{path} holds {written} rows of {len(packed)} after writing: is the disk full?")
 
 
-def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
+def open_prepared(cfg: RunConfig, tokenizer: Tokenizer, warn: Warn = to_stderr) -> Corpus:
     """Opens the prepared corpus of `cfg`, its only source; the sources in it are mixed by the weights of its preparation.
 
     Raises:
@@ -146,5 +146,6 @@ def open_prepared(cfg: RunConfig, tokenizer: Tokenizer) -> Corpus:
     length, cache = cfg.train.sequence_length, cache_of(cfg.data)
     if storage.is_remote(folder) and sum(storage.sizes_in(folder).values()) > cache.budget:
         cache = None  # it would be emptied again and again: rows are read in random order
-    rows = lambda entry: (PreparedRows(folder, entry[side]["shards"], length, cache) for side in SIDES)
+    skip = warn if cfg.data.on_damaged_shard == "skip" else None
+    rows = lambda entry: (PreparedRows(folder, entry[side]["shards"], length, cache, skip) for side in SIDES)
     return Corpus(tuple(Part(entry["name"], entry["weight"], *rows(entry)) for entry in metadata["sources"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from cola_jax import storage
 from cola_jax.config.fields import DataConfig
-from cola_jax.data.array_records import RecordFiles, RemoteRecordFiles
-from cola_jax.data.errors import DataError
+from cola_jax.data.array_record_ranges import RecordRanges
+from cola_jax.data.array_records import LazyRecordFiles, open_file
+from cola_jax.data.errors import DataError, Warn
 from cola_jax.data.object_cache import ObjectCache
 from cola_jax.data.packing import Row, row
 from cola_jax.storage import AnyPath
@@ -23,34 +25,66 @@ DIVIDING = ("generated_documents", "heldout_documents", "heldout_fraction", "on_
 
 
 class PreparedRows:
-    """The rows of some shards by random access."""
+    """The rows of some shards by random access.
+
+    Args:
+      shards: file and rows of each, as in the metadata.
+      cache: of whole shards in an object store; None: rows are read by ranges of bytes.
+      skip: called with a line for a shard with rows that cannot be read, which become rows of weight 0; None: they are errors.
+    """
 
     def __init__(
-        self, folder: AnyPath, shards: Sequence[dict[str, Any]], length: int, cache: ObjectCache | None = None
+        self,
+        folder: AnyPath,
+        shards: Sequence[dict[str, Any]],
+        length: int,
+        cache: ObjectCache | None = None,
+        skip: Warn | None = None,
     ):
         """Raises DataError if a shard is missing, truncated or has another number of rows than in its metadata."""
-        self._length = length
-        self._count = sum(shard["rows"] for shard in shards)
+        self._length, self._skip, self._skipped = length, skip, Counter[str]()
         there = storage.sizes_in(folder)
         missing = [shard["file"] for shard in shards if shard["file"] not in there]
-        if missing:
+        if missing and skip is None:
             raise DataError(f"{folder} lacks {', '.join(missing)}: prepare it again")
         places = [folder / shard["file"] for shard in shards]
-        if storage.is_remote(folder):
-            counts, sizes = [shard["rows"] for shard in shards], [there[shard["file"]] for shard in shards]
-            self._records = RemoteRecordFiles(places, counts, sizes, cache)
-        else:
-            self._records = RecordFiles(places)
-        if len(self._records) != self._count:
-            raise DataError(
-                f"{folder} has {len(self._records)} rows, its {METADATA_NAME} lists {self._count}: prepare it again"
-            )
+
+        def reader_of(which: int) -> Any:
+            place = places[which]
+            if not storage.is_remote(place):
+                return open_file(str(place))
+            if cache is not None:
+                return open_file(str(cache.get(place)))
+            read = lambda start, length: storage.read_range(place, start, length)
+            return RecordRanges(read, there[place.name])
+
+        self._records = LazyRecordFiles(list(map(str, places)), [shard["rows"] for shard in shards], reader_of)
+        if not storage.is_remote(folder):
+            self._open_all(folder, len(shards))
+
+    def _open_all(self, folder: AnyPath, shards: int) -> None:
+        for which in range(shards):
+            try:
+                self._records.source(which)
+            except DataError as error:
+                if self._skip is None:
+                    raise DataError(f"{folder}: {error}; prepare it again") from error
 
     def __len__(self) -> int:
-        return self._count
+        return len(self._records)
 
     def __getitem__(self, index: int) -> Row:
-        """Raises DataError if the shard is damaged at this row."""
+        """Raises DataError if the shard is damaged at this row, unless such rows are skipped."""
+        try:
+            return self._row(index)
+        except DataError as error:
+            if self._skip is None:
+                raise
+            self._report(index, error)
+            empty = np.zeros(self._length, np.int32)
+            return row(empty, empty, empty.astype(np.uint8))
+
+    def _row(self, index: int) -> Row:
         record, length = self._records[index], self._length
         if len(record) != 9 * length:
             raise DataError(
@@ -60,6 +94,16 @@ class PreparedRows:
         tokens_L = np.frombuffer(record, "<i4", length)
         segments_L = np.frombuffer(record, "<i4", length, offset=4 * length)
         return row(tokens_L, segments_L, np.frombuffer(record, np.uint8, length, offset=8 * length))
+
+    def _report(self, index: int, error: DataError) -> None:
+        """Names the first row of a shard that cannot be read, and counts the others."""
+        shard = self._records.where(index).split(" of ", 1)[1]
+        self._skipped[shard] += 1
+        total = sum(self._skipped.values())
+        if self._skipped[shard] == 1 or total % 1000 == 0:
+            self._skip(
+                f"{error}. Rows that cannot be read have weight 0 (data.on_damaged_shard='skip'); {total} so far"
+            )
 
 
 def dividing(data: DataConfig) -> dict[str, Any]:

@@ -183,6 +183,14 @@ def open_binary(place: AnyPath) -> BinaryIO:
     return filesystem(place).open(os.fspath(place), "rb") if is_remote(place) else open(place, "rb")
 
 
+def read_whole(place: AnyPath) -> bytes:
+    """Returns a file's bytes; of an object in one request, so that they are of one version of it."""
+    if is_remote(place):
+        return filesystem(place).cat_file(os.fspath(place))
+    with open(place, "rb") as file:
+        return file.read()
+
+
 def read_range(place: AnyPath, start: int, length: int) -> bytes:
     """Returns `length` bytes from `start`, fewer at the end of the file; of an object, these alone are fetched."""
     if is_remote(place):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from cola_jax.storage.paths import AnyPath, StorageError, open_binary, reason, write_bytes
+from cola_jax.storage.paths import AnyPath, StorageError, open_binary, read_whole, reason, write_bytes
 
 BOM = "\ufeff"
 # Compressed files are known by their first bytes, whatever they are called.
@@ -66,7 +66,7 @@ def read_bytes(path: AnyPath) -> bytes:
       StorageError: where it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_whole(path)
     except OSError as error:
         raise StorageError(f"{path}: {reason(error)}") from error
 

@@ -58,9 +58,15 @@ class Claim:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises ClaimLost if a later attempt holds the workdir."""
+        """Raises ClaimLost if a later attempt holds the workdir, or the workdir is gone."""
         newest = attempts(self._folder)[-1:]
-        if newest and newest[0] > self.attempt:
+        if newest == [] or newest[0] < self.attempt:
+            self.lost = True
+            raise ClaimLost(
+                f"{self._folder.parent} was moved, renamed or removed while this process was using it; it stops. Where the "
+                "workdir is now, the same command continues from its newest checkpoint"
+            )
+        if newest[0] > self.attempt:
             self.lost = True
             holder = _read(_path(self._folder, newest[0]))
             raise ClaimLost(

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from cola_jax import storage
 from cola_jax.errors import UserError
 from cola_jax.storage import AnyPath
+from cola_jax.train.event_file import EventFile
 
 
 def metrics_path(workdir: str | AnyPath) -> AnyPath:
@@ -66,7 +65,7 @@ class MetricsLog:
         self._file = storage.LineFile(self._path, truncate(workdir, step))
         temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
         self._local_boards = temporary() if self._boards else boards
-        self._board = SummaryWriter(str(self._local_boards), purge_step=step + 1)
+        self._board = EventFile(self._local_boards, step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds one line; on a local disk it is in the file afterwards."""
@@ -75,6 +74,7 @@ class MetricsLog:
         self._file.write(line)
         for name, value in metrics.items():
             self._board.add_scalar(name if "/" in name else f"train/{name}", float(value), step)
+        self._board.flush()
 
     def flush(self) -> None:
         """Puts what was added since the last flush into the object store, if the workdir is still this run's."""
@@ -82,7 +82,6 @@ class MetricsLog:
             return
         self._check()
         self._file.flush()
-        self._board.flush()
         storage.upload(self._local_boards, self._boards)
 
     def close(self) -> None:

@@ -260,6 +260,28 @@ def test_cut_and_damaged_shards_are_named(texts, corpus):
         build_corpus(cfg, tokenizer)
 
 
+def test_rows_of_damaged_shards_are_named_and_skipped_where_the_config_says_so(texts, corpus):
+    cfg, tokenizer = prepared_config(config(texts), corpus), tokenizers.BytesTokenizer()
+    cfg = dataclasses.replace(cfg, data=dataclasses.replace(cfg.data, on_damaged_shard="skip"))
+    good = build_corpus(cfg, tokenizer).train
+    rows = [good[index] for index in range(len(good))]
+    shard = corpus / "0-train-00000.array_record"
+    whole = shard.read_bytes()
+    damaged = bytearray(whole)
+    damaged[2000:2200] = bytes(200)
+    for content in (bytes(damaged), whole[: len(whole) // 2], None):
+        shard.write_bytes(content) if content is not None else shard.unlink()
+        said = []
+        found = build_corpus(cfg, tokenizer, said.append).train
+        assert len(found) == len(rows)
+        again = [found[index] for index in range(len(found))]
+        lost = [index for index, row in enumerate(again) if not row["weights"].any()]
+        assert lost and (len(lost) == len(rows)) == (content is None or len(content) < len(whole))
+        for index in set(range(len(rows))) - set(lost):
+            np.testing.assert_array_equal(again[index]["tokens"], rows[index]["tokens"])
+        assert len(said) == 1 and str(shard) in said[0] and "have weight 0" in said[0] and "1 so far" in said[0]
+
+
 def test_rows_of_another_length_than_the_metadata_say_are_named(texts, corpus):
     path = corpus / "metadata.json"
     path.write_text(path.read_text().replace('"train.sequence_length": 64', '"train.sequence_length": 128'))

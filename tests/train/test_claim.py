@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cola_jax import storage
 from cola_jax.train import claim
 from cola_jax.train.workdir import WorkdirError
 
@@ -110,7 +111,7 @@ def test_a_holder_that_was_taken_over_is_told_before_it_writes(place):
         held.check()
     assert held.lost and lost.value.exit_status == 1
     held.release()
-    assert json.loads((place / "attempts" / "0002.json").read_text())["released"] is False
+    assert storage.read_json(place / "attempts" / "0002.json")["released"] is False
 
 
 def test_of_starts_at_once_one_holds_the_workdir(place):
@@ -133,12 +134,12 @@ def test_of_starts_at_once_one_holds_the_workdir(place):
 def test_the_heart_beats_in_the_file(place):
     held = claim.take(place, quiet, claim.Rhythm(0.05, 30.0))
     deadline = time.monotonic() + 10
-    beat = lambda: json.loads((place / "attempts" / "0001.json").read_text())["beat"]
+    beat = lambda: storage.read_json(place / "attempts" / "0001.json")["beat"]
     while beat() < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert beat() >= 3
     held.release()
-    assert json.loads((place / "attempts" / "0001.json").read_text())["released"] is True
+    assert storage.read_json(place / "attempts" / "0001.json")["released"] is True
 
 
 def test_the_heart_notices_that_another_start_has_taken_over(place):
