@@ -27,7 +27,7 @@ from cola_jax.commands import (
 )
 from cola_jax.commands.arguments import PREEMPTED, Misuse, assignments, check
 from cola_jax.errors import ConfigWarning, Preempted, UserError
-from cola_jax.storage import reason
+from cola_jax.storage import is_store_error, reason
 
 COMMANDS = (
     demo,
@@ -87,7 +87,7 @@ def status_of(error: Exception) -> int | None:
     """2 for errors that the user can fix in the command, its config or files; 1 for failures; None for a bug."""
     if isinstance(error, UserError):
         return error.exit_status
-    if isinstance(error, (OSError, ImportError, MemoryError)):
+    if isinstance(error, (OSError, ImportError, MemoryError)) or is_store_error(error):
         return 1
     no_backend = isinstance(error, RuntimeError) and "backend" in str(error)  # JAX_PLATFORMS=tpu without a TPU
     return 1 if no_backend else None

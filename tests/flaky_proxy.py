@@ -28,59 +28,8 @@ def store(scheme: str, fails: Callable[[str, str], int | None]):
 def proxy(port: int, fails: Callable[[str, str], int | None]):
     """Gives (its port, the requests it refused). fails: (method, path) -> a status to answer with, or None."""
     refused: list[tuple[str, str]] = []
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *arguments):
-            pass
-
-        def answer(self, status, headers, body):
-            self.send_response(status)
-            for name, value in headers:
-                if name.lower() not in PASSED_ON:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def forward(self):
-            body = self.read()
-            with lock:
-                status = fails(self.command, self.path)
-                if status is not None:
-                    refused.append((self.command, self.path))
-            if status is not None:
-                return self.answer(
-                    status, [("Content-Type", "application/xml")], b"<Error><Code>SlowDown</Code></Error>"
-                )
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-            connection.request(self.command, self.path, body=body, headers=dict(self.headers))
-            found = connection.getresponse()
-            content = found.read()
-            if self.command == "HEAD":
-                self.send_response(found.status)
-                for name, value in found.getheaders():
-                    self.send_header(name, value)
-                return self.end_headers()
-            self.answer(found.status, found.getheaders(), content)
-
-        def read(self):
-            if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            parts = []
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            del self.headers["Transfer-Encoding"]
-            return b"".join(parts)
-
-        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = forward
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    handler = type("Handler", (Forwarding,), {"port": port, "fails": staticmethod(fails), "refused": refused})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -88,3 +37,55 @@ def proxy(port: int, fails: Callable[[str, str], int | None]):
     finally:
         server.shutdown()
         server.server_close()
+
+
+class Forwarding(BaseHTTPRequestHandler):
+    """Forwards a request to `port`, unless `fails` refuses it."""
+
+    protocol_version = "HTTP/1.1"
+    lock = threading.Lock()
+
+    def log_message(self, *arguments):
+        pass
+
+    def answer(self, status, headers, body):
+        self.send_response(status)
+        for name, value in headers:
+            if name.lower() not in PASSED_ON:
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def forward(self):
+        body = self.body()
+        with self.lock:
+            status = self.fails(self.command, self.path)
+            if status is not None:
+                self.refused.append((self.command, self.path))
+        if status is not None:
+            text = b"" if self.command == "HEAD" else b"<Error><Code>SlowDown</Code></Error>"
+            return self.answer(status, [("Content-Type", "application/xml")], text)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request(self.command, self.path, body=body, headers=dict(self.headers))
+        found = connection.getresponse()
+        content = found.read()
+        if self.command != "HEAD":
+            return self.answer(found.status, found.getheaders(), content)
+        self.send_response(found.status)
+        for name, value in found.getheaders():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def body(self):
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        del self.headers["Transfer-Encoding"]
+        return b"".join(parts)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_PATCH = forward

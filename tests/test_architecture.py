@@ -35,6 +35,16 @@ MAY_IMPORT = {
     "demo": BELOW_RUNS | {"runs", "evaluate"},
     "commands": BELOW_RUNS | {"runs", "evaluate", "demo"},
 }
+# Modules that read or write local files by design: copies that storage has made, the user's own code, /proc.
+LOCAL_FILES = {
+    "commands/arguments", "config/files", "data/columns", "data/files", "data/fingerprint", "data/new_folder",
+    "data/object_cache", "data/pydocs", "data/text_files", "evaluate/benchmark", "evaluate/protocol", "interop/llama",
+    "interop/record", "interop/safetensors_file", "interop/weight_files", "train/claim",
+}  # fmt: skip
+OS_CALLS = {
+    f"os.{name}"
+    for name in ("stat", "listdir", "scandir", "walk", "replace", "rename", "remove", "unlink", "makedirs", "access")
+}
 LOOSE = {"__init__", "cli", "errors"}  # modules beside the rooms
 EVALUATED = {f"cola_jax.families.{name}" for name in ("vae_terms", "likelihood", "cola_likelihood", "rows")}
 
@@ -154,6 +164,25 @@ def test_there_is_no_drawer_for_everything():
     assert not [
         name_of(path) for path in sources(*FOLDERS) if path.stem in {"utils", "util", "helpers", "misc", "common"}
     ]
+
+
+def file_calls(path):
+    """Calls that touch files of a local disk alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func
+        if isinstance(called, ast.Name) and called.id in {"open", "Path"}:
+            yield node.lineno, called.id
+        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name):
+            name = f"{called.value.id}.{called.attr}"
+            if called.value.id == "shutil" or name in OS_CALLS:
+                yield node.lineno, name
+
+
+def test_paths_go_through_storage_in_all_modules_but_those_of_local_files():
+    found = {name_of(path)[len("cola_jax/") : -3] for path in sources("cola_jax") if list(file_calls(path))}
+    assert {name for name in found if not name.startswith("storage/")} == LOCAL_FILES
 
 
 def test_the_library_reads_no_environment_variable():

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from cola_jax import storage
 from cola_jax.data.errors import DataError, WriteError
@@ -60,9 +59,9 @@ def new_folder(out: AnyPath, last: str) -> Iterator[Path]:
       DataError: if another program is writing it. WriteError: if it cannot be created or renamed.
     """
     if storage.is_remote(out):
-        with TemporaryDirectory(prefix="cola_jax-") as folder:
-            yield Path(folder)
-            storage.upload(Path(folder), out, last)
+        with storage.temporary_folder() as folder:
+            yield folder
+            storage.upload(folder, out, last)
         return
     partial = out.with_name(out.name + ENDING)
     try:

@@ -11,6 +11,7 @@ from cola_jax.storage.paths import files_of as files_of
 from cola_jax.storage.paths import filesystem as filesystem
 from cola_jax.storage.paths import find_named as find_named
 from cola_jax.storage.paths import is_remote as is_remote
+from cola_jax.storage.paths import is_store_error as is_store_error
 from cola_jax.storage.paths import local as local
 from cola_jax.storage.paths import local_copy as local_copy
 from cola_jax.storage.paths import make_folder as make_folder
@@ -23,6 +24,7 @@ from cola_jax.storage.paths import remove as remove
 from cola_jax.storage.paths import remove_tree as remove_tree
 from cola_jax.storage.paths import size_of as size_of
 from cola_jax.storage.paths import sizes_in as sizes_in
+from cola_jax.storage.paths import temporary_folder as temporary_folder
 from cola_jax.storage.paths import upload as upload
 from cola_jax.storage.paths import version_of as version_of
 from cola_jax.storage.paths import write_bytes as write_bytes

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AnyPath: TypeAlias = "Path | epath.Path"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a store's
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> package, which the extra of the scheme's name installs
 
 
@@ -36,6 +37,11 @@ def reason(error: OSError) -> str:
     """Returns what an OSError says, in lower case and without the path."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
+
+
+def is_store_error(error: BaseException) -> bool:
+    """Returns whether a client of an object store raised an error, e.g. for credentials or the network."""
+    return type(error).__module__.split(".")[0] in CLIENTS
 
 
 def path(given: str | os.PathLike[str], name: str = "") -> AnyPath:
@@ -260,6 +266,13 @@ def remove_tree(folder: AnyPath, first: str = "") -> None:
 
 
 @contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Gives a folder on a local disk that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="cola_jax-") as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def local_copy(place: AnyPath) -> Iterator[Path]:
     """Gives a file or folder on a local disk: itself, or a copy of the objects that is gone afterwards.
 
@@ -269,8 +282,8 @@ def local_copy(place: AnyPath) -> Iterator[Path]:
     if not is_remote(place):
         yield place
         return
-    with tempfile.TemporaryDirectory(prefix="cola_jax-") as folder:
-        target = Path(folder) / place.name
+    with temporary_folder() as folder:
+        target = folder / place.name
         download(place, target)
         yield target
 

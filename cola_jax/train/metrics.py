@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from cola_jax import storage
@@ -63,8 +61,7 @@ class MetricsLog:
         boards = self._path.parent / "tensorboard"
         self._boards = boards if storage.is_remote(boards) else None
         self._file = storage.LineFile(self._path, truncate(workdir, step))
-        temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
-        self._local_boards = temporary() if self._boards else boards
+        self._local_boards = self._stack.enter_context(storage.temporary_folder()) if self._boards else boards
         self._board = EventFile(self._local_boards, step + 1)
 
     def write(self, step: int, metrics: dict[str, float]) -> None:

@@ -37,6 +37,20 @@ def test_a_scheme_without_its_package_names_the_extra(monkeypatch):
             storage.path(f"{scheme}://bkt/x", "--workdir")
 
 
+def test_errors_of_the_clients_of_stores_are_known():
+    import botocore.exceptions
+    import gcsfs.retry
+    import google.auth.exceptions
+
+    for error in (
+        botocore.exceptions.NoCredentialsError(),
+        gcsfs.retry.HttpError({}),
+        google.auth.exceptions.GoogleAuthError(),
+    ):
+        assert storage.is_store_error(error)
+    assert not storage.is_store_error(ValueError())
+
+
 def test_what_is_written_is_read_listed_and_removed(place):
     storage.make_folder(place / "a")
     assert storage.names_in(place / "a") == [] and storage.names_in(place / "none") == []
