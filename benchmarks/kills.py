@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import emulators
+from benchmarks.measure import machine
 from cola_jax import storage
-from cola_jax.evaluate.report import machine
 from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import load_params
 from cola_jax.train.metrics import read_metrics
