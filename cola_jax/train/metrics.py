@@ -1,6 +1,7 @@
 """The metrics of a run: one JSON object per line in metrics.jsonl, and the same for TensorBoard.
 
-Training metrics have plain names, held-out ones start with "heldout/". A number that is not finite is null.
+Training metrics have plain names, held-out ones start with "heldout/", and where the time of a start went is in one line of
+names with "goodput/" (see `goodput`). A number that is not finite is null.
 On a local disk a line is written at once. In an object store, where nothing can be appended, both are kept here until `flush`,
 which the loop calls before each checkpoint: a resumed run has every line up to its step exactly once.
 """
@@ -11,7 +12,7 @@ import contextlib
 import json
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tensorboardX import SummaryWriter
 from cola_jax import storage
 from cola_jax.errors import UserError
 from cola_jax.storage import AnyPath
+
+GOODPUT = "goodput/"  # prefix of the names in the line that a start of a run writes about its time
 
 
 def metrics_path(workdir: str | AnyPath) -> AnyPath:
@@ -42,11 +45,23 @@ def read_metrics(workdir: str | AnyPath) -> list[dict[str, Any]]:
     return lines
 
 
-def truncate(workdir: str | AnyPath, step: int) -> list[str]:
-    """Drops the lines after `step` from metrics.jsonl, and an incomplete one. Returns those that are kept."""
-    kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
+def is_goodput(line: dict[str, Any]) -> bool:
+    """Returns whether a line is about the time of a start, not about a step."""
+    return any(name.startswith(GOODPUT) for name in line)
+
+
+def truncate(workdir: str | AnyPath, step: int, added: Sequence[dict[str, Any]] = ()) -> list[str]:
+    """Drops the lines after `step` from metrics.jsonl, and an incomplete one. Returns those that are kept.
+
+    The time of earlier starts was spent whatever steps are repeated: their lines are kept, at `step` at the latest.
+
+    Args:
+      added: lines to add to those that are kept.
+    """
+    lines = [line for line in read_metrics(workdir) if line["step"] <= step or is_goodput(line)]
+    kept = [json.dumps(line | {"step": min(line["step"], step)}) + "\n" for line in [*lines, *added]]
     path = metrics_path(workdir)
-    if path.exists():
+    if kept or path.exists():
         storage.write_bytes(path, "".join(kept).encode())
     return kept
 
@@ -56,14 +71,21 @@ class MetricsLog:
 
     Args:
       check: raises an error if the workdir is no longer this run's.
+      added: lines about earlier starts, see `truncate`.
     """
 
-    def __init__(self, workdir: str | AnyPath, step: int, check: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        workdir: str | AnyPath,
+        step: int,
+        check: Callable[[], None] = lambda: None,
+        added: Sequence[dict[str, Any]] = (),
+    ):
         self._path, self._check = metrics_path(workdir), check
         self._stack = contextlib.ExitStack()
         boards = self._path.parent / "tensorboard"
         self._boards = boards if storage.is_remote(boards) else None
-        self._file = storage.LineFile(self._path, truncate(workdir, step))
+        self._file = storage.LineFile(self._path, truncate(workdir, step, added))
         temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
         self._local_boards = temporary() if self._boards else boards
         self._board = SummaryWriter(str(self._local_boards), purge_step=step + 1)
