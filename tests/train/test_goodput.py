@@ -12,7 +12,7 @@ import pytest
 import toy_family
 from toy_family import FAMILY, HELDOUT, batch_of, batches, config
 
-from cola_jax.train import goodput
+from cola_jax.train import claim, goodput
 from cola_jax.train.compiles import BACKEND, HIT, Compiles, observed
 from cola_jax.train.loop import train
 from cola_jax.train.metrics import is_goodput, read_metrics, truncate
@@ -140,6 +140,15 @@ def test_the_steps_of_a_killed_start_are_estimated(tmp_path):
     a_step = 16 * toy_family.LENGTH / last["tokens_per_second"]
     assert np.isclose(killed["goodput/lost_work"], (last["step"] - 3) * a_step)
     assert end["goodput/lost_work"] == killed["goodput/lost_work"] and "all 2 starts" in said
+
+
+def test_a_claim_has_the_steps_of_its_start_for_later_ones(tmp_path):
+    run(tmp_path, config(4))
+    run(tmp_path, config(8))
+    held = claim.take(tmp_path, print)
+    spans = [(one["attempt"], one["from_step"], one["step"]) for one in held.earlier(0)]
+    assert spans == [(1, 0, 4), (2, 4, 8)] and len(held.earlier(1)) == 1
+    held.release()
 
 
 CLAIMS = [{"attempt": 1, "from_step": 0, "step": 12}, {"attempt": 2, "from_step": 10, "step": 17}]
