@@ -95,8 +95,9 @@ class MetricsLog:
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **finite}) + "\n"
         self._file.write(line)
-        for name, value in metrics.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", float(value), step)
+        for name, value in finite.items():
+            if value is not None:  # TensorBoard draws no other, and its writer warns of each
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
 
     def flush(self) -> None:
         """Puts what was added since the last flush into the object store, if the workdir is still this run's."""
