@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 
 from cola_jax import storage
 from cola_jax.commands.arguments import PREEMPTED, command, config_arguments, path_argument
@@ -27,6 +28,7 @@ def add(commands) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    begun = time.perf_counter()
     join(options)
     from cola_jax import config, runs
     from cola_jax.train.workdir import stored_config
@@ -36,6 +38,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         tree = config.load(options.config)
     cfg = config.resolve(config.override(tree, options.assignments))
-    summary = runs.run_training(cfg, options.workdir, executable=options.executable)
+    summary = runs.run_training(cfg, options.workdir, executable=options.executable, begun=begun)
     print(f"{options.workdir}: {summary.step} of {cfg.train.steps} steps done")
     return PREEMPTED if summary.interrupted else 0

@@ -53,6 +53,7 @@ from cola_jax.config.paths import changes as changes
 from cola_jax.config.paths import differences as differences
 from cola_jax.config.paths import identity as identity
 from cola_jax.config.paths import to_dict as to_dict
+from cola_jax.config.profile import profiled_steps as profiled_steps
 from cola_jax.config.reads import read_by_none as read_by_none
 from cola_jax.config.reads import unread_fields
 from cola_jax.config.sizes import facts as facts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cola_jax.config.axes import MESH_AXES
 from cola_jax.config.families.facts import Check
 from cola_jax.config.fields import RunConfig
+from cola_jax.config.profile import profiled_steps
 from cola_jax.config.sizes import facts, tokens_of_block
 from cola_jax.config.source_fields import too_many_paths
 
@@ -12,6 +13,7 @@ from cola_jax.config.source_fields import too_many_paths
 def inconsistencies(c: RunConfig) -> list[str]:
     """Returns one sentence for every pair of fields that contradict each other."""
     checks = _size_checks(c) + _optimizer_checks(c) + _mesh_checks(c) + _source_checks(c) + _init_checks(c)
+    checks += _profile_checks(c)
     checks += facts(c).checks(c)
     return [message for broken, message in checks if broken] + too_many_paths(c.data)
 
@@ -89,5 +91,19 @@ def _init_checks(c: RunConfig) -> list[Check]:
         (
             train.init_continue and bool(train.init_groups),
             "train.init_continue takes over a whole run: leave out train.init_groups",
+        ),
+    ]
+
+
+def _profile_checks(c: RunConfig) -> list[Check]:
+    text, steps = c.train.profile, profiled_steps(c.train.profile)
+    return [
+        (
+            bool(text) and steps is None,
+            f"train.profile={text!r} must be START:COUNT, two numbers of at least 1, e.g. '20:3' for steps 20 to 22",
+        ),
+        (
+            steps is not None and steps[0] > c.train.steps,
+            f"train.profile={text!r} starts after train.steps={c.train.steps}",
         ),
     ]

@@ -158,6 +158,12 @@ class TrainConfig:
     eval_every: int = reporting(5000, least=0)  # 0: no held-out evaluation
     eval_batches: int = reporting(8, least=1)  # held-out batches of an evaluation
     plot_every: int = reporting(5000, least=0)  # 0: plots at the end only
+    # updates that the whole run may skip because the loss or gradient is not finite; one more stops it, 0: the first does. A
+    # skipped step leaves parameters, moments and average as they are; the step, and with it the batch, the noise and the
+    # learning rate, go on. The field changes no value that is computed, only where a run stops: hence its class
+    skip_nonfinite: int = reporting(0, least=0)
+    # "START:COUNT": trace COUNT steps from step START on (1 is the first) into WORKDIR/profile, for xprof; empty: no trace
+    profile: str = reporting("")
     # decay of the exponential moving average of the trained parameters; 0: no average
     ema_decay: float = identity(0.0, least=0.0, below=1.0)
     # a workdir, or a folder of released or LLaMA form; empty: random initialisation
@@ -229,6 +235,9 @@ class ComputeConfig:
     # query chunks of attention by xla and cudnn; keys that no query of a chunk attends to are skipped
     attention_chunks: int = placement(8, least=1)
     cross_entropy_chunk: int = placement(512, least=1)  # positions of a row whose logits are in memory at once
+    # folder (local, gs:// or s3://) that keeps the compiled programs of training for later starts on the same kind of machine;
+    # jax runs what is in it, so let nobody else write there; empty: off, or as JAX_COMPILATION_CACHE_DIR says
+    compilation_cache: str = placement("", traced=False)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ ADDED = (
     "data.on_bad_record", "data.on_changed_corpus", "data.on_damaged_shard", "data.cache_dir", "data.cache_gib",
     "optimizer.cooldown_steps", "optimizer.cooldown_form",
     "train.ema_decay", "train.init_from", "train.init_step", "train.init_groups", "train.init_continue",
-    "checkpoint.every_minutes",
+    "train.skip_nonfinite", "train.profile", "checkpoint.every_minutes", "compute.compilation_cache",
 )  # fmt: skip
 
 

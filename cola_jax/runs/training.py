@@ -14,7 +14,9 @@ from cola_jax.families import FAMILIES
 from cola_jax.parallel.hosts import from_first, host_share
 from cola_jax.parallel.mesh import make_mesh
 from cola_jax.runs import starts
+from cola_jax.runs.compilation import cached_programs
 from cola_jax.storage import AnyPath
+from cola_jax.train.goodput import Clock, running
 from cola_jax.train.loop import RunSummary, train
 from cola_jax.train.resume import check
 from cola_jax.train.stored import folder as checkpoints_of
@@ -28,33 +30,49 @@ def run_training(
     stream: TextIO | None = None,
     corpus: pipeline.Corpus | None = None,
     executable: str | AnyPath | None = None,
+    begun: float | None = None,
 ) -> RunSummary:
     """Trains `cfg` in `workdir`, or continues the run in it.
 
     Args:
       corpus: the result of `pipeline.build_corpus` for this data and this run's tokenizer; built here by default.
       executable: a file that `executable.save` wrote, whose training step is used instead of compiling one.
+      begun: time.perf_counter() at the start of the command; the time from there to this call counts as import.
 
     Raises:
       ConfigError: if `executable` is not a training step of this run, see `executable.updates_for`; if
-        the run cannot start from train.init_from, see `starts`. DataError: if the data cannot be used.
+        the run cannot start from train.init_from, see `starts`; if compute.compilation_cache cannot be used, see
+        `cached_programs`. DataError: if the data cannot be used.
       See `train.loop.train` for the rest.
     """
+    with running(begun) as clock, cached_programs(cfg.compute.compilation_cache):
+        return _run(cfg, workdir, stream, corpus, executable, clock)
+
+
+def _run(
+    cfg: RunConfig,
+    workdir: str | AnyPath,
+    stream: TextIO | None,
+    corpus: pipeline.Corpus | None,
+    executable: str | AnyPath | None,
+    clock: Clock,
+) -> RunSummary:
     warn = lambda line: print(line, file=stream or sys.stderr, flush=True)
     workdir, mesh = storage.path(workdir, "workdir"), make_mesh(cfg.mesh)
     check(workdir, cfg, lambda line: None)  # `train` prints what changed
     updates = {} if executable is None else updates_for(executable, cfg, mesh)
     begun = bool(steps_in(checkpoints_of(workdir)))  # a run with a checkpoint continues from it
-    start = None if begun or not cfg.train.init_from else starts.find(cfg, mesh)
-    tokenizer = _tokenizer(cfg, workdir, begun, start)
-    if begun:
-        fingerprint.check_unchanged(workdir / fingerprint.FILE_NAME, cfg, warn)
-    corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
-    host, hosts = host_share(mesh, cfg.train.batch_size)
-    share = {"host_index": host, "host_count": hosts}
-    heldout = []
-    if cfg.train.eval_every > 0:
-        heldout = pipeline.heldout_batches(cfg, corpus, cfg.train.eval_batches, **share)
+    with clock.part("setup"):
+        start = None if begun or not cfg.train.init_from else starts.find(cfg, mesh)
+        tokenizer = _tokenizer(cfg, workdir, begun, start)
+        if begun:
+            fingerprint.check_unchanged(workdir / fingerprint.FILE_NAME, cfg, warn)
+        corpus = corpus or pipeline.build_corpus(cfg, tokenizer)
+        host, hosts = host_share(mesh, cfg.train.batch_size)
+        share = {"host_index": host, "host_count": hosts}
+        heldout = []
+        if cfg.train.eval_every > 0:
+            heldout = pipeline.heldout_batches(cfg, corpus, cfg.train.eval_batches, **share)
     return train(
         cfg,
         workdir,
@@ -65,6 +83,7 @@ def run_training(
         params_init=None if start is None else start.params,
         continued=None if start is None else start.continued,
         updates=updates,
+        clock=clock,
         on_begin=lambda: _keep(cfg, workdir, tokenizer),
         stream=stream,
     )

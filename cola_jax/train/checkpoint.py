@@ -112,14 +112,18 @@ class Checkpoints:
         _wait_for_all("checkpoints opened")
         self._orbax = checkpointer(self._directory, asynchronous=True)
         self._failed = False  # whether a checkpoint could not be written
+        self._closed = False
         self._read_back = False  # whether a checkpoint of this process has been read back
         self._paths = saves.saves_in(self._directory)
         self._metrics = {step: self._stored_metrics(path) for step, path in self._paths.items()}
 
-    def save(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Writes `state`, which may be donated as soon as this returns; `metrics` are the held-out metrics.
+    def save(self, state: TrainState, metrics: dict[str, float], skipped: int = 0) -> None:
+        """Writes `state`, which may be donated as soon as this returns.
 
         The first one is read back before this returns.
+
+        Args:
+          metrics: the held-out metrics. skipped: updates that the run has skipped so far, see train.skip_nonfinite.
 
         Raises:
           CheckpointError: if it differs from what was written.
@@ -130,7 +134,7 @@ class Checkpoints:
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         trees = {name: getattr(state, name) for name in TREES}
         facts = {"step": step, "attempt": self._attempt, "config": to_dict(self._cfg), "metrics": finite}
-        items = stored.items(trees, facts, self._tokenizer)
+        items = stored.items(trees, facts | {"skipped_steps": skipped}, self._tokenizer)
         path = self._free_path(step)
         with self._writing():
             self._orbax.save(path, args=items)
@@ -182,10 +186,15 @@ class Checkpoints:
         _wait_for_all("damaged checkpoints set aside")
         return step, trees
 
+    def skipped(self, step: int) -> int:
+        """Returns how many updates the run had skipped at the checkpoint of a step; earlier versions skipped none."""
+        return stored.read_meta(self._orbax, self._paths[step]).get("skipped_steps", 0)
+
     def close(self) -> None:
-        """Waits for the checkpoint being written and removes those that are not to be kept."""
-        if self._failed:  # reported already
+        """Waits for the checkpoint being written and removes those that are not to be kept. Again, it does nothing."""
+        if self._failed or self._closed:  # a failure is reported already
             return
+        self._closed = True
         self._wait()
         self._prune()
         self._orbax.close()

@@ -46,10 +46,15 @@ class ClaimLost(WorkdirError):
 
 
 class Claim:
-    """The claim of this process; its heartbeat is a thread."""
+    """The claim of this process; its heartbeat is a thread.
+
+    Attributes:
+      span: the step that the run continues after, and the last one done, which each heartbeat writes; None before.
+    """
 
     def __init__(self, folder: AnyPath, attempt: int, heartbeat: float):
         self.attempt, self.lost = attempt, False
+        self.span: tuple[int, int] | None = None
         self._heartbeat = heartbeat
         self._folder, self._path = folder, _path(folder, attempt)
         self._facts, self._beat = _identity() | {"attempt": attempt, "released": False}, 0
@@ -74,6 +79,10 @@ class Claim:
                 "it stops, and its checkpoints are kept"
             )
 
+    def earlier(self, after: int) -> list[dict[str, Any]]:
+        """Returns the claims of the attempts between `after` and this one that are still there."""
+        return [_read(_path(self._folder, n)) for n in attempts(self._folder) if after < n < self.attempt]
+
     def release(self) -> None:
         """Ends the claim, so that the next start does not wait."""
         self._over.set()
@@ -92,7 +101,8 @@ class Claim:
 
     def _write(self, **changes: Any) -> None:
         self._beat += 1
-        storage.write_json(self._path, self._facts | {"beat": self._beat} | changes)
+        steps = {} if self.span is None else dict(zip(("from_step", "step"), self.span))
+        storage.write_json(self._path, self._facts | steps | {"beat": self._beat} | changes)
 
 
 def take(workdir: AnyPath, say: Say, rhythm: Rhythm | None = None) -> Claim:

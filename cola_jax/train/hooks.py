@@ -44,7 +44,7 @@ def evaluate_heldout(run: Run, state: TrainState, step: int) -> None:
     process_metrics(run)
     if not run.heldout_batches:
         return
-    with run.progress.pause():
+    with run.progress.pause(), run.clock.part("evaluation"):
         if run.evaluation is None:
             run.evaluation = eval_step(run.cfg, run.family, run.mesh, run.abstract)
         scores = lambda state: evaluate(run.cfg, run.family, run.evaluation, state, map(run.put, run.heldout_batches))
@@ -64,7 +64,8 @@ def _checkpoint_is_due(run: Run, step: int) -> bool:
 def save(run: Run, state: TrainState, step: int) -> None:
     """Writes a checkpoint, with the scores of this step if it was evaluated."""
     process_metrics(run)
-    run.save(state, run.heldout if run.heldout_step == step else {})
+    with run.clock.part("checkpoint"):
+        run.save(state, run.heldout if run.heldout_step == step else {})
 
 
 def _plot_is_due(run: Run, step: int) -> bool:
@@ -75,7 +76,7 @@ def _plot_is_due(run: Run, step: int) -> bool:
 def plot(run: Run, state: TrainState, step: int) -> None:
     """Draws the metrics so far."""
     if jax.process_index() == 0:
-        with run.progress.pause():
+        with run.progress.pause(), run.clock.part("plots"):
             run.log.flush()
             plot_metrics(run.workdir)
 

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from cola_jax import storage
-from cola_jax.config import ConfigError, RunConfig, for_platform
+from cola_jax.config import ConfigError, RunConfig, for_platform, profiled_steps
 from cola_jax.families.cost import Cost
 from cola_jax.families.family import Batch, Family, Tree
 from cola_jax.parallel.chips import chip_of
@@ -23,11 +23,13 @@ from cola_jax.parallel.mesh import check_batch, check_model, make_mesh
 from cola_jax.parallel.rules import describe
 from cola_jax.scaling import accounting
 from cola_jax.storage import AnyPath
+from cola_jax.train import goodput
 from cola_jax.train.checkpoint import Checkpoints, load_state
 from cola_jax.train.claim import ClaimLost, claimed
 from cola_jax.train.hooks import check_best_metric, run_hooks
 from cola_jax.train.interrupt import stop_signals
-from cola_jax.train.metrics import MetricsLog, NoLog
+from cola_jax.train.metrics import MetricsLog, NoLog, read_metrics
+from cola_jax.train.profile import Profile
 from cola_jax.train.progress import Progress
 from cola_jax.train.resume import check
 from cola_jax.train.run import LOST, SAVE, STOP, Run, process_metrics, update_for
@@ -75,6 +77,7 @@ def train(
     params_init: Tree | None = None,
     continued: Continued | None = None,
     updates: Mapping[tuple[str, ...], Callable] | None = None,
+    clock: goodput.Clock | None = None,
     on_begin: Callable[[], None] = lambda: None,
     devices: Sequence[jax.Device] | None = None,
     stream: TextIO | None = None,
@@ -90,6 +93,7 @@ def train(
       params_init: {group: parameters} to start from instead of drawing them; read only if there is no checkpoint.
       continued: a checkpoint to continue from, instead of params_init; read only if there is no checkpoint.
       updates: {groups: compiled step} of steps of this run, for this mesh, that are compiled already.
+      clock: of `goodput.running`, with the time before this call; a new one by default.
       on_begin: called by the first process when all checks have passed, to write other files of the workdir.
       devices: the devices of the mesh; all of them by default.
       stream: for progress and warnings; stderr by default.
@@ -113,14 +117,16 @@ def train(
     run = Run(cfg, family, workdir, mesh, abstract, put, heldout_batches, dict(updates or {}), _mfu_of(cost, mesh))
     check_best_metric(run)
     with ExitStack() as stack:
+        run.clock = clock or stack.enter_context(goodput.running())
         stop_asked = stack.enter_context(stop_signals())
         say(describe(abstract.params, shardings_of(abstract).params))
         say(compute)
         run.claim, attempt = stack.enter_context(claimed(workdir, say))
         run.checkpoints = Checkpoints(workdir, given, tokenizer or {}, say, attempt)
         stack.callback(run.checkpoints.close)
-        state = _first_state(run, params_init, continued, say)
-        start = int(state.step)
+        with run.clock.part("restore"):
+            state = _first_state(run, params_init, continued, say)
+            run.start = run.fetched = start = int(state.step)
         if start >= cfg.train.steps:
             say(f"all {cfg.train.steps} steps are already done")
             return RunSummary(start, False, {}, {})
@@ -131,9 +137,14 @@ def train(
         run.log, run.progress = _writers(run, start, stream if first else None)
         stack.callback(run.log.close)
         stack.callback(run.progress.close)
-        batches = iter(make_batches(start))
+        stack.callback(_account, run, attempt)
+        profile = Profile(profiled_steps(cfg.train.profile), workdir / "profile", start, run.progress, run.clock)
+        stack.callback(profile.close)
+        with run.clock.part("data_wait"):
+            batches = iter(make_batches(start))
         stack.callback(getattr(batches, "close", lambda: None))
-        return _loop(run, state, start, batches, stop_asked)
+        with run.clock.part("step"):
+            return _loop(run, state, batches, stop_asked, profile)
 
 
 def _first_state(
@@ -142,6 +153,8 @@ def _first_state(
     """Returns the state that training starts from: of the workdir's checkpoint, of another run's, or a new one."""
     cfg, family, abstract = run.cfg, run.family, run.abstract
     found = run.checkpoints.restore(abstract)
+    if found is not None:
+        run.skipped = run.checkpoints.skipped(found[0])
     if found is None and continued is not None:
         found = load_state(continued.workdir, continued.step, abstract, say)
         say(f"continuing from step {found[0]} of {continued.workdir}, with its optimizer state")
@@ -164,18 +177,42 @@ def _writers(run: Run, start: int, stream: TextIO | None) -> tuple[MetricsLog | 
     """Returns the metrics log and the progress; those of processes without a stream write nothing."""
     cfg = run.cfg
     tokens = cfg.train.batch_size * cfg.train.sequence_length
-    log = NoLog() if stream is None else MetricsLog(run.workdir, start, run.claim.check)
-    return log, Progress(stream, start, cfg.train.steps, tokens, run.mfu_of)
+    progress = Progress(stream, start, cfg.train.steps, tokens, run.mfu_of)
+    if stream is None:
+        return NoLog(), progress
+    lines = read_metrics(run.workdir)
+    claims = run.claim.earlier(goodput.accounted(lines))
+    killed = goodput.line_of_killed(lines, claims, run.claim.attempt, start, tokens)
+    run.claim.span = (start, start)
+    log = MetricsLog(run.workdir, start, run.claim.check, [killed] if killed else [])
+    run.earlier = read_metrics(run.workdir)
+    return log, progress
+
+
+def _account(run: Run, attempt: int) -> None:
+    """Waits for the last checkpoint; writes and prints where the time of this start went."""
+    try:
+        with run.clock.part("checkpoint"):
+            run.checkpoints.close()
+    finally:
+        line = goodput.line_of(run.clock, run.earlier, attempt, run.start, run.fetched)
+        if not run.lost():
+            run.log.write(run.fetched, line)
+        run.progress.say(goodput.describe(line))
 
 
 def _loop(
-    run: Run, state: TrainState, start: int, batches: Iterator[Batch], stop_asked: Callable[[], bool]
+    run: Run, state: TrainState, batches: Iterator[Batch], stop_asked: Callable[[], bool], profile: Profile
 ) -> RunSummary:
     cfg, agree = run.cfg, highest_vote(run.mesh)
     run.saved_at = time.monotonic()
-    for done in range(start + 1, cfg.train.steps + 1):
+    for done in range(run.start + 1, cfg.train.steps + 1):
         update = update_for(run, run.family.training(cfg, done - 1).groups)
-        state, metrics = update(state, run.put(_next(batches, done, cfg)))
+        with run.clock.part("data_wait"):
+            batch = _next(batches, done, cfg)
+        profile.before(done, state)
+        state, metrics = update(state, run.put(batch))
+        profile.after(done, state)
         run.asked = 0
         process_metrics(run)  # of the previous step, while the devices compute this one
         vote = agree(LOST if run.lost() else STOP if stop_asked() else SAVE if run.save_is_due() else 0)

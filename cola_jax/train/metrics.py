@@ -1,6 +1,7 @@
 """The metrics of a run: one JSON object per line in metrics.jsonl, and the same for TensorBoard.
 
-Training metrics have plain names, held-out ones start with "heldout/". A number that is not finite is null.
+Training metrics have plain names, held-out ones start with "heldout/", and where the time of a start went is in one line of
+names with "goodput/" (see `goodput`). A number that is not finite is null.
 On a local disk a line is written at once. In an object store, where nothing can be appended, both are kept here until `flush`,
 which the loop calls before each checkpoint: a resumed run has every line up to its step exactly once.
 """
@@ -10,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cola_jax import storage
 from cola_jax.errors import UserError
 from cola_jax.storage import AnyPath
 from cola_jax.train.event_file import EventFile
+
+GOODPUT = "goodput/"  # prefix of the names in the line that a start of a run writes about its time
 
 
 def metrics_path(workdir: str | AnyPath) -> AnyPath:
@@ -39,11 +42,23 @@ def read_metrics(workdir: str | AnyPath) -> list[dict[str, Any]]:
     return lines
 
 
-def truncate(workdir: str | AnyPath, step: int) -> list[str]:
-    """Drops the lines after `step` from metrics.jsonl, and an incomplete one. Returns those that are kept."""
-    kept = [json.dumps(line) + "\n" for line in read_metrics(workdir) if line["step"] <= step]
+def is_goodput(line: dict[str, Any]) -> bool:
+    """Returns whether a line is about the time of a start, not about a step."""
+    return any(name.startswith(GOODPUT) for name in line)
+
+
+def truncate(workdir: str | AnyPath, step: int, added: Sequence[dict[str, Any]] = ()) -> list[str]:
+    """Drops the lines after `step` from metrics.jsonl, and an incomplete one. Returns those that are kept.
+
+    The time of earlier starts was spent whatever steps are repeated: their lines are kept, at `step` at the latest.
+
+    Args:
+      added: lines to add to those that are kept.
+    """
+    lines = [line for line in read_metrics(workdir) if line["step"] <= step or is_goodput(line)]
+    kept = [json.dumps(line | {"step": min(line["step"], step)}) + "\n" for line in [*lines, *added]]
     path = metrics_path(workdir)
-    if path.exists():
+    if kept or path.exists():
         storage.write_bytes(path, "".join(kept).encode())
     return kept
 
@@ -53,14 +68,21 @@ class MetricsLog:
 
     Args:
       check: raises an error if the workdir is no longer this run's.
+      added: lines about earlier starts, see `truncate`.
     """
 
-    def __init__(self, workdir: str | AnyPath, step: int, check: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        workdir: str | AnyPath,
+        step: int,
+        check: Callable[[], None] = lambda: None,
+        added: Sequence[dict[str, Any]] = (),
+    ):
         self._path, self._check = metrics_path(workdir), check
         self._stack = contextlib.ExitStack()
         boards = self._path.parent / "tensorboard"
         self._boards = boards if storage.is_remote(boards) else None
-        self._file = storage.LineFile(self._path, truncate(workdir, step))
+        self._file = storage.LineFile(self._path, truncate(workdir, step, added))
         self._local_boards = self._stack.enter_context(storage.temporary_folder()) if self._boards else boards
         self._board = EventFile(self._local_boards, step + 1)
 
@@ -69,8 +91,9 @@ class MetricsLog:
         finite = {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()}
         line = json.dumps({"step": step, **finite}) + "\n"
         self._file.write(line)
-        for name, value in metrics.items():
-            self._board.add_scalar(name if "/" in name else f"train/{name}", float(value), step)
+        for name, value in finite.items():
+            if value is not None:  # TensorBoard draws no other
+                self._board.add_scalar(name if "/" in name else f"train/{name}", value, step)
         self._board.flush()
 
     def flush(self) -> None:

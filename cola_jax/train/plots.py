@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cola_jax import storage
 from cola_jax.storage import AnyPath
-from cola_jax.train.metrics import read_metrics
+from cola_jax.train.metrics import GOODPUT, read_metrics
 
 HELDOUT = "heldout/"
 
@@ -19,7 +19,7 @@ def plot_metrics(workdir: str | AnyPath) -> list[AnyPath]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in read_metrics(workdir):
         for name, value in line.items():
-            if name != "step" and value is not None:
+            if name != "step" and value is not None and not name.startswith(GOODPUT):
                 curves.setdefault(name, []).append((line["step"], value))
     target = storage.path(workdir) / "plots"
     storage.make_folder(target)

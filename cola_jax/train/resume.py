@@ -41,9 +41,11 @@ def _length_problems(old: RunConfig, new: RunConfig, done: int) -> list[str]:
     """Returns why a change of length makes another run: fewer steps than are done, or other learning rates in those."""
     if new.train.steps < done and new.train.steps != old.train.steps:
         return [f"train.steps: {old.train.steps} -> {new.train.steps}, but {done} steps are done"]
-    differ = np.flatnonzero(rates(old, done) != rates(new, done))
     length = [str(change) for change in changes(to_dict(old), to_dict(new)) if change.kind == "length"]
-    if not len(differ) or not length:
+    if not length:  # nothing is computed: arrays of `done` steps would be compiled for at every restart
+        return []
+    differ = np.flatnonzero(rates(old, done) != rates(new, done))
+    if not len(differ):
         return []
     first = int(differ[0])
     return [

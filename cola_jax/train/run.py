@@ -17,6 +17,7 @@ from cola_jax.families.family import Batch, Family
 from cola_jax.storage import AnyPath
 from cola_jax.train.checkpoint import Checkpoints
 from cola_jax.train.claim import Claim
+from cola_jax.train.goodput import Clock
 from cola_jax.train.metrics import MetricsLog, NoLog
 from cola_jax.train.progress import Progress
 from cola_jax.train.state import TrainState
@@ -29,16 +30,19 @@ class TrainingDiverged(UserError):
     Attributes:
       step: the update that was not applied, 1 being the first.
       terms: the names of the metrics that are not finite.
+      skipped: updates of the run that were skipped before.
     """
 
     exit_status = 1
 
-    def __init__(self, step: int, terms: list[str]):
+    def __init__(self, step: int, terms: list[str], skipped: int = 0):
+        before = f" after {skipped} skipped (train.skip_nonfinite)" if skipped else ""
         super().__init__(
-            f"training diverged at step {step}: {', '.join(terms)} not finite. The update was not applied, and checkpoints are "
-            "of earlier steps. A lower optimizer.learning_rate or clip_norm, or more optimizer.warmup_steps, may help"
+            f"training diverged at step {step}: {', '.join(terms)} not finite. The update was not applied{before}, and "
+            "checkpoints are of earlier steps. A lower optimizer.learning_rate or clip_norm, or more optimizer.warmup_steps, "
+            "may help"
         )
-        self.step, self.terms = step, terms
+        self.step, self.terms, self.skipped = step, terms, skipped
 
 
 SAVE, STOP, LOST = 1, 2, 3  # votes of a process; the highest one wins
@@ -68,6 +72,11 @@ class Run:
     heldout_step: int = -1  # that `heldout` is of
     evaluation: Callable | None = None
     asked: int = 0  # the highest vote received in this step: LOST, STOP, SAVE or 0
+    clock: Clock = field(default_factory=Clock)
+    start: int = 0  # steps done before this start
+    fetched: int = 0  # the last step whose metrics were fetched
+    skipped: int = 0  # updates that were skipped in the whole run, see train.skip_nonfinite
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # lines of metrics.jsonl that this start began with
 
     def save_is_due(self) -> bool:
         """Whether checkpoint.every_minutes have passed since the last checkpoint."""
@@ -84,7 +93,7 @@ class Run:
             self.claim.check()
         self.log.flush()
         with self.progress.pause():
-            self.checkpoints.save(state, scores)
+            self.checkpoints.save(state, scores, self.skipped)
         self.saved_at = time.monotonic()
 
     def rates(self, tokens_per_second: float) -> dict[str, float]:
@@ -104,21 +113,33 @@ def process_metrics(run: Run) -> None:
     """Fetches the metrics that are pending, prints and writes them; the vote fetched with them may raise `run.asked`.
 
     Raises:
-      TrainingDiverged: if that step was not finite.
+      TrainingDiverged: if that step was not finite, and train.skip_nonfinite updates of the run have been skipped already.
     """
     if run.pending is None:
         return
     step, metrics, vote = run.pending
     run.pending = None
     loss, nonfinite, vote = jax.device_get((metrics["loss"], metrics["nonfinite"], vote))
-    if not nonfinite:
+    train, diverged = run.cfg.train, bool(nonfinite) and run.skipped >= run.cfg.train.skip_nonfinite
+    run.fetched = step
+    if run.claim is not None:
+        run.claim.span = (run.start, step)
+    if not diverged:
+        run.skipped += int(nonfinite)
         run.progress.advance(step, float(loss))
-    train = run.cfg.train
     if nonfinite or step in (1, train.steps) or step % train.log_every == 0:
         values = {name: float(value) for name, value in jax.device_get(metrics).items() if name != "nonfinite"}
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if train.skip_nonfinite:
+            values["skipped_steps"] = float(run.skipped)
         rate = run.progress.report(step, float(loss))
         run.metrics = values if rate is None else {**values, **run.rates(rate)}
         run.log.write(step, run.metrics)
+        if diverged:
+            raise TrainingDiverged(step, wrong, run.skipped)
         if nonfinite:
-            raise TrainingDiverged(step, [name for name, value in values.items() if not math.isfinite(value)])
+            run.progress.say(
+                f"step {step}: {', '.join(wrong)} not finite; the update is skipped, {run.skipped} of at most "
+                f"{train.skip_nonfinite} (train.skip_nonfinite)"
+            )
     run.asked = max(run.asked, int(vote))

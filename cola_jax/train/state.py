@@ -28,7 +28,7 @@ class TrainState:
     """Everything that training updates, and the frozen arrays that it reads.
 
     Attributes:
-      step: int32 scalar, the number of updates done.
+      step: int32 scalar, the number of steps done, those whose update was skipped included.
       params: {group: parameters}, fp32.
       opt_state: {group: moments}; only groups that some step trains.
       frozen: parameters that are read and never trained, under the paths of the rules table; may be empty.
@@ -112,7 +112,9 @@ def complete(cfg: RunConfig, family: Family, abstract: TrainState, step: int, tr
 
     They are not copied. Missing trees are initialised: moments to zero, frozen parts and average to the parameters.
     """
-    missing = [name for name in ("opt_state", "frozen", "ema") if name not in trees]
+    absent = [name for name in ("opt_state", "frozen", "ema") if name not in trees]
+    missing = [name for name in absent if jax.tree.leaves(getattr(abstract, name))]
+    empty = {name: getattr(abstract, name) for name in absent if name not in missing}
 
     def build(params: Tree) -> dict[str, Tree]:
         copied = lambda tree: jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
@@ -124,5 +126,6 @@ def complete(cfg: RunConfig, family: Family, abstract: TrainState, step: int, tr
         return {name: made[name]() for name in missing}
 
     places = shardings_of(abstract)
-    new = jax.jit(build, out_shardings={name: getattr(places, name) for name in missing})(trees["params"])
-    return TrainState(step=jax.device_put(np.int32(step), places.step), **trees, **new)
+    make = jax.jit(build, out_shardings={name: getattr(places, name) for name in missing})
+    new = make(trees["params"]) if missing else {}  # a restart usually lacks none, and has nothing to compile here
+    return TrainState(step=jax.device_put(np.int32(step), places.step), **trees, **new, **empty)

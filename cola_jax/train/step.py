@@ -5,6 +5,7 @@ Axes: B rows of the global batch, A microbatches of B/A rows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -29,8 +30,8 @@ def train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Returns the compiled update of the groups `trained`: (state, batch) -> (state, metrics); the old state is donated.
 
-    If the loss or the gradient norm is not finite the state, including its step, is returned unchanged and
-    metrics["nonfinite"] is 1.
+    If the loss or the gradient norm is not finite, the state is returned unchanged but for its step, which counts every batch,
+    and metrics["nonfinite"] is 1.
 
     Args:
       trained: groups that are differentiated and updated; the others are constants.
@@ -70,6 +71,7 @@ def train_step(
         ema = optax.incremental_update(averaged, state.ema, 1.0 - cfg.train.ema_decay)
         new = TrainState(state.step + 1, params, opt_state, state.frozen, ema)
         kept = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+        kept = dataclasses.replace(kept, step=new.step)
         flags = {"loss": value, "nonfinite": jnp.int32(~finite)}
         return kept, {**family.objective.summarize(cfg, sums), **stats, **flags}
 
