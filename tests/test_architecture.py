@@ -39,7 +39,7 @@ MAY_IMPORT = {
 LOCAL_FILES = {
     "commands/arguments", "config/files", "data/columns", "data/files", "data/fingerprint", "data/new_folder",
     "data/object_cache", "data/pydocs", "data/text_files", "evaluate/benchmark", "evaluate/protocol", "interop/llama",
-    "interop/record", "interop/safetensors_file", "interop/weight_files", "train/claim",
+    "interop/record", "interop/safetensors_file", "interop/weight_files", "runs/compilation", "train/claim",
 }  # fmt: skip
 OS_CALLS = {
     f"os.{name}"

@@ -28,7 +28,7 @@ DEFAULTS = {"draws": 0, "steps": 32, "solver": "heun", "divergence": "hutchinson
 
 @dataclass(frozen=True)
 class Pair:
-    """Tokens that are given and tokens whose likelihood is asked for."""
+    """Tokens of a condition, and tokens whose likelihood is estimated."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
@@ -57,7 +57,7 @@ def pairs_of_records(writer: Writer, path: str | Path, limit: int | None) -> lis
     """Returns the pairs of a JSONL file with `prompt` and `answer`, which is taken as it is: with its own leading space.
 
     Raises:
-      DataError: for a bad record, named by file and line. StorageError: where the file cannot be read.
+      DataError: for a bad record, named by file and line. StorageError: if the file cannot be read.
     """
     pairs = []
     for record in read_records(path)[:limit]:
@@ -71,7 +71,7 @@ def pair_of(writer: Writer, prompt: str, answer: str, where: str) -> Pair:
     """Returns a prompt and its answer as tokens.
 
     Raises:
-      DataError: where the tokenizer joins the two, or has no token for the answer; it begins with `where`.
+      DataError: if the tokenizer joins the two, or has no token for the answer; it begins with `where`.
     """
     given, whole = (writer.tokenizer.encode(check_text(text, where)) for text in (prompt, prompt + answer))
     if whole[: len(given)] != given:
@@ -101,10 +101,10 @@ def estimate_likelihood(
 
 
 def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pair]:
-    """Returns the run's held-out documents (packed rows where documents are joined), each after its first tokens.
+    """Returns the run's held-out documents (packed rows if documents are joined), each after its first tokens.
 
     Raises:
-      DataError: where nothing is held out, or nothing is longer than `prompt_tokens`.
+      DataError: if nothing is held out, or nothing is longer than `prompt_tokens`.
     """
     cfg = writer.cfg
     pairs: list[Pair] = []
@@ -122,7 +122,7 @@ def pairs_of_heldout(writer: Writer, prompt_tokens: int, limit: int) -> list[Pai
 def measure(
     writer: Writer, pairs: Sequence[Pair], settings: MonteCarlo, seed: int, batch_size: int
 ) -> list[dict[str, Any]]:
-    """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms where there are some.
+    """Returns for each pair: tokens, bytes of the answer's text, log_p in nats, kind, and the terms if there are any.
 
     Raises:
       PromptError: for a prompt that the family cannot read, before any is measured.

@@ -33,7 +33,7 @@ from cola_jax.models import build, flops, pairs
 from cola_jax.models.backbone import causal
 from cola_jax.models.cross_entropy import chunked_cross_entropy
 
-CHUNK = 16  # tokens that are written between two returns to the host
+CHUNK = 16  # tokens generated per call of the compiled loop
 GROUPS = ("backbone",)
 
 
@@ -45,7 +45,7 @@ def init(cfg: RunConfig, rng: jax.Array) -> dict[str, Any]:
 
 
 def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Returns the token after each position, and 1 where it is to be predicted: in the same document, and no padding."""
+    """Returns the token after each position, and 1 if it is predicted: in the same document, and not padding."""
     tokens, segments, weights = batch["tokens"], batch["segments"], batch["weights"]
     same = (segments[:, 1:] == segments[:, :-1]).astype(weights.dtype)
     behind = ((0, 0), (0, 1))
@@ -53,7 +53,7 @@ def next_tokens(batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
 
 
 def draw(cfg: RunConfig, batch: dict[str, Any], rng: jax.Array, step: jax.Array) -> tuple[Any, Any]:
-    """There is nothing to draw; counts the predicted tokens."""
+    """Draws nothing; counts the predicted tokens."""
     return {}, {"tokens": jnp.sum(next_tokens(batch)[1])}
 
 
@@ -86,7 +86,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], DecodedChunk]]:
-    """Continues prompts, token by token, as cfg.sampling says.
+    """Continues prompts, token by token, as cfg.sampling specifies.
 
     Args:
       prompts: token ids of each row, at least one: the model has no distribution of a document's first token.
@@ -130,7 +130,7 @@ def log_likelihood(
     rows: RowOptions,
     settings: MonteCarlo,
 ) -> Likelihood:
-    """Returns log p(answer | prompt), exactly: nothing is drawn, and no setting is read.
+    """Returns log p(answer | prompt), exactly; no Monte Carlo setting is read.
 
     Raises:
       PromptError: for an empty prompt or answer, or a token outside the vocabulary.

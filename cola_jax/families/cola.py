@@ -134,7 +134,7 @@ def loss(cfg: RunConfig, params: Any, frozen: Any, batch: Any, noise: Any, count
 
 
 class RopeTable(Protocol):
-    """RoPE positions that depend on how much stands before a block."""
+    """RoPE positions that depend on the length before a block."""
 
     def prefix(self, length_B: np.ndarray, width: int) -> np.ndarray:
         """Returns positions (B, width) of prefixes of the given lengths."""
@@ -153,21 +153,21 @@ def generate(
     blocks: int | None = None,
     rope: RopeTable | None = None,
 ) -> Iterator[tuple[list[list[int]], Block]]:
-    """Continues prompts block by block, as cfg.sampling says (SPEC 3).
+    """Continues prompts block by block, as cfg.sampling specifies (SPEC 3).
 
     Args:
-      prompts: token ids of each row; an empty prompt writes from nothing.
-      rows: where `prompt_tokens` is given, as many blocks are written as any prompt of that length could need.
+      prompts: token ids of each row; an empty prompt generates unconditionally.
+      rows: if `prompt_tokens` is given, as many blocks are generated as any prompt of that length can need.
       noise: (blocks, B, S, C), in place of the seed's.
-      blocks: how many blocks to write; by default as many as max_new_tokens need.
+      blocks: number of blocks; by default as many as max_new_tokens need.
       rope: RoPE positions in place of the natural ones; only to reproduce another program's.
 
     Yields:
       for each block, its new tokens by row (the prompt's own in the first block left out), and the block itself. They are
-      read while the next block is computed, which is lost on a caller who stops.
+      read while the next block is computed, which is wasted if the caller stops.
 
     Raises:
-      PromptError: see `pad_prompts`. ConfigError: where blocks of the decoder do not divide those of the DiT.
+      PromptError: see `pad_prompts`. ConfigError: if blocks of the decoder do not divide those of the DiT.
     """
     size, patch = cfg.dit.block_size, cfg.vae.patch_size
     if size % cfg.vae.block_size:
@@ -214,7 +214,7 @@ def summarize(cfg: RunConfig, sums: dict[str, Any]) -> dict[str, Any]:
 
 
 def training(cfg: RunConfig, step: int) -> Training:
-    """All groups, or the DiT alone where the latent policy holds the VAE fixed; q_ref is frozen where its term is on."""
+    """All groups, or the DiT alone if the latent policy keeps the VAE fixed; q_ref is frozen if its term is on."""
     objective, fixed = cfg.objective, vae_terms.is_fixed(cfg)
     apart = objective.latent_policy == "interval" and step % objective.interval_period >= objective.interval_joint
     ratio = 1.0 if fixed else objective.vae_lr_ratio

@@ -52,11 +52,11 @@ def log_likelihood(
 ) -> Likelihood:
     """Estimates log p(prompt, answer) - log p(prompt) from the same draws; of an empty prompt it is a lower bound.
 
-    Where a text ends inside a block, the tokens after it are left open: their latents are drawn from q of padding and count in
+    If a text ends inside a block, the tokens after it are not fixed: their latents are drawn from q of padding and count in
     prior and posterior, so the bound holds but is looser. Draws depend on (seed, sample) alone.
 
     Raises:
-      PromptError: for an empty answer, and see `pad_prompts`. ConfigError: where the VAE has no posterior.
+      PromptError: for an empty answer, and see `pad_prompts`. ConfigError: if the VAE has no posterior.
     """
     if not cfg.vae.use_variation:
         raise ConfigError("vae.use_variation=False: an autoencoder without a posterior has no likelihood")

@@ -1,4 +1,4 @@
-"""What a model family is to the trainer, the evaluator and the sweep: a handful of pure functions."""
+"""The interface of a model family to the trainer, the evaluator and the sweep: a few pure functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BatchSpec = dict[str, jax.ShapeDtypeStruct]
 
 @dataclass(frozen=True)
 class Objective:
-    """What a family minimises. Randomness of a step is drawn for the whole global batch before it is split into microbatches,
+    """The objective of a family. Randomness of a step is drawn for the whole global batch before it is split into microbatches,
     each row from its own index, so neither accumulation nor the mesh changes it.
 
     Attributes:
@@ -31,7 +31,7 @@ class Objective:
       loss: (cfg, params, frozen, batch, noise, counts, step) -> (scalar, sums). The scalar and every entry of sums (scalars)
         add up over microbatches; the scalar is already divided by counts. frozen: {group: parameters}, see `Training`.
       summarize: (cfg, sums) -> metrics by name, sums having been added up over one or several whole batches.
-      cost: (cfg) -> parameters, FLOPs of loss and gradient per token, and bytes; of the mean step where steps differ.
+      cost: (cfg) -> parameters, FLOPs of loss and gradient per token, and bytes; of the mean step if steps differ.
     """
 
     init: Callable[..., Tree]
@@ -100,8 +100,8 @@ class Family:
       groups: the top-level keys of the parameters, e.g. encoder, decoder, dit.
       objective: see Objective.
       training: (cfg, step: int) -> Training.
-      generator: None where a family does not generate text.
-      likelihood: None where a family estimates none.
+      generator: None if the family does not generate text.
+      likelihood: None if the family estimates none.
       forms: published forms of weights that it is read from and written to (`interop`): cola, llama.
     """
 

@@ -29,7 +29,7 @@ class MonteCarlo:
     """Monte Carlo settings of a likelihood; a family reads the fields that its `LikelihoodEstimator.options` names.
 
     Attributes:
-      draws: Monte Carlo draws a row (K); 0: as many as the family takes by itself.
+      draws: Monte Carlo draws per row (K); 0: the default of the family.
       steps, solver: of the prior's ODE, family cola.
       divergence: one of DIVERGENCES, family cola.
       estimator: one of ESTIMATORS, family cola.
@@ -47,12 +47,12 @@ class MonteCarlo:
 
 
 class Likelihood(NamedTuple):
-    """What was found of log p(answer | prompt) in nats.
+    """An estimate of log p(answer | prompt) in nats.
 
     Attributes:
       log_p: (B,).
       kind: "exact"; "bound", a lower bound in expectation; "difference", of two such bounds, which is none.
-      terms: {name: (B,)} of which log_p is made, where there are several.
+      terms: {name: (B,)} that add up to log_p, if there are several.
     """
 
     log_p: np.ndarray

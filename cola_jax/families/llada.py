@@ -125,10 +125,10 @@ def generate(
     prompts: Sequence[Sequence[int]],
     rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], jax.Array]]:
-    """Continues prompts by cfg.sampling.max_new_tokens tokens, as cfg.sampling and its group llada say.
+    """Continues prompts by cfg.sampling.max_new_tokens tokens, as cfg.sampling and its group llada specify.
 
     Args:
-      prompts: token ids of each row; an empty prompt writes from nothing.
+      prompts: token ids of each row; an empty prompt generates unconditionally.
 
     Yields:
       for each block of sampling.llada.block_length tokens, its new tokens by row, and the same as an array (B, M).

@@ -100,7 +100,7 @@ def row_terms(
     """Returns, for each row, (B,): reconstruction, diffusion and prior in nats per token, and the share of right tokens.
 
     Every row has all of them, at its own time; the loss takes of each what its part is. The first pass of self-conditioning
-    passes no gradient on. Documents of a row see each other where batch["segments"] is None.
+    passes no gradient on. Documents of a row see each other if batch["segments"] is None.
     """
     chex.assert_shape(shape_B2, (batch["tokens"].shape[0], 2))
     gamma, slope = noise_schedule.gamma_of(params["schedule"], shape_B2)
@@ -173,10 +173,10 @@ def generate(
     prompts: Sequence[Sequence[int]],
     rows: RowOptions,
 ) -> Iterator[tuple[list[list[int]], jax.Array]]:
-    """Continues prompts by cfg.sampling.max_new_tokens tokens, all at once, as cfg.sampling.plaid says.
+    """Continues prompts by cfg.sampling.max_new_tokens tokens, all at once, as cfg.sampling.plaid specifies.
 
     Args:
-      prompts: token ids of each row; an empty prompt writes from nothing.
+      prompts: token ids of each row; an empty prompt generates unconditionally.
 
     Yields:
       once: the new tokens by row, and the same as an array.

@@ -1,4 +1,4 @@
-"""What both stages do with the Text VAE: encode, sample, decode, and the terms of its objective (SPEC 2).
+"""Operations of both stages on the Text VAE: encode, sample, decode, and the terms of its objective (SPEC 2).
 
 Axes: B batch, L tokens, N = L / P latents, C latent channels.
 """
@@ -22,7 +22,7 @@ LOG_2PI_E = 2.8378770664093453
 
 
 class LatentPositions(NamedTuple):
-    """A batch seen from the latents: positions (B, N) int32, segments (B, N) or None, weights (B, N) 1 where in a document."""
+    """A batch by latents: positions (B, N) int32, segments (B, N) or None, weights (B, N), 1 inside a document."""
 
     positions: jax.Array
     segments: jax.Array | None
@@ -85,7 +85,7 @@ def normal(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 class Encoded(NamedTuple):
-    """The rows as they are and, where the mask loss is on, with masked tokens, each beside its row in the batch axis."""
+    """The rows unchanged and, if the mask loss is on, with masked tokens, each beside its row in the batch axis."""
 
     posterior: Posterior  # of the rows as they are
     z0: jax.Array  # (B, N, C) samples
@@ -110,7 +110,7 @@ def encode(
 
 
 def interleave(*copies: jax.Array) -> jax.Array:
-    """Returns copies of a batch with the copies of a row beside each other: where rows are split over devices, none moves."""
+    """Returns copies of a batch with the copies of a row next to each other, so that none moves if rows are split over devices."""
     together = jnp.stack(copies, axis=1)
     return together.reshape(-1, *together.shape[2:])
 
@@ -123,7 +123,7 @@ def deinterleave(x: jax.Array, copies: int) -> jax.Array:
 def posterior_of(
     cfg: RunConfig, params: Any, tokens_BL: jax.Array, where: LatentPositions, copies: int = 1
 ) -> Posterior:
-    """q_phi of token rows, its variance set by `fixed_logsnr` where the config says so, for each of the batch's copies."""
+    """q_phi of token rows, its variance set by `fixed_logsnr` if the config sets it, for each of the batch's copies."""
     posterior = build.encoder(cfg).apply({"params": params["encoder"]}, tokens_BL, where.positions, where.segments)
     if cfg.vae.fixed_logsnr is None:
         return posterior

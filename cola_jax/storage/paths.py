@@ -2,7 +2,7 @@
 
 A local path is a pathlib.Path, one of an object store an etils epath.Path, which has the same methods. What a store does
 otherwise is here: an object appears whole or not at all, there are no folders apart from the objects in them, and nothing is
-renamed. Listings are never cached: another process may write at any time.
+renamed. Listings are not cached, because other processes write too.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def read_range(place: AnyPath, start: int, length: int) -> bytes:
 
 
 def write_bytes(place: AnyPath, content: bytes) -> None:
-    """Writes a file whole, in one rename or one put: whoever looks sees the old one or the new one."""
+    """Writes a file whole, in one rename or one put: a reader sees the old content or the new one."""
     if is_remote(place):
         filesystem(place).pipe_file(os.fspath(place), content)
         return

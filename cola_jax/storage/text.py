@@ -28,7 +28,7 @@ def check_text(text: str, where: str) -> str:
     """Returns `text`.
 
     Raises:
-      StorageError: where it holds a lone surrogate, half of a character that UTF-8 cannot hold.
+      StorageError: if it has a lone surrogate, half of a character that UTF-8 cannot hold.
     """
     found = SURROGATE.search(text)
     if found:
@@ -42,7 +42,7 @@ def decode(raw: bytes, where: str) -> str:
     """Returns UTF-8 bytes as text, a BOM at their start left out.
 
     Raises:
-      StorageError: where they are not UTF-8; `where` names them.
+      StorageError: if they are not UTF-8; `where` names them.
     """
     try:
         return raw.decode().removeprefix(BOM)
@@ -54,7 +54,7 @@ def read_text(path: AnyPath) -> str:
     """Returns a text file.
 
     Raises:
-      StorageError: where it is not there, not a file, or not UTF-8.
+      StorageError: if it is not there, not a file, or not UTF-8.
     """
     return decode(read_bytes(path), str(path))
 
@@ -63,7 +63,7 @@ def read_bytes(path: AnyPath) -> bytes:
     """Returns a file's bytes.
 
     Raises:
-      StorageError: where it cannot be read.
+      StorageError: if it cannot be read.
     """
     try:
         return read_whole(path)
@@ -75,7 +75,7 @@ def parse_json(text: str, where: str) -> Any:
     """Returns the value of JSON text.
 
     Raises:
-      StorageError: where it is not JSON, is nested too deeply, or has a string that is not valid Unicode.
+      StorageError: if it is not JSON, is nested too deeply, or has a string that is not valid Unicode.
     """
     try:
         value = json.loads(text)
@@ -104,7 +104,7 @@ def open_stream(path: AnyPath) -> BinaryIO:
     """Opens a file, a FIFO, a device or, as "-", stdin for one pass of reading; gzip, bz2 and zstd are decompressed.
 
     Raises:
-      StorageError: where it cannot be opened.
+      StorageError: if it cannot be opened.
     """
     import pyarrow
 
@@ -121,7 +121,7 @@ def byte_lines(path: AnyPath) -> Iterator[tuple[int, bytes]]:
     """Yields (number, bytes) of every line, its newline included, 1 being the first; only a newline ends a line.
 
     Raises:
-      StorageError: where the file cannot be read, or its compressed data are damaged.
+      StorageError: if the file cannot be read, or its compressed data are damaged.
     """
     with open_stream(path) as file:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -53,8 +52,8 @@ class Profile:
         if self._steps is None or step != self._steps[0]:
             return
         jax.block_until_ready(state)
-        temporary = lambda: Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="cola_jax-")))
-        self._into = temporary() if storage.is_remote(self._folder) else self._folder
+        remote = storage.is_remote(self._folder)
+        self._into = self._stack.enter_context(storage.temporary_folder()) if remote else self._folder
         storage.make_folder(self._into)
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it slows the loop down

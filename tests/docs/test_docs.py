@@ -76,7 +76,7 @@ def test_the_readme_is_short_and_links_to_every_page():
 
 
 def test_the_sites_navigation_has_every_page():
-    pages = set(re.findall(r"^  - \w+: (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
+    pages = set(re.findall(r"^  - [\w ]+: (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.MULTILINE))
     assert pages == {page.name for page in DOCS.glob("*.md")}
 
 
