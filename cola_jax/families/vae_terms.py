@@ -110,7 +110,7 @@ def encode(
 
 
 def interleave(*copies: jax.Array) -> jax.Array:
-    """Returns copies of a batch with the copies of a row next to each other, so that none moves if rows are split over devices."""
+    """Returns copies of a batch, the copies of a row next to each other: none moves if rows are split over devices."""
     together = jnp.stack(copies, axis=1)
     return together.reshape(-1, *together.shape[2:])
 

@@ -241,6 +241,7 @@ def test_generators_give_the_documents_that_are_asked_for():
     assert len(set(contents(division))) == 35
 
 
+@pytest.mark.slow
 def test_pydocs_are_english_documents_that_share_no_paragraph():
     documents = pydocs.documents()
     paragraphs = [paragraph for document in documents for paragraph in document.split("\n\n")]

@@ -50,7 +50,10 @@ def layout(rows, segments):
 own_and_earlier = lambda query, key: query >= key
 earlier = lambda query, key: query > key
 own = lambda query, key: query == key
-sizes_and_chunks = pytest.mark.parametrize(("block_size", "chunks"), [(1, 1), (1, 5), (4, 1), (4, 2), (4, 3)])
+sizes_and_chunks = pytest.mark.parametrize(
+    ("block_size", "chunks"),
+    [(1, 1), pytest.param(1, 5, marks=pytest.mark.slow), (4, 1), pytest.param(4, 2, marks=pytest.mark.slow), (4, 3)],
+)
 with_segments = pytest.mark.parametrize("segments", [False, True], ids=["one document", "documents"])
 
 
@@ -80,7 +83,7 @@ def test_the_decoder_is_block_causal_and_documents_do_not_leak(cfg, params, bloc
     np.testing.assert_array_equal(found, seen(own_and_earlier, block_size, segments))
 
 
-dit_chunks = pytest.mark.parametrize("chunks", [1, 2, 3])
+dit_chunks = pytest.mark.parametrize("chunks", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 
 
 @with_segments

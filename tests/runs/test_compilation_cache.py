@@ -42,6 +42,7 @@ def one_step_less(workdir):
     storage.remove_tree(workdir / "checkpoints" / "3")
 
 
+@pytest.mark.slow
 def test_a_restart_in_another_process_compiles_nothing(text_config, tmp_path):
     compiled, cached = start(text_config, tmp_path / "a", tmp_path / "cache")
     assert compiled > 3 and cached == 0

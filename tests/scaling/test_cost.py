@@ -33,7 +33,7 @@ CASES = {
     "llada": ("llada", {}),
     "plaid": ("plaid", {}),
 }
-QUICK_CASES = ("stage 1", "joint, a time for each block", "ar")
+QUICK_CASES = ("stage 1", "ar")
 
 
 def compilers_flops(cfg):

@@ -20,6 +20,7 @@ from cola_jax.train.stored import folder, steps_in
 from cola_jax.train.workdir import WorkdirError
 
 CFG = {"every": 3, "asynchronous": False}
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,6 @@ def test_a_second_run_is_refused_and_one_that_lost_its_claim_stops(bucket, whole
     assert same(bucket, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
 def test_a_put_that_fails_twice_and_then_works_is_tried_again(scheme, whole, monkeypatch):
     counts: dict[str, int] = {}
