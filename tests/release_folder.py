@@ -50,6 +50,14 @@ def write_tokenizer(path, specials=("<pad>", "</s>"), more=()):
     inner.save(str(path))
 
 
+def write_llama(folder):
+    """Writes the golden folder of the LLaMA form with a tokenizer beside it; returns it."""
+    shutil.copytree(GOLDENS / "llama", folder)
+    write_tokenizer(folder / "tokenizer.json")
+    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": null}')
+    return folder
+
+
 def tensors_of(folder):
     """{tensor: (dtype, bytes)} of all safetensors of a folder, read by the format's own package."""
     found = {}

@@ -1,11 +1,10 @@
 """The commands with every path in an emulated bucket."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
-from release_folder import GOLDENS, write_tokenizer
+from release_folder import write_llama
 
 from cola_jax import cli, storage
 from cola_jax.train.checkpoint import load_params
@@ -152,11 +151,7 @@ def test_latents_and_comparison(root, trained, capsys):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of the LLaMA form on a local disk."""
-    folder = tmp_path_factory.mktemp("llama") / "golden"
-    shutil.copytree(GOLDENS / "llama", folder)
-    write_tokenizer(folder / "tokenizer.json")
-    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": null}')
-    return folder
+    return write_llama(tmp_path_factory.mktemp("llama") / "golden")
 
 
 def test_weights_are_imported_exported_and_trained_from(root, weights, text_config, capsys):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cola_jax import runs
+from cola_jax import runs, storage
 from cola_jax.config import ConfigError
 from cola_jax.demo.demo import Clock, demo, evaluate, stage_configs
 from cola_jax.demo.world_report import ReportPlan
@@ -54,6 +54,18 @@ PLAN = ReportPlan(
 def finished(tmp_path_factory):
     workdir, stream = tmp_path_factory.mktemp("demo"), io.StringIO()
     return workdir, demo(workdir, seed=3, overrides=SMALL, stream=stream, plan=PLAN), stream.getvalue()
+
+
+@pytest.mark.slow
+def test_a_demo_in_a_bucket_is_that_on_a_disk(finished, bucket):
+    workdir, figures, _ = finished
+    found = demo(bucket, seed=3, overrides=SMALL, stream=io.StringIO(), plan=PLAN)
+    assert found["headline"] == figures["headline"] and found["sweep"] == figures["sweep"]
+    page = storage.read_text(bucket / "report" / "index.html")
+    assert page.count("data:image/png;base64,") == (workdir / "report" / "index.html").read_text().count(
+        "data:image/png"
+    )
+    assert storage.read_json(bucket / "report" / "figures.json")["headline"]
 
 
 @pytest.mark.slow

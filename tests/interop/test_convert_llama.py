@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import tiny
-from release_folder import GOLDENS, write_tokenizer
+from release_folder import write_llama, write_tokenizer
 
 from cola_jax import cli
 from cola_jax.interop import llama
@@ -24,11 +24,7 @@ def convert(capsys, *arguments):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llama") / "golden"
-    shutil.copytree(GOLDENS / "llama", folder)
-    write_tokenizer(folder / "tokenizer.json")
-    (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>", "pad_token": null}')
-    return folder
+    return write_llama(tmp_path_factory.mktemp("llama") / "golden")
 
 
 @pytest.mark.parametrize("family", ["ar", "llada"])

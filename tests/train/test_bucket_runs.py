@@ -8,7 +8,7 @@ import sys
 
 import flaky_proxy
 import pytest
-from test_loop import losses, parameters, run, run_apart
+from test_loop import losses, run, run_apart, same
 from toy_family import batches, config
 
 from benchmarks import emulators
@@ -29,10 +29,6 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     run(workdir, config(checkpoint=CFG))
     return workdir
-
-
-def same(a, b):
-    return losses(a) == losses(b) and all((x == y).all() for x, y in zip(parameters(a), parameters(b), strict=True))
 
 
 def test_a_run_in_a_bucket_is_the_one_on_a_disk(bucket, whole):

@@ -11,7 +11,7 @@ import time
 
 import pytest
 import toy_family
-from test_loop import ROOT, losses, parameters, run
+from test_loop import ROOT, losses, run, same
 from toy_family import config
 
 from cola_jax.errors import UserError
@@ -28,10 +28,6 @@ def whole(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
     run(workdir, config(checkpoint=CFG))
     return workdir
-
-
-def same(a, b):
-    return losses(a) == losses(b) and all((x == y).all() for x, y in zip(parameters(a), parameters(b), strict=True))
 
 
 @contextlib.contextmanager
