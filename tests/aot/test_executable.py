@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tiny import batch_of, config
 
 from cola_jax import config as settings
@@ -26,11 +27,18 @@ pytestmark = pytest.mark.slow
 SMALL = {"mesh__data": 1}
 
 
-def kept(path, cfg, program="train"):
-    """Compiles a program of `cfg` for one CPU device and keeps it.
+@pytest.fixture(autouse=True)
+def compiled_anew():
+    """An executable out of the compilation cache cannot be written again."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
-    Every model here is of its test's own: an executable out of the compilation cache cannot be written again.
-    """
+
+def kept(path, cfg, program="train"):
+    """Compiles a program of `cfg` for one CPU device and keeps it."""
     report, compiled = compile.compile_program(cfg, "cpu:1", program, 1, 1)
     executable.save(path, cfg, report, compiled)
     return report, compiled
@@ -50,6 +58,12 @@ def test_the_report_of_a_kept_executable_is_that_of_its_compilation(tmp_path):
     state = init_state(cfg, FAMILIES["ar"], abstract_state(cfg, FAMILIES["ar"], mesh))
     state, metrics = step(state, batch_putter(mesh, 4)(batch_of(cfg)))
     assert int(state.step) == 1 and np.isfinite(metrics["loss"])
+
+
+def test_an_executable_is_kept_in_a_bucket(bucket):
+    report, _ = kept(bucket / "step", config(family="ar", backbone__dim=24, **SMALL))
+    assert executable.load_report(bucket / "step") == report
+    assert callable(executable.load(bucket / "step", jax.devices()[:1]))
 
 
 def test_a_run_from_a_kept_executable_compiles_no_step_and_has_the_same_losses(tmp_path, text_config, monkeypatch):
