@@ -116,14 +116,17 @@ def absolute(place: AnyPath) -> AnyPath:
 
 
 def check_access(place: AnyPath) -> None:
-    """Lists the bucket of a path, so that missing credentials are found before any work.
+    """Lists a folder of an object store, or its bucket, so that missing credentials are found before any work.
 
     Raises:
-      StorageError: if it does not exist or cannot be listed.
+      StorageError: if the bucket does not exist, or the folder cannot be listed.
     """
-    bucket = "/".join(os.fspath(place).split("/")[:3])
+    files, bucket = filesystem(place), "/".join(os.fspath(place).split("/")[:3])
     try:
-        filesystem(place).ls(bucket, detail=False)
+        try:
+            files.ls(os.fspath(place), detail=False)
+        except FileNotFoundError:  # nothing is there yet
+            files.ls(bucket, detail=False)
     except FileNotFoundError as error:
         raise StorageError(f"{place}: there is no bucket {bucket}, or these credentials do not see it") from error
     except Exception as error:  # each client has errors of its own

@@ -220,6 +220,8 @@ def _loop(
         if isinstance(vote, int):  # known at once in a single process; among several, when the step is done
             run.asked = max(run.asked, vote)
         if run.asked == LOST:
+            if run.claim is not None:
+                run.claim.check()  # which says who, or that the workdir is gone
             raise ClaimLost(f"{run.workdir} was taken over by another run; this one stops after step {done}")
         run_hooks(run, state, done)
         if run.asked == STOP and done < cfg.train.steps:
