@@ -143,8 +143,11 @@ def claimed(workdir: AnyPath, say: Say) -> Iterator[tuple[Claim | None, int]]:
             claim = take(workdir, say)
         except WorkdirError as error:
             problem = str(error)
-        except OSError as error:
-            problem = f"{workdir} cannot be written: {storage.reason(error)}"
+        except Exception as error:  # the other processes wait for the answer
+            if not isinstance(error, OSError) and not storage.is_store_error(error):
+                raise
+            reason = storage.reason(error) if isinstance(error, OSError) else str(error)
+            problem = f"{workdir} cannot be written: {reason}"
     found = json.loads(from_first(lambda: json.dumps([problem, claim.attempt if claim else 0]).encode()))
     if found[0]:
         raise WorkdirError(found[0])
