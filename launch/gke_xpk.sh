@@ -27,4 +27,4 @@ xpk workload create \
   --cluster="$CLUSTER" --workload="$name" --tpu-type="$TPU_TYPE" --num-slices="${NUM_SLICES:-1}" "${where[@]}" \
   --base-docker-image="${BASE_IMAGE:-python:3.12}" --script-dir="$root" \
   --max-restarts="${MAX_RESTARTS:-100}" --termination-grace-period-seconds="${GRACE:-120}" \
-  --command="pip install --quiet -e '.[tpu]' && exec cola-jax train --distributed $(printf '%q ' "$@")"
+  --command="pip install --quiet -e '.[tpu,gs]' && exec cola-jax train --distributed $(printf '%q ' "$@")"

@@ -61,7 +61,7 @@ for host in ("host0", "host1"):
 HOST_PYTHON = """
 if sys.argv[2:4] == ["uv", "pip"]:
     import pathlib
-    assert sys.argv[-2:] == ["-e", "cola_jax[tpu]"] and pathlib.Path("cola_jax/pyproject.toml").is_file()
+    assert sys.argv[-2:] == ["-e", "cola_jax[tpu,gs]"] and pathlib.Path("cola_jax/pyproject.toml").is_file()
     program = pathlib.Path("cola_jax_env/bin/cola-jax")
     program.parent.mkdir(parents=True)
     program.write_text("#!{python}\\n" + {run!r})
@@ -191,11 +191,11 @@ def test_a_workload_may_restart_and_takes_the_arguments_untouched_from_any_folde
     status, error = machine.run(["bash", LAUNCH / "gke_xpk.sh", "joint", *TAKEN], cwd=tmp_path, **settings)
     assert status == 0, error
     assert machine.calls("cola-jax") == [["train", "--distributed", *TAKEN]]
-    assert machine.calls("pip") == [["install", "--quiet", "-e", ".[tpu]"]]
+    assert machine.calls("pip") == [["install", "--quiet", "-e", ".[tpu,gs]"]]
     (call,) = machine.calls("xpk")
     flags = dict(flag[2:].split("=", 1) for flag in call[2:])
     assert flags.pop("command").startswith(
-        "pip install --quiet -e '.[tpu]' && exec cola-jax train "
+        "pip install --quiet -e '.[tpu,gs]' && exec cola-jax train "
     )  # gets SIGTERM itself
     assert flags == {
         "cluster": "tpus", "workload": "joint", "tpu-type": "v5p-32", "num-slices": "2", "zone": "us-east5-a",
