@@ -25,6 +25,7 @@ from cola_jax import config
 from cola_jax.aot.compile import program_of
 from cola_jax.config import RunConfig, for_platform, without_kernels
 from cola_jax.families import FAMILIES
+from cola_jax.families.rows import RowOptions
 from cola_jax.parallel.chips import GiB, chip_of
 from cola_jax.parallel.mesh import batch_sharding, make_mesh
 from cola_jax.scaling import accounting
@@ -94,7 +95,7 @@ def generation_rate(cfg: RunConfig, mesh: jax.sharding.Mesh, params, rows: int, 
     prompts = np.random.default_rng(1).integers(0, cfg.vae.vocab_size, (count, prompt)).tolist()
     place = lambda array: jax.device_put(jnp.asarray(array), batch_sharding(mesh))
     generate = FAMILIES[cfg.family].generator.generate
-    write = lambda: [tokens for tokens, _ in generate(cfg, params, prompts, pad_id=0, place=place)]
+    write = lambda: [tokens for tokens, _ in generate(cfg, params, prompts, RowOptions(0, place=place))]
     written = sum(len(row) for block in write() for row in block)
     return written / measure.seconds(write, repeats)
 

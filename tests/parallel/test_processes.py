@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cola_jax import cli
+from cola_jax.train.metrics import read_metrics
+from cola_jax.train.stored import folder, steps_in
 
 BOUND = 2e-5  # relative, of a loss: the order of fp32 additions
 
@@ -29,10 +31,10 @@ def arguments(config, workdir, steps, *more):
     return [*common, "--config.train.eval_every=0", "--config.objective.mask_weight=0.0"]
 
 
-def start(config, workdir, count, steps, *more):
-    """Starts `cola-jax train` in `count` processes of one CPU device each."""
+def start(config, workdir, count, steps, *more, main=("-m", "cola_jax.cli")):
+    """Starts `cola-jax train`, or another `main`, in `count` processes of one CPU device each."""
     coordinator = f"localhost:{port()}"
-    program = [sys.executable, "-m", "cola_jax.cli", *arguments(config, workdir, steps, *more)]
+    program = [sys.executable, *main, *arguments(config, workdir, steps, *more)]
     flags = lambda index: ["--coordinator", coordinator, "--num-processes", str(count), "--process-id", str(index)]
     return [
         subprocess.Popen(
@@ -92,6 +94,37 @@ def test_two_train_as_one_does_and_after_one_is_lost_the_run_goes_on_in_another_
     found = losses(tmp_path)
     assert len(found) == more
     np.testing.assert_allclose(found[:6], alone, rtol=BOUND)  # those of the two
+
+
+LOST_INSIDE_A_SAVE = """
+import os, sys
+import jax, orbax.checkpoint as ocp
+from cola_jax import cli
+from cola_jax.train.metrics import read_metrics
+from cola_jax.train.stored import folder, steps_in
+real = ocp.AsyncCheckpointer.save
+def save(self, path, *arguments, **options):
+    if jax.process_index() == 1 and path.name.split(".")[0] == "4":
+        os._exit(9)
+    return real(self, path, *arguments, **options)
+ocp.AsyncCheckpointer.save = save
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_is_lost_inside_a_save_costs_that_save_alone(text_config, bucket, alone):
+    processes = start(text_config, bucket, 2, 6, main=("-c", LOST_INSIDE_A_SAVE))
+    assert processes[1].wait(timeout=200) == 9
+    time.sleep(2.0)  # the other one waits for it
+    processes[0].kill()
+    for process in processes:
+        process.communicate()
+    assert steps_in(folder(bucket)) == [2]
+    finish(start(text_config, bucket, 2, 6))
+    found = [line["loss"] for line in read_metrics(bucket) if "loss" in line]
+    np.testing.assert_allclose(found, alone, rtol=BOUND)
+    assert steps_in(folder(bucket))[-1] == 6
 
 
 @pytest.mark.parametrize(
