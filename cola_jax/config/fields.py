@@ -42,9 +42,8 @@ class DataConfig:
     sources: tuple[SourceConfig, ...] = (SourceConfig(),)
     # concat: documents joined with separators and split into rows (the paper's) | best_fit: whole documents, with segment ids
     packing: str = identity("concat")
-    seed: int = identity(
-        6198, traced=False, least=0, most=2**32 - 1
-    )  # seed of the order of rows and of generated documents
+    # seed of the order of rows and of generated documents
+    seed: int = identity(6198, traced=False, least=0, most=2**32 - 1)
     shuffle: bool = identity(True, traced=False)  # shuffle rows, anew in each epoch
     # number of training documents that a generator (tinyworld) makes
     generated_documents: int = identity(20_000, traced=False, least=1)
@@ -76,9 +75,8 @@ class TokenizerConfig:
     vocab_size: int = identity(8192, traced=False, least=3)
     training_documents: int = identity(20_000, traced=False, least=1)  # documents that SentencePiece is trained on
     pad_token: str = identity("<pad>", traced=False)  # kind=file: name of the padding token in the tokenizer file
-    eos_token: str = identity(
-        "</s>", traced=False
-    )  # kind=file: name of the end-of-document token in the tokenizer file
+    # kind=file: name of the end-of-document token in the tokenizer file
+    eos_token: str = identity("</s>", traced=False)
 
 
 @dataclass(frozen=True)
@@ -169,9 +167,8 @@ class TrainConfig:
     # a workdir, or a folder of released or LLaMA form; empty: random initialisation
     init_from: str = identity("", traced=False)
     init_step: str = identity("", traced=False)  # init_from=workdir: its newest checkpoint, "best" or a step
-    init_groups: tuple[str, ...] = identity(
-        (), traced=False
-    )  # parameter groups to take from it; (): all that both have
+    # parameter groups to take from it; (): all that both have
+    init_groups: tuple[str, ...] = identity((), traced=False)
     # continue from its step, data position and optimizer state (cooldowns)
     init_continue: bool = identity(False, traced=False)
 
@@ -201,9 +198,8 @@ class DCNConfig:
 
     replica: int = placement(-1, traced=False, least=-1)  # factor of mesh.replica across slices; -1: inferred
     data: int = placement(1, traced=False, least=-1)  # factor of mesh.data across slices
-    fsdp: int = placement(
-        1, traced=False, least=-1
-    )  # factor of mesh.fsdp across slices; above 1 shards parameters over DCN
+    # factor of mesh.fsdp across slices; above 1 shards parameters over DCN
+    fsdp: int = placement(1, traced=False, least=-1)
     sequence: int = placement(1, traced=False, least=-1)  # factor of mesh.sequence across slices
     tensor: int = placement(1, traced=False, least=-1)  # factor of mesh.tensor across slices
 

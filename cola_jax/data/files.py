@@ -48,13 +48,13 @@ class Found:
     def add(self, names: Sequence[str], root: Path) -> None:
         """Adds files below `root`, each name once."""
         for name in names:
-            if name in self._seen:
-                continue
-            self._seen.add(name)
-            self.add_one(name, os.path.relpath(name, root))
+            self.add_one(name, os.path.relpath(name, root), name)
 
-    def add_one(self, name: str, relative: str) -> None:
-        """Adds one file, by the name it is read by and the one that is the same for a corpus that moved."""
+    def add_one(self, name: str, relative: str, given: str) -> None:
+        """Adds one file, once per name that it was `given` by: the name that it is read by, and `relative`."""
+        if given in self._seen:
+            return
+        self._seen.add(given)
         if os.stat(name).st_size == 0:
             self.empty.append(name)
         else:
@@ -122,9 +122,15 @@ def _fetch(kind: str, path: AnyPath, entry: str, cache: ObjectCache, found: Foun
     if not inside:
         marks = " or ".join(ENDINGS[kind])
         raise DataError(f"{FIELD}: {entry!r} names no object, and no {marks} file below it")
+    size = sum(map(storage.size_of, inside))
+    if size > cache.budget:  # the first files would be removed again before they are read
+        raise DataError(
+            f"{FIELD}: {entry!r} names {size / 2**30:.3g} GiB, more than data.cache_gib={cache.budget / 2**30:.3g}; raise it, "
+            "or prepare the corpus, which is read without a cache too"
+        )
     root = str(path.parent if inside == [path] or glob.has_magic(str(path)) else path)
     for place in inside:
-        found.add_one(str(cache.get(place)), os.path.relpath(str(place), root))
+        found.add_one(str(cache.get(place)), os.path.relpath(str(place), root), str(place))
 
 
 def _in_folder(kind: str, root: Path, entry: str, notes: list[str]) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 from cola_jax import storage
@@ -42,27 +44,35 @@ class ObjectCache:
         with self._lock:
             lock = self._locks.setdefault(key, threading.Lock())
         with lock:
-            try:
-                os.utime(target)  # used now
+            with suppress(FileNotFoundError):
+                _mark_used(target)
                 return target
-            except FileNotFoundError:
-                pass
             self._make_room(size)
             partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
             storage.download(place, partial)
             os.replace(partial, target)
+            _mark_used(target)
         return target
 
     def _make_room(self, size: int) -> None:
         """Removes the files that were used longest ago until `size` more bytes fit."""
         with self._lock:
-            found = [(path.stat(), path) for path in self._folder.glob("*/*") if not path.name.endswith(".partial")]
+            found = []
+            for path in self._folder.glob("*/*"):
+                with suppress(FileNotFoundError):  # another process removes files too
+                    found += [] if path.name.endswith(".partial") else [(path.stat(), path)]
             total = size + sum(stat.st_size for stat, _ in found)
-            for stat, path in sorted(found, key=lambda item: item[0].st_mtime):
+            for stat, path in sorted(found, key=lambda item: item[0].st_mtime_ns):
                 if total <= self.budget:
                     return
                 path.unlink(missing_ok=True)
                 total -= stat.st_size
+
+
+def _mark_used(path: Path) -> None:
+    """Sets the time of a file to now, finer than the clock of the file system: it orders what is removed."""
+    now = time.time_ns()
+    os.utime(path, ns=(now, now))
 
 
 def cache_of(data: DataConfig) -> ObjectCache:

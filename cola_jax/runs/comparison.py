@@ -55,7 +55,7 @@ def compare_runs(specs: Sequence[str]) -> dict[str, Any]:
 
 
 def _read(spec: str) -> RunConfig:
-    path = storage.path(spec, "config") if "://" in spec else storage.local(spec)
+    path = storage.path(spec, "config")
     return resolve(stored_config(path) if path.is_dir() else config.load(str(path)))
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 AnyPath: TypeAlias = "Path | epath.Path"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-CLIENTS = ("aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "s3fs")  # packages whose errors are a store's
+# Packages whose errors are those of a store.
+CLIENTS = re.compile(r"(aiobotocore|aiohttp|botocore|gcsfs|s3fs|google\.(auth|api_core|cloud|resumable_media))(\.|$)")
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}  # scheme -> package, which the extra of the scheme's name installs
 
 
@@ -41,7 +42,7 @@ def reason(error: OSError) -> str:
 
 def is_store_error(error: BaseException) -> bool:
     """Returns whether a client of an object store raised an error, e.g. for credentials or the network."""
-    return type(error).__module__.split(".")[0] in CLIENTS
+    return CLIENTS.match(type(error).__module__) is not None
 
 
 def path(given: str | os.PathLike[str], name: str = "") -> AnyPath:
@@ -80,16 +81,15 @@ def path(given: str | os.PathLike[str], name: str = "") -> AnyPath:
 
 
 def local(given: str | os.PathLike[str], name: str = "") -> Path:
-    """Returns a path that must be one of a local disk: arguments and errors as in `path`, and
+    """Returns a path that must be one of a local disk; `name` as in `path`.
 
     Raises:
-      StorageError: for gs:// and s3://.
+      StorageError: for every scheme://.
     """
-    found = path(given, name) if not SCHEME.match(os.fspath(given)) else None
-    if found is None:
-        where = f"{name} " if name else ""
-        raise StorageError(f"{where}{os.fspath(given)}: this file is read from a local disk; copy it there")
-    return found
+    text, where = os.fspath(given), f"{name} " if name else ""
+    if SCHEME.match(text):
+        raise StorageError(f"{where}{text}: this file is read from a local disk; copy it there")
+    return Path(text).expanduser()
 
 
 def _configure() -> None:

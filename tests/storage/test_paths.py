@@ -48,7 +48,9 @@ def test_errors_of_the_clients_of_stores_are_known():
         google.auth.exceptions.GoogleAuthError(),
     ):
         assert storage.is_store_error(error)
-    assert not storage.is_store_error(ValueError())
+    from google.protobuf.message import DecodeError
+
+    assert not storage.is_store_error(ValueError()) and not storage.is_store_error(DecodeError())
 
 
 def test_what_is_written_is_read_listed_and_removed(place):
