@@ -18,7 +18,7 @@ def store(scheme: str, fails: Callable[[str, str], int | None]):
     """An emulated bucket behind a proxy, see `emulators.store`."""
     with (
         emulators.served(scheme) as port,
-        proxy(port, fails) as (front, _),
+        proxy(port, fails) as front,
         emulators.environment(scheme, front),
     ):
         yield f"{scheme}://{emulators.BUCKET}"
@@ -26,14 +26,13 @@ def store(scheme: str, fails: Callable[[str, str], int | None]):
 
 @contextlib.contextmanager
 def proxy(port: int, fails: Callable[[str, str], int | None]):
-    """Gives (its port, the requests it refused). fails: (method, path) -> a status to answer with, or None."""
-    refused: list[tuple[str, str]] = []
-    handler = type("Handler", (Forwarding,), {"port": port, "fails": staticmethod(fails), "refused": refused})
+    """Gives its port. fails: (method, path) -> a status to answer with, or None."""
+    handler = type("Handler", (Forwarding,), {"port": port, "fails": staticmethod(fails)})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.server_address[1], refused
+        yield server.server_address[1]
     finally:
         server.shutdown()
         server.server_close()
@@ -61,8 +60,6 @@ class Forwarding(BaseHTTPRequestHandler):
         body = self.body()
         with self.lock:
             status = self.fails(self.command, self.path)
-            if status is not None:
-                self.refused.append((self.command, self.path))
         if status is not None:
             text = b"" if self.command == "HEAD" else b"<Error><Code>SlowDown</Code></Error>"
             return self.answer(status, [("Content-Type", "application/xml")], text)
