@@ -67,7 +67,7 @@ def command(commands, name: str, run: Callable[..., int], text: str, example: st
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run, actions=parser._actions)  # usage grows with every added argument
+    parser.set_defaults(run=run, actions=parser._actions)  # a list that grows with every added argument
     return parser
 
 

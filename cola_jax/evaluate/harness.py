@@ -4,7 +4,7 @@ FOLDER/TASK/setting.json    the settings of the answers
 FOLDER/TASK/answers.jsonl   one line per record: prompt, answer, verdicts; in order once the task is done
 FOLDER/TASK/result.json     the scores, once the task is done
 
-Several processes each answer a share into answers.INDEX.jsonl, on a disk that all of them see; the first one joins the
+Several processes each answer a share into answers.INDEX.jsonl, in a folder that all of them see; the first one joins the
 shares.
 """
 
